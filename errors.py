@@ -1,0 +1,71 @@
+"""How the scripts fail: one clear line, exit code 2, and nothing half-written."""
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something of the user's cannot be used: says in one line what, in which file, what to do."""
+
+
+def warn(message: str) -> None:
+    """Print one line of warning to stderr."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed onto it only if the block succeeds.
+
+    The temporary name keeps the ending, by which nibabel, OpenCV and Keras choose a format.
+    Raises InputError when the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".unfinished_", dir=path.parent)
+    temporary = Path(folder) / path.name
+    try:
+        with explained(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.rmdir(folder)
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into an InputError."""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space and run again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run again",
+        errno.EACCES: "no permission to write there; choose another --out",
+        errno.EPERM: "no permission to write there; choose another --out",
+        errno.EROFS: "the disk is read-only; choose another --out",
+        errno.ENOTDIR: "a part of that path is a file, not a folder; choose another --out",
+        errno.EEXIST: "a file of that name is in the way; choose another --out",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in advice:
+            raise
+        raise InputError(f"cannot write {path}: {advice[error.errno]}") from error
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
