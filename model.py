@@ -1,0 +1,176 @@
+"""The U-Net: one builder for slices and volumes, and model files with their card.
+
+The network is Ronneberger's U-Net (MICCAI 2015) as it is used today: padded convolutions with
+batch normalisation, so that the output is as large as the input.
+
+    from model import build_unet, load_model
+    network = build_unet((256, 256, 1))                 # slices, one class
+    network, card = load_model("files/model.keras")     # no custom objects needed
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from errors import InputError, replacing, warn
+
+
+def build_unet(
+    input_shape: tuple,
+    classes: int = 1,
+    width: int = 16,
+    depth: int = 4,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """Return an uncompiled U-Net, 2-D for (H, W, C) and 3-D for (D, H, W, C).
+
+    Spatial sizes are divisible by 2**depth, or None for any such size. `width` filters on the
+    first of `depth` levels, twice as many on each below. `dropout` is the share of features
+    dropped between the two convolutions of a block.
+    Output: float32 probabilities, (..., 1) by sigmoid for one class, (..., classes) by softmax
+    for more (class 0 is the background), also under mixed precision.
+    Raises InputError for a shape or an option that makes no network.
+    """
+    _check_options(input_shape, classes, width, depth, dropout)
+    three = len(input_shape) == 4
+    pool = layers.MaxPooling3D if three else layers.MaxPooling2D
+    up = layers.Conv3DTranspose if three else layers.Conv2DTranspose
+    conv = layers.Conv3D if three else layers.Conv2D
+
+    x = inputs = keras.Input(input_shape, name="image")
+    skips = []
+    for level in range(depth):
+        x = _block(x, conv, width * 2**level, dropout)
+        skips.append(x)
+        x = pool(2)(x)
+    x = _block(x, conv, width * 2**depth, dropout)
+    for level in reversed(range(depth)):
+        x = up(width * 2**level, 2, strides=2)(x)
+        x = layers.Concatenate()([skips[level], x])
+        x = _block(x, conv, width * 2**level, dropout)
+    activation = "sigmoid" if classes == 1 else "softmax"
+    outputs = conv(classes, 1, activation=activation, dtype="float32", name="probability")(x)
+    return keras.Model(inputs, outputs, name="unet")
+
+
+def _block(x, conv, filters: int, dropout: float):
+    """Twice convolution, batch normalisation, ReLU."""
+    for index in range(2):
+        if index and dropout:
+            x = layers.Dropout(dropout)(x)
+        x = conv(filters, 3, padding="same", kernel_initializer="he_normal")(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+    return x
+
+
+def _check_options(input_shape, classes, width, depth, dropout) -> None:
+    if min(classes, width, depth) < 1 or not 0 <= dropout < 1:
+        raise InputError(
+            f"no network has classes {classes}, width {width}, depth {depth}, dropout {dropout}: "
+            "give 1 or more, and a dropout from 0 to below 1"
+        )
+    if len(input_shape) not in (3, 4) or not input_shape[-1]:
+        raise InputError(
+            f"input shape {tuple(input_shape)} is no picture or volume: "
+            "give (H, W, C) or (D, H, W, C)"
+        )
+    factor = 2**depth
+    for size in input_shape[:-1]:
+        if size is not None and (size < 1 or size % factor):
+            raise InputError(
+                f"input size {size} in {tuple(input_shape)} is not a multiple of {factor}, which "
+                f"a depth of {depth} needs: use {max(1, round(size / factor)) * factor}"
+            )
+
+
+def save_model(model: keras.Model, path: str | Path, card: dict) -> dict:
+    """Write `path` (.keras) and its card, the same name with .json, and return the card.
+
+    The network is saved in float32 and without its optimiser, whatever precision trained it, so
+    that it loads and predicts the same anywhere. `card` is anything JSON can hold; what it does
+    not say is filled in by `default_card`, and `sha256` is the checksum of the .keras file.
+    Neither file is ever half-written. Raises InputError when they cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise InputError(f"a model file ends in .keras: rename {path}")
+    with replacing(path) as new_model, replacing(path.with_suffix(".json")) as new_card:
+        _in_float32(model).save(new_model)
+        card = default_card(model) | card | {"sha256": checksum(new_model)}
+        new_card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """A copy of the network that computes in float32."""
+
+    def convert(layer):
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def default_card(model: keras.Model) -> dict:
+    """What a network's own shape says about its input and labels; no window, no spacing."""
+    labels = range(1, max(2, model.output_shape[-1]))
+    return {
+        "input_shape": list(model.input_shape[1:]),  # (H, W, C) or (D, H, W, C), null: any size
+        "channels": model.input_shape[-1],
+        "window": None,  # HU
+        "spacing_mm": None,  # size of the voxels that it was trained on
+        "labels": {str(label): f"label {label}" for label in labels},
+    }
+
+
+def load_model(path: str | Path) -> tuple[keras.Model, dict]:
+    """Read a network and its card; it is not compiled, and needs no custom objects.
+
+    Without a card, its place is taken by `default_card`, with a warning.
+    Raises InputError when the file is missing, no Keras model, no network for pictures or
+    volumes, or not the one that its card was written for.
+    """
+    path = Path(path)
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise InputError(f"cannot read the model {path}: {error.strerror or error}") from error
+    card = _read_card(path)
+    if card.get("sha256", found) != found:
+        raise InputError(
+            f"{path} is not the file that its card {path.with_suffix('.json')} was written for "
+            "(checksums differ): copy both again"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever its zip, HDF5 and JSON readers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} is no Keras model that can be read: {reason}") from error
+    if len(getattr(model, "input_shape", ())) not in (4, 5):
+        raise InputError(f"{path} is no network for pictures or volumes: give one of train.py's")
+    return model, default_card(model) | card
+
+
+def _read_card(path: Path) -> dict:
+    card = path.with_suffix(".json")
+    if not card.exists():
+        warn(f"{path} has no card {card}: its window and labels are taken by default")
+        return {}
+    try:
+        content = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the model's card {card}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{card} is no model card: copy it again, or remove it")
+    return content
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
