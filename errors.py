@@ -28,15 +28,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=".unfinished_", dir=path.parent)
-    temporary = Path(folder) / path.name
-    try:
-        with explained(path):
+        with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
             yield temporary
             os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.rmdir(folder)
 
 
 @contextmanager
@@ -44,12 +39,15 @@ def explained(path: str | Path) -> Iterator[None]:
     """Turn the operating system's refusals to write `path` into an InputError."""
     advice = {
         errno.ENOSPC: "the disk is full; free some space and run again",
+        errno.EFBIG: "the file is larger than is allowed there; choose another --out",
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EACCES: "no permission to write there; choose another --out",
         errno.EPERM: "no permission to write there; choose another --out",
         errno.EROFS: "the disk is read-only; choose another --out",
         errno.ENOTDIR: "a part of that path is a file, not a folder; choose another --out",
         errno.EEXIST: "a file of that name is in the way; choose another --out",
+        errno.EISDIR: "a folder of that name is in the way; choose another --out",
+        errno.ENAMETOOLONG: "the name is too long for the disk; choose a shorter one",
     }
     try:
         yield
@@ -64,7 +62,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
