@@ -1,0 +1,658 @@
+"""A 3-D scan: NIfTI or DICOM in, one canonical orientation in HU; masks out on the scan's own grid.
+
+    volume = read_volume("scan.nii.gz")                   # or a DICOM folder, or one file of it
+    array, grid = straighten(volume.hu, volume, 1.5)      # 1.5 mm cubes, tilt and gaps undone
+    for region in regions(grid, volume):                  # slabs of the scan's own voxels
+        mask[region] = unstraighten(probability, grid, volume, region) > 0.5
+    write_mask(mask, volume, "mask.nii.gz")
+
+In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates are mm along the
+volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
+"""
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pydicom
+from nibabel import orientations
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from scipy import sparse
+
+from errors import InputError, replacing
+
+AIR = -1024
+PADDING = (-1500, -2000, -3024)  # what scanners write outside their round field of view
+# Patient axes to which an array's columns (i), rows (j) and slices (k) run; DICOM PS3.3 C.7.3.1.1.2
+POSITIONS = {
+    "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
+    "FFS": "RPI", "FFP": "LAI", "FFDR": "ARI", "FFDL": "PLI",
+}  # fmt: skip
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan in canonical orientation, and what is needed to write back on its own grid.
+
+    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32.
+    affine: (4, 4) voxel of `hu` to RAS+ world mm, perhaps oblique or sheared.
+    shifts: (slices, 3) world mm by which each slice lies off the affine (uneven gaps), or None.
+    slice_axis: the axis of `hu` along which the source's slices are stacked.
+    header, orientation: the source's NIfTI header and its nibabel orientation.
+    position: the patient position taken because the header said nothing, else None.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    name: str
+    path: Path
+    notes: tuple[str, ...]
+    header: nib.Nifti1Header
+    orientation: np.ndarray
+    slice_axis: int = 2
+    shifts: np.ndarray | None = None
+    position: str | None = None
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) voxel size in mm along the array's axes."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Cubes on a volume's own straight axes.
+
+    axes: (3, 3) unit vectors in its columns, in RAS+ world; start: (3,) mm along them of the
+    first voxel's centre; shape: voxels; spacing: mm.
+    """
+
+    axes: np.ndarray
+    start: np.ndarray
+    shape: tuple[int, int, int]
+    spacing: float
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) voxel of the grid to RAS+ world mm."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.axes * self.spacing
+        affine[:3, 3] = self.axes @ self.start
+        return affine
+
+    @property
+    def centres(self) -> list[np.ndarray]:
+        """The voxel centres along each axis in mm, straight coordinates."""
+        lines = zip(self.start, self.shape, strict=True)
+        return [start + self.spacing * np.arange(count) for start, count in lines]
+
+    def box(self, low, high) -> np.ndarray:
+        """(2, 3) mm: the outer faces of voxels low .. high - 1, as `straighten` takes them."""
+        return self.start + self.spacing * (np.array([low, high]) - 0.5)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_volume(path: str | Path, position: str | None = None) -> Volume:
+    """Read a NIfTI file, a DICOM folder, or the series to which one DICOM file belongs.
+
+    `position` (a key of POSITIONS) says how the array of a file without orientation lies. Such an
+    array is taken as a scanner shows it: first axis to the picture's right, second down, third
+    along the table, a right-handed set; HFS then means columns to the patient's left, rows to the
+    back, slices to the head. Where the header says an orientation, it is followed.
+    Raises InputError for whatever is no 3-D scan.
+    """
+    path = Path(path)
+    if position is not None and position not in POSITIONS:
+        raise InputError(f"position {position!r} is unknown; choose of {', '.join(POSITIONS)}")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; copy or export it again")
+    if path.is_dir() or not path.name.lower().endswith((".nii", ".nii.gz")):
+        return _read_dicom(path, position)
+    return _read_nifti(path, position)
+
+
+def read_mask(path: str | Path, volume: Volume | None = None) -> np.ndarray:
+    """Read a NIfTI mask as (X, Y, Z) bool in canonical orientation.
+
+    Raises InputError when its shape or affine is not that of `volume` (to a tenth of a voxel).
+    """
+    image = _load_nifti(Path(path))
+    affine, _ = _orient(image, path, volume.position if volume else None)
+    orientation = nib.io_orientation(affine)
+    mask = nib.apply_orientation(_array(image, path), orientation) > 0.5
+    if volume is None:
+        return mask
+    if mask.shape != volume.hu.shape:
+        raise InputError(
+            f"{path} has shape {mask.shape} and its scan {volume.path} {volume.hu.shape}; "
+            "give the mask that was drawn on this scan"
+        )
+    affine = affine @ orientations.inv_ornt_aff(orientation, image.shape[:3])
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
+    corners = corners * np.array([*np.subtract(mask.shape, 1), 1])[:, None]
+    apart = np.linalg.norm((affine - volume.affine) @ corners, axis=0).max()
+    if apart > 0.1 * volume.spacing.min():
+        raise InputError(
+            f"{path} lies {apart:.2f} mm off its scan {volume.path} (their affines differ); "
+            "give the mask that was drawn on this scan"
+        )
+    return mask
+
+
+def _read_nifti(path: Path, position: str | None) -> Volume:
+    image = _load_nifti(path)
+    affine, notes = _orient(image, path, position)
+    name = path.name[: path.name.lower().rindex(".nii")]
+    header = image.header.copy()
+    unknown = not (header["sform_code"] or header["qform_code"])
+    return _canonical(
+        _array(image, path), affine, header, name, path, notes,
+        position=(position or "HFS") if unknown else None,
+    )  # fmt: skip
+
+
+def _load_nifti(path: Path) -> nib.Nifti1Image:
+    """The image unread; InputError unless it is one 3-D volume of real numbers."""
+    try:
+        image = nib.load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path") from error
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is no readable NIfTI image; export it again") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path} is no NIfTI image; convert it to .nii.gz")
+    shape = image.shape
+    if 0 in shape or len(shape) < 3:
+        kind = "has an axis of no voxels" if 0 in shape else f"is {len(shape)}-D, not a 3-D scan"
+        raise InputError(f"{path} {kind} (shape {shape}); give a 3-D scan")
+    if math.prod(shape[3:]) > 1:
+        count = math.prod(shape[3:])
+        raise InputError(f"{path} holds {count} volumes (shape {shape}); give one volume alone")
+    if image.get_data_dtype().kind not in "iufb":
+        kind = "colour" if image.get_data_dtype().fields else "complex"
+        raise InputError(f"{path} holds {kind} voxels, not HU; give the scan itself")
+    return image
+
+
+def _array(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
+    """(I, J, K) values in the source's order, integers where it stores integers unscaled."""
+    try:
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        if (slope, intercept) == (1, 0):
+            array = image.dataobj.get_unscaled()
+        else:
+            array = image.dataobj.get_scaled(np.float32)
+    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is truncated or damaged; copy or export it again") from error
+    return array.reshape(image.shape[:3], order="F")
+
+
+def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
+    """The source's affine and notes; without sform and qform it follows from `position`."""
+    header, notes = image.header, []
+    affine = image.affine.astype(float)
+    if not (header["sform_code"] or header["qform_code"]):
+        if position is None:
+            notes.append(
+                "the header says nothing of the orientation: taken as HFS (columns to the "
+                "patient's left, rows to the back, slices to the head)"
+            )
+        affine = _lying(position or "HFS", header.get_zooms()[:3], image.shape)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(all="ignore"):
+        upright = abs(np.linalg.det(affine[:3, :3] / sizes))
+    if not (np.isfinite(affine).all() and upright > 1e-3):
+        raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")
+    return affine, notes
+
+
+def _lying(position: str, zooms, shape) -> np.ndarray:
+    """The affine of an array that a scanner shows in `position`, centred on the origin."""
+    world = np.eye(3)
+    towards = {"R": world[0], "A": world[1], "S": world[2]}
+    towards |= {"L": -world[0], "P": -world[1], "I": -world[2]}
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([towards[letter] for letter in POSITIONS[position]], axis=1)
+    affine[:3, :3] *= np.asarray(zooms, float)
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape[:3]) - 1) / 2
+    return affine
+
+
+def _canonical(
+    array, affine, header, name, path, notes, shifts=None, position=None
+) -> Volume:
+    """Turn a source array (I, J, K) with its affine into a Volume."""
+    orientation = nib.io_orientation(affine)
+    hu, found = _clean(nib.apply_orientation(array, orientation))
+    third = _stacked(affine)
+    axis, sign = orientation[third].astype(int)
+    if shifts is not None and sign < 0:
+        shifts = shifts[::-1]
+    return Volume(
+        hu, affine @ orientations.inv_ornt_aff(orientation, array.shape), name, path,
+        (*notes, *found), header, orientation, int(axis), shifts, position,
+    )  # fmt: skip
+
+
+def _stacked(affine: np.ndarray) -> int:
+    """The source axis along which slices are stacked: the third unless the other two are skew."""
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    skew = [abs(unit[:, (axis + 1) % 3] @ unit[:, (axis + 2) % 3]) for axis in (2, 1, 0)]
+    return 2 - int(np.argmin(np.round(skew, 3)))
+
+
+def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """HU without NaN and padding, as int16 where no value is lost, and notes of what was done."""
+    notes = []
+    if array.dtype.kind == "f":
+        strange = sum(int((~np.isfinite(part)).sum()) for part in _slabs(array))
+        if strange:
+            array = np.nan_to_num(array, nan=AIR, posinf=AIR, neginf=AIR)
+            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as air")
+    limits = np.iinfo(np.int16)
+    low, high = array.min(), array.max()
+    fits = limits.min <= low and high <= limits.max
+    whole = array.dtype.kind != "f" or all((p == np.rint(p)).all() for p in _slabs(array))
+    array = array.astype(np.int16 if fits and whole else np.float32, copy=False)
+    padded = [value for value in PADDING if low <= value and (array == value).any()]
+    if padded:
+        array = array if array.flags.writeable else array.copy(order="K")
+        for value in padded:
+            array[array == value] = AIR
+        notes.append(f"padding ({', '.join(map(str, padded))}) taken as air")
+    return array, notes
+
+
+def _slabs(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of a few MB each, along the axis that lies farthest apart in memory."""
+    array = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
+    return (array[start : start + 8] for start in range(0, len(array), 8))
+
+
+# ---------------------------------------------------------------- DICOM
+
+
+def _read_dicom(path: Path, position: str | None) -> Volume:
+    series, notes = _choose(_find_series(path), path)
+    first = series[0]
+    row, column = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(row, column)
+    places = np.array([h.ImagePositionPatient for h in series], float)
+    order = np.argsort(places @ normal, kind="stable")
+    gaps = np.diff((places @ normal)[order], prepend=-np.inf)
+    if (gaps < 1e-3).any():
+        notes.append(f"{(gaps < 1e-3).sum()} images at a place already taken left out")
+        order = order[gaps >= 1e-3]
+    series, places = [series[n] for n in order], places[order]
+    array, found = _stack_pixels(series)
+    affine, shifts, uneven = _dicom_geometry(first, row, column, places, array.shape)
+    header = nib.Nifti1Header()
+    header.set_data_shape(array.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, 1)  # qform knows no tilt: it serves readers that refuse shear
+    header.set_sform(affine, 1)
+    folder = path if path.is_dir() else path.parent
+    name = path.stem if path.is_file() and len(series) == 1 else folder.resolve().name
+    return _canonical(array, affine, header, name, path, [*notes, *uneven, *found], shifts)
+
+
+def _find_series(path: Path) -> dict[tuple, list[pydicom.Dataset]]:
+    """Image headers by series; images of another size or orientation count as their own series."""
+    files = [path, *path.parent.iterdir()] if path.is_file() else sorted(path.rglob("*"))
+    headers = {file: _header(file) for file in files if file.is_file()}
+    if path.is_file():
+        if headers[path] is None:
+            raise InputError(f"{path} is neither a NIfTI nor a DICOM image; give a CT scan")
+        uid = headers[path].get("SeriesInstanceUID")
+        headers = {f: h for f, h in headers.items() if h and h.get("SeriesInstanceUID") == uid}
+    series = {}
+    for header in filter(None, headers.values()):
+        turn = np.round(np.array(header.get("ImageOrientationPatient", []), float), 3)
+        key = (header.get("SeriesInstanceUID"), header.Rows, header.Columns, tuple(turn + 0.0))
+        series.setdefault(key, []).append(header)
+    if not series:
+        raise InputError(f"{path} holds no DICOM image; give the folder of one CT series")
+    return series
+
+
+def _header(file: Path) -> pydicom.Dataset | None:
+    """The header of a DICOM image without its pixels; None for any other file."""
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+    except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError):
+        return None
+    return header if "Rows" in header and "Columns" in header else None
+
+
+def _choose(series: dict[tuple, list], path: Path) -> tuple[list, list[str]]:
+    """The series with most axial CT slices, and a note when there were others."""
+
+    def worth(item):
+        (_, _, _, turn), headers = item
+        ct = headers[0].get("Modality") == "CT"
+        scout = "LOCALIZER" in (headers[0].get("ImageType") or ())
+        axial = len(turn) == 6 and abs(np.cross(turn[:3], turn[3:])[2]) > 0.7
+        return len(turn) == 6, ct and not scout, axial, len(headers)
+
+    key, chosen = max(series.items(), key=worth)
+    first = chosen[0]
+    if first.get("NumberOfFrames", 1) not in (None, 1):
+        raise InputError(f"{path} is a multi-frame DICOM image; convert it with dcm2niix first")
+    if len(key[3]) != 6 or any("ImagePositionPatient" not in header for header in chosen):
+        raise InputError(f"{path} says no image position or orientation; give a NIfTI of the scan")
+    if first.get("SamplesPerPixel", 1) != 1:
+        raise InputError(f"{path} holds colour pictures, not HU; give the CT series itself")
+    notes = []
+    if len(series) > 1:
+        name = f"{first.get('SeriesNumber', '?')} ({len(chosen)} slices)"
+        notes.append(f"{len(series)} image series found; took series {name}")
+    if first.get("Modality") != "CT":
+        notes.append(f"the modality is {first.get('Modality', 'not stated')}, not CT")
+    return chosen, notes
+
+
+def _stack_pixels(series: list[pydicom.Dataset]) -> tuple[np.ndarray, list[str]]:
+    """(I, J, K) HU, rows stored bottom up as dcm2niix does, and a note on padding."""
+    scales = [(float(h.get("RescaleSlope", 1)), float(h.get("RescaleIntercept", 0)))
+              for h in series]  # fmt: skip
+    whole = all(value.is_integer() for scale in scales for value in scale)
+    kind = np.int16 if whole else np.float32
+    stack = np.empty((len(series), series[0].Rows, series[0].Columns), kind)
+
+    def fill(n: int) -> int:
+        stored = _pixels(Path(series[n].filename))
+        hu = stored.astype(np.int32 if whole else np.float32)
+        hu = hu * kind(scales[n][0]) + kind(scales[n][1])
+        padding = _padding(series[n], stored) & (hu < AIR)
+        hu[padding] = AIR
+        stack[n] = np.clip(hu, -32768, 32767)[::-1]
+        return int(padding.sum())
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        padded = sum(pool.map(fill, range(len(series))))
+    return stack.T, ["padding taken as air"] if padded else []
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """(Rows, Columns) stored values, decompressed."""
+    try:
+        return pydicom.dcmread(file).pixel_array
+    except (AttributeError, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise InputError(f"{file} has no readable pixels ({reason}); export it again") from e
+
+
+def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    """Where the header says that there is no image (PS3.3 C.7.5.1.1.2)."""
+    value = header.get("PixelPaddingValue")
+    if value is None or isinstance(value, MultiValue):
+        return np.zeros(stored.shape, bool)
+    limit = header.get("PixelPaddingRangeLimit", value)
+    # Some writers give a signed value in the unsigned type
+    low, high = sorted(np.array([value, limit], np.int64).astype(stored.dtype).tolist())
+    return (stored >= low) & (stored <= high)
+
+
+def _dicom_geometry(first, row, column, places, shape):
+    """Affine (mean slice step) of the stored array, shifts of slices off it, and notes."""
+    across, along = (float(value) for value in first.PixelSpacing[::-1])
+    normal = np.cross(row, column)
+    count = len(places)
+    thick = float(first.get("SliceThickness") or 1)
+    step = (places[-1] - places[0]) / (count - 1) if count > 1 else normal * thick
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([row * across, -column * along, step], axis=1)
+    affine[:3, 3] = places[0] + column * along * (shape[1] - 1)
+    shifts = places - places[0] - np.arange(count)[:, None] * step
+    notes = []
+    tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
+    if tilt > 0.1:
+        notes.append(f"gantry tilt of {tilt:.1f} degrees")
+    if np.abs(shifts).max() < 0.02:
+        return LPS_TO_RAS @ affine, None, notes
+    gaps = np.diff(places @ normal)
+    notes.append(
+        f"slice gaps are uneven ({gaps.min():.1f} to {gaps.max():.1f} mm); "
+        f"files written have the mean, {gaps.mean():.2f} mm"
+    )
+    return LPS_TO_RAS @ affine, shifts @ LPS_TO_RAS[:3, :3], notes
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
+    """Write a canonical mask (X, Y, Z) on the scan's own grid as uint8 NIfTI, or not at all.
+
+    Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
+    dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
+    """
+    if mask.shape != volume.hu.shape:
+        raise ValueError(f"mask of shape {mask.shape} for a scan of {volume.hu.shape}")
+    back = orientations.ornt_transform(
+        np.array([[0, 1], [1, 1], [2, 1]]), volume.orientation
+    )
+    data = nib.apply_orientation(mask, back).astype(np.uint8)
+    header = volume.header.copy()
+    header.set_data_shape(data.shape)
+    header.set_data_dtype(np.uint8)
+    header["cal_min"], header["cal_max"] = 0, 1
+    header.set_slope_inter(1, 0)
+    for text in ("descrip", "aux_file", "db_name", "intent_name"):
+        header[text] = b""  # may name the patient
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    with replacing(path) as temporary:
+        nib.save(kind(data, None, header), temporary)
+
+
+# ---------------------------------------------------------------- straight grids
+
+
+def straighten(
+    array: np.ndarray,
+    volume: Volume,
+    spacing: float,
+    box: np.ndarray | None = None,
+    outside: float = AIR,
+) -> tuple[np.ndarray, Grid]:
+    """Resample an array on the volume's canonical voxels onto cubes along its own straight axes.
+
+    Returns float32 in the axis order of `array`, and its Grid. Gantry tilt and uneven gaps are
+    undone: every slice is put where it truly lies. A cube is the mean, over its own width, of the
+    linear interpolant of the samples; where it is no wider than they are, the interpolant.
+    box: (2, 3) mm in straight coordinates (see `Grid.box`), else the whole volume. It may reach
+    beyond the scan: there, and in the corners that a tilt leaves, is `outside`.
+    """
+    lie = _layout(volume)
+    grid = _make_grid(lie, float(spacing), box)
+    targets = [grid.centres[axis] for axis in lie.order]
+    along = _weights(lie.heights, lie.pitch[0], targets[0], spacing)
+    down = _weights_at(lie.index[1], lie.pitch[1], targets[1], spacing)
+    across = _weights_at(lie.index[2], lie.pitch[2], targets[2], spacing)
+    used = np.unique(along.indices)
+    planes = np.empty((len(used), len(targets[1]), len(targets[2])), np.float32)
+    slices = array.transpose(lie.order)
+
+    def fill(n: int) -> None:
+        k = used[n]
+        picture = slices[k] - np.float32(outside)
+        if lie.skew:
+            picture = _shear(picture, lie.skew, lie.index[2])
+        planes[n] = (across(lie.columns[k]) @ (down(lie.rows[k]) @ picture).T).T
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(fill, range(len(used))))
+    cubes = (along[:, used] @ planes.reshape(len(used), -1)).reshape(-1, *planes.shape[1:])
+    cubes += np.float32(outside)
+    return cubes.transpose(np.argsort(lie.order)), grid
+
+
+def unstraighten(
+    array: np.ndarray, grid: Grid, volume: Volume, region: tuple[slice, ...] | None = None
+) -> np.ndarray:
+    """Resample an array on a straight grid linearly back onto the volume's canonical voxels.
+
+    Returns float32 of the volume's shape, or of `region` alone: three slices of canonical voxels,
+    as `regions` gives them. Beyond the grid it is zero.
+    """
+    lie = _layout(volume)
+    region = region or (slice(None),) * 3
+    index = [np.arange(volume.hu.shape[axis])[region[axis]] for axis in lie.order]
+    sources = [grid.centres[axis] for axis in lie.order]
+    along = _weights(sources[0], grid.spacing, lie.heights[index[0]])
+    down = _weights_back(sources[1], grid.spacing, lie.pitch[1] * index[1])
+    upright = lie.index[2] if lie.skew else index[2]
+    across = _weights_back(sources[2], grid.spacing, lie.pitch[2] * upright)
+    planes = np.asarray(array, np.float32).transpose(lie.order)
+    planes = (along @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])
+    pictures = np.empty([len(i) for i in index], np.float32)
+
+    def fill(n: int) -> None:
+        k = index[0][n]
+        picture = down(lie.rows[k]) @ (across(lie.columns[k]) @ planes[n].T).T
+        if lie.skew:
+            picture = _shear_back(picture, lie.skew, lie.index[2], index[1], index[2])
+        pictures[n] = picture
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(fill, range(len(pictures))))
+    return pictures.transpose(np.argsort(lie.order))
+
+
+def regions(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:
+    """Slabs of at most `depth` source slices, together all canonical voxels within the grid."""
+    lie = _layout(volume)
+    low, high = (face[list(lie.order)] for face in grid.box((0, 0, 0), grid.shape))
+    inside = np.flatnonzero((low[0] <= lie.heights) & (lie.heights <= high[0]))
+    for start in range(0, len(inside), depth):
+        part = inside[start : start + depth]
+        slab = [slice(int(part[0]), int(part[-1]) + 1)]
+        for axis, firsts in ((1, lie.rows), (2, lie.columns)):
+            count = volume.hu.shape[lie.order[axis]]
+            first = math.floor((low[axis] - firsts[part].max()) / lie.pitch[axis])
+            last = math.ceil((high[axis] - firsts[part].min()) / lie.pitch[axis])
+            if axis == 2 and lie.skew:
+                first, last = 0, count
+            slab.append(slice(min(max(first, 0), count), min(max(last + 1, 0), count)))
+        yield tuple(slab[axis] for axis in np.argsort(lie.order))
+
+
+class _Layout(NamedTuple):
+    """How a volume's voxels lie in straight coordinates (mm along `axes`)."""
+
+    axes: np.ndarray  # (3, 3) unit vectors in columns
+    order: tuple[int, int, int]  # the array's axes as slices, rows, columns of a picture
+    pitch: tuple[float, float, float]  # mm between slices, rows, columns
+    index: tuple[np.ndarray, ...]  # of slices, rows, columns once skew pictures are upright
+    skew: float  # columns to which a picture's next row is displaced; all but always 0
+    heights: np.ndarray  # (slices,) mm along the normal
+    rows: np.ndarray  # (slices,) mm of each slice's first row
+    columns: np.ndarray  # (slices,) mm of each slice's first column
+
+
+def _layout(volume: Volume) -> _Layout:
+    """QR of the affine with its columns in the order columns, rows, slices of a picture.
+
+    Then the normal is orthogonal to the pictures, and a tilt displaces whole slices in-plane.
+    """
+    s = volume.slice_axis
+    c, r = (axis for axis in range(3) if axis != s)
+    q, upper = np.linalg.qr(volume.affine[:3, [c, r, s]])
+    signs = np.sign(np.diag(upper))
+    q, upper = q * signs, upper * signs[:, None]
+    axes = np.empty((3, 3))
+    axes[:, [c, r, s]] = q
+    slices, rows, columns = (volume.hu.shape[axis] for axis in (s, r, c))
+    firsts = volume.affine[:3, 3] @ q + np.arange(slices)[:, None] * upper[:, 2]
+    if volume.shifts is not None:
+        firsts += volume.shifts @ q
+    skew = upper[0, 1] / upper[0, 0]
+    skew = 0.0 if abs(skew * rows) < 0.1 else float(skew)
+    reach = skew * (rows - 1)
+    upright = np.arange(math.floor(min(reach, 0)), columns + math.ceil(max(reach, 0)))
+    pitch = (upper[2, 2], upper[1, 1], upper[0, 0])
+    index = (np.arange(slices), np.arange(rows), upright)
+    return _Layout(axes, (s, r, c), pitch, index, skew, *firsts.T[::-1])
+
+
+def _make_grid(lie: _Layout, spacing: float, box: np.ndarray | None) -> Grid:
+    """The fewest cubes that cover the box or the volume, centred on it."""
+    if box is None:
+        box = np.empty((2, 3))
+        firsts = (lie.heights, lie.rows, lie.columns)
+        for axis, first, pitch, index in zip(lie.order, firsts, lie.pitch, lie.index, strict=True):
+            ends = (index[0], index[-1]) if first is not lie.heights else (0, 0)
+            box[0, axis] = first.min() + pitch * (ends[0] - 0.5)
+            box[1, axis] = first.max() + pitch * (ends[1] + 0.5)
+    low, high = np.asarray(box, float)
+    shape = np.maximum(1, np.ceil((high - low) / spacing - 1e-3)).astype(int)
+    start = (low + high - (shape - 1) * spacing) / 2
+    return Grid(lie.axes, start, tuple(shape.tolist()), spacing)
+
+
+def _weights(source, pitch: float, target, width: float = 0.0) -> sparse.csr_array:
+    """(targets, samples): means of the linear interpolant over `width` around each target.
+
+    A sample has the width `pitch`, so the mean is taken over sqrt(width^2 - pitch^2): variances
+    of box kernels add. The end samples reach half a pitch outwards; beyond, weights are missing.
+    """
+    width = math.sqrt(max(width**2 - pitch**2, 0))
+    count = max(1, math.ceil(2 * width / pitch))
+    points = target[:, None] + ((np.arange(count) + 0.5) / count - 0.5) * width
+    below = np.clip(np.searchsorted(source, points) - 1, 0, max(len(source) - 2, 0))
+    above = np.minimum(below + 1, len(source) - 1)
+    share = (points - source[below]) / np.where(above > below, source[above] - source[below], 1)
+    share = np.clip(share, 0, 1)
+    margin = pitch * (0.5 + 1e-6)
+    inside = (points >= source[0] - margin) & (points <= source[-1] + margin)
+    lines = np.broadcast_to(np.arange(len(target))[:, None], points.shape)
+    values = np.concatenate([((1 - share) * inside).ravel(), (share * inside).ravel()]) / count
+    places = np.concatenate([lines.ravel()] * 2), np.concatenate([below.ravel(), above.ravel()])
+    weights = sparse.coo_array(
+        (values.astype(np.float32), places), (len(target), len(source))
+    ).tocsr()
+    weights.eliminate_zeros()
+    return weights
+
+
+def _weights_at(index, pitch, target, width) -> Callable[[float], sparse.csr_array]:
+    """Weights of samples at first + pitch * index; kept, as most slices start at one place."""
+    return lru_cache(lambda first: _weights(first + pitch * index, pitch, target, width))
+
+
+def _weights_back(source, pitch, offsets) -> Callable[[float], sparse.csr_array]:
+    """Weights of grid centres for targets at first + offsets, kept likewise."""
+    return lru_cache(lambda first: _weights(source, pitch, first + offsets))
+
+
+def _shear(picture: np.ndarray, skew: float, upright: np.ndarray) -> np.ndarray:
+    """A skew picture's rows moved to where they lie, over the columns `upright`."""
+    across = np.array([[1, -skew, upright[0]], [0, 1, 0]])
+    return cv2.warpAffine(
+        picture, across, (len(upright), len(picture)), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+
+
+def _shear_back(picture, skew, upright, rows, columns) -> np.ndarray:
+    """The inverse of `_shear` for some rows and columns of the source's picture."""
+    across = np.array([[1, skew, columns[0] - upright[0] + skew * rows[0]], [0, 1, 0]])
+    return cv2.warpAffine(
+        picture, across, (len(columns), len(rows)), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
