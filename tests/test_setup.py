@@ -1,0 +1,137 @@
+"""The promises of the set-up: pinned requirements, `make help`, `--help`, a light repository."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(ROOT.glob("*.py"))
+TESTS = sorted(ROOT.glob("tests/*.py"))
+SCRIPTS = [path for path in MODULES if "\n    run(main)" in path.read_text()]
+LIGHT = {"data.py", "synthetic.py"}
+INSTALLED = packages_distributions()  # package -> the distributions that hold it
+TRANSITIVE = "# What those need."
+
+
+def requirements(name):
+    """Lines of a requirements file as (direct, transitive) lists of Requirement."""
+    halves = (ROOT / name).read_text().split(TRANSITIVE)
+    return [
+        [Requirement(line.split("#")[0]) for line in half.splitlines() if line[:1].isalnum()]
+        for half in halves
+    ]
+
+
+def names(pins):
+    return {canonicalize_name(pin.name) for pin in pins}
+
+
+def imported(path):
+    """Top-level packages that a script imports anywhere, except Python's own and ours."""
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            packages.add(node.module.split(".")[0])
+    return packages - sys.stdlib_module_names - {module.stem for module in MODULES}
+
+
+def distributions(package):
+    return {canonicalize_name(name) for name in INSTALLED.get(package, [package])}
+
+
+def needed(name):
+    """Names that the installed distribution `name` needs on this system, extras left out."""
+    wanted = [Requirement(line) for line in requires(name) or []]
+    return names(w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""}))
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned_once(name):
+    pins = sum(requirements(name), [])
+    assert all(len(p.specifier) == 1 and "==" in str(p.specifier) for p in pins), pins
+    assert len(names(pins)) == len(pins)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
+    direct, transitive = map(names, requirements(name))
+    runtime = names(sum(requirements("requirements.txt"), [])) if "dev" in name else set()
+    found, todo = set(direct), set(direct)
+    while todo:
+        new = needed(todo.pop()) - found
+        found |= new
+        todo |= new
+    only_elsewhere = transitive - found  # e.g. what Python 3.11 needs and 3.13 no longer does
+    assert found - direct - runtime <= transitive
+    assert only_elsewhere <= {"importlib-resources", "typing-extensions"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_what_a_script_imports_is_a_direct_requirement(path):
+    direct = names(requirements("requirements.txt")[0])
+    assert [p for p in imported(path) if not distributions(p) & direct] == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_what_a_test_imports_is_required_for_development(path):
+    pinned = names(sum(requirements("requirements.txt") + requirements("requirements-dev.txt"), []))
+    assert [p for p in imported(path) if not distributions(p) & pinned] == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_answers(path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{path.name!r}, '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(path)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('exit', end.code, 'tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: " + path.name)
+    *_, code, heavy = done.stdout.split()
+    assert code == "0"
+    assert path.name not in LIGHT or heavy == "False", "this script must not import the network"
+
+
+def test_the_command_line_tools_are_scripts():
+    assert {path.name for path in SCRIPTS} >= LIGHT
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    ["4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "4.201", "4.202", "5"],
+)
+def test_compressed_dicom_can_be_decoded(syntax):
+    """JPEG, lossless JPEG, JPEG-LS, JPEG 2000, HTJ2K and RLE, as hospitals' archives store them."""
+    uid = UID(f"1.2.840.10008.1.2.{syntax}")
+    assert get_decoder(uid).is_available, f"no decoder for {uid.name}"
+
+
+def test_make_help_lists_the_targets():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = [line.split()[1] for line in done.stdout.splitlines()]
+    assert {"demo", "test", "lint", "bench", "clean"} <= set(listed)
+
+
+def test_no_large_file_is_tracked():
+    git = ["git", "ls-files", "-z"]
+    done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    large = [path.name for path in files if path.exists() and path.stat().st_size > 25_000_000]
+    assert large == []
