@@ -1,0 +1,578 @@
+"""Train the U-Net on a dataset folder; the best network of the run becomes files/model.keras.
+
+    python data.py --synthetic 20 --out files/dataset        # something to learn from
+    python train.py                                          # files/model.keras, its card, curves
+    python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3 --ema 0.999
+    python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
+    KERAS_BACKEND=jax python train.py                        # any backend of Keras will do
+
+Killed at any moment, the same command goes on from the last finished epoch. Watch a run with
+`tensorboard --logdir files/tensorboard`.
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import shlex
+import shutil
+import sys
+import time
+import uuid
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before Keras loads TensorFlow
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+
+import data
+import metrics
+import report
+from errors import InputError, replacing, run, warn
+from model import build_unet, load_model, save_model
+
+COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
+
+
+# ---------------------------------------------------------------------------- input
+class Slices(keras.utils.PyDataset):
+    """Batches (image, mask), float32 (batch, size, size, 1) in [0, 1], of a list of pairs in order.
+
+    `window` in HU is used for pictures that hold HU. Reading runs in `workers` threads.
+    """
+
+    def __init__(self, pairs, size, batch, window, workers=2):
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=2 * workers)
+        self.pairs, self.size, self.batch, self.window = pairs, size, batch, window
+        self.busy = 0.0  # seconds that the threads spent here
+        self.error = None  # TensorFlow hides a thread's exception in one of its own
+
+    def __len__(self):
+        return math.ceil(len(self.pairs) / self.batch)
+
+    def __getitem__(self, index):
+        start = time.perf_counter()
+        try:
+            samples = [self.sample(number) for number in self.numbers(index)]
+        except Exception as error:
+            self.error = error
+            raise
+        images, masks = (np.stack(part)[..., None] for part in zip(*samples, strict=True))
+        self.busy += time.perf_counter() - start
+        return images.astype(np.float32, copy=False), masks.astype(np.float32)
+
+    def numbers(self, index):
+        """The numbers of the samples in a batch."""
+        return range(index * self.batch, min((index + 1) * self.batch, len(self.pairs)))
+
+    def sample(self, number):
+        """Image and mask (size, size), fitted and normalised as for a prediction."""
+        image, mask = data.read_pair(self.pairs[number])
+        image, _ = data.fit(image, self.size, outside=data.outside(image))
+        mask, _ = data.fit(mask, self.size, is_mask=True)
+        return data.normalise(image, self.window), mask > 0
+
+
+class TrainingSlices(Slices):
+    """Shuffled and augmented batches, `steps` an epoch (default: once through the pairs).
+
+    A sample is a function of the seed and of its number since the run began, nothing else: the
+    numbers run through the list again and again, each time shuffled anew, however long an epoch
+    is, and a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(self, *args, steps=None, seed=0, **options):
+        super().__init__(*args, **options)
+        self.steps, self.seed = steps or max(1, len(self.pairs) // self.batch), seed
+        self.epoch = 0  # set by Progress
+        self.order = functools.lru_cache(2)(self.order)
+
+    def __len__(self):
+        return self.steps
+
+    def numbers(self, index):
+        first = (self.epoch * self.steps + index) * self.batch
+        return range(first, first + self.batch)
+
+    def sample(self, number):
+        turn, place = divmod(number, len(self.pairs))
+        image, mask = data.read_pair(self.pairs[self.order(turn)[place]])
+        rng = np.random.default_rng((self.seed, number))
+        return data.augment(image, mask, rng, self.size, self.window)
+
+    def order(self, turn):
+        """The order of the pairs in their `turn`-th shuffle."""
+        return np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
+
+
+def check_masks(pairs, seed, count=200):
+    """Look at some masks before hours are spent; raises InputError if they cannot be learned."""
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    grey, shares = [], []
+    for pair in (pairs[place] for place in chosen):
+        values = np.unique(data.decode(pair.mask))
+        if len(values) > 2 and values[-1] < 10:
+            raise InputError(
+                f"{pair.mask} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
+                "store the one label to learn as 255 and all else as 0"
+            )
+        if len(values) > 2 or values[-1] not in (0, 1, 255):
+            grey.append((len(values), pair.mask))
+        shares.append(data.read_mask_picture(pair.mask).mean())
+    if grey:
+        warn(
+            f"{len(grey)} of {len(chosen)} masks looked at are not 0/1 ({grey[0][1]} holds "
+            f"{grey[0][0]} grey values): what is brighter than half counts as brain; store masks "
+            "as PNG of 0 and 255"
+        )
+    if not any(shares):
+        raise InputError(
+            f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "
+            f"look at {pairs[chosen[0]].mask}"
+        )
+    print(f"  {np.count_nonzero(shares) / len(shares):.0%} of {len(shares)} masks looked at hold a "
+          f"brain, on average {np.mean(shares):.1%} of the picture")
+
+
+def read_pairs(folder, views=None):
+    """Training and validation pairs of a dataset folder, and its dataset.json ({} if none)."""
+    splits = data.read_dataset(folder)
+    found = [
+        [pair for pair in splits.get(split, []) if not views or pair.view in views]
+        for split in ("Train", "Val")
+    ]
+    for split, pairs in zip(("Train", "Val"), found, strict=True):
+        if not pairs:
+            asked = f" of the views {' '.join(views)}" if views else ""
+            raise InputError(f"{folder} has no {split} pairs{asked}: make some with data.py")
+    return *found, data.describe(folder)
+
+
+# ---------------------------------------------------------------------------- callbacks
+class Progress(keras.callbacks.Callback):
+    """Tells the dataset its epoch, and adds speed and learning rate to the epoch's figures."""
+
+    def __init__(self, slices):
+        super().__init__()
+        self.slices = slices
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.slices.epoch, self.slices.busy = epoch, 0.0
+        self.start, self.trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter() - self.start
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = self.trained or time.perf_counter() - self.start
+        speed = len(self.slices) * self.slices.batch / seconds
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["slices_per_second"] = round(speed, 2)
+        # At 100 % the threads cannot keep up and the device waits for them.
+        busy = self.slices.busy / self.slices.workers / seconds
+        print(f"\nepoch {epoch + 1}: {speed:.1f} slices/s in training, input threads {busy:.0%} "
+              f"busy, validation Dice {logs.get('val_dice', math.nan):.4f}", flush=True)
+
+
+class StandstillWarning(keras.callbacks.Callback):
+    """Says in plain words when the network has stopped learning: all black, all white, flat."""
+
+    advice = ("lower --lr tenfold, or take --loss dice_cross_entropy; look at the pictures and "
+              "masks in {folder} too: do they belong together?")
+
+    def __init__(self, folder, epochs=4):
+        super().__init__()
+        self.epochs, self.losses = epochs, []
+        self.advice = self.advice.format(folder=folder)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # In training too: a few steps into a run, validation alone may be off, since batch
+        # normalisation has not yet averaged over enough batches.
+        shares = np.array([logs["positive"], logs["val_positive"]])
+        self.losses.append(logs["loss"])
+        recent = self.losses[-self.epochs :]
+        if shares.max() < 1e-3 or shares.min() > 0.98:
+            colour = "black" if shares.max() < 0.5 else "white"
+            warn(f"in epoch {epoch + 1} the predicted masks are all {colour} "
+                 f"({shares[1]:.2%} of the pixels are brain): if that stays, {self.advice}")
+        elif len(recent) == self.epochs and np.ptp(recent) < 1e-4 * abs(np.mean(recent)):
+            warn(f"the loss has stood still at {recent[-1]:.5f} for {self.epochs} epochs: "
+                 f"{self.advice}")
+
+
+class BestModel(keras.callbacks.Callback):
+    """ModelCheckpoint on validation Dice that writes model and card at once and atomically.
+
+    It saves as the validation ends, when the weights in the network are those that were
+    validated (the averaged ones, with --ema). What was at `path` and is not of this run
+    (`card["run"]`) is kept under another name. The best value so far is read from the card on
+    disk, so that a resumed run never puts a worse network over a better one.
+    """
+
+    def __init__(self, path, card):
+        super().__init__()
+        self.path, self.card = Path(path), card
+        self.best = -math.inf
+        self.ours = card_of(path).get("run") == card["run"]
+        if self.ours:
+            self.best = card_of(path)["validation"]["dice"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_test_end(self, logs=None):
+        if not logs["dice"] > self.best:  # also when it is not a number
+            return
+        if not self.ours:
+            keep(self.path)
+            self.ours = True
+        self.best = float(logs["dice"])
+        figures = {name: round(float(value), 6) for name, value in logs.items()}
+        network = keras.Model(self.model.inputs, self.model.outputs)  # without loss and optimiser
+        save_model(network, self.path,
+                   self.card | {"epochs": self.epoch + 1, "validation": figures})
+
+
+def card_of(path):
+    """The card beside a model file, {} if there is none that can be read."""
+    try:
+        return json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def keep(path):
+    """Rename a model that is in the way, and its card, to model.previous[N].keras."""
+    if not path.exists():
+        return
+    names = (path.with_name(f"{path.stem}.previous{n or ''}{path.suffix}") for n in range(10**6))
+    kept = next(name for name in names if not name.exists())
+    os.replace(path, kept)
+    if path.with_suffix(".json").exists():
+        os.replace(path.with_suffix(".json"), kept.with_suffix(".json"))
+    print(f"\nthe model that was in {path} is kept as {kept}")
+
+
+class BackupAndRestore(keras.callbacks.Callback):
+    """keras.callbacks.BackupAndRestore for a run that may be killed between any two writes.
+
+    An epoch counts as finished when `state.json`, which names the epoch's weights (with the
+    optimiser's), has replaced the one before. It also holds what Keras' own callback forgets:
+    the counters of EarlyStopping and ReduceLROnPlateau, and which command the run belongs to.
+    Must be the last callback; a run that ends by itself leaves nothing behind.
+    """
+
+    def __init__(self, folder, command, callbacks=(), fresh=False):
+        super().__init__()
+        self.folder, self.callbacks = Path(folder), callbacks
+        if fresh:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.state = {"epoch": 0, "run": uuid.uuid4().hex, "command": command, "counters": {}}
+        if (self.folder / "state.json").exists():
+            self.state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            refuse_other_command(self.state, command, self.folder)
+        self.epoch = self.state["epoch"]  # finished ones
+
+    def restore(self, model):
+        """Put the weights of the last finished epoch into the compiled model, if there is one."""
+        if self.epoch:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self._weights(self.epoch))
+            print(f"going on after epoch {self.epoch}, the last finished one")
+
+    def on_train_begin(self, logs=None):  # after the others have set themselves to nought
+        for callback in self.callbacks:
+            vars(callback).update(self.state["counters"].get(type(callback).__name__, {}))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._weights(epoch + 1)) as path:
+            self.model.save_weights(path)
+        counters = {
+            type(callback).__name__: {
+                name: value for name, value in vars(callback).items() if name in COUNTERS
+            }
+            for callback in self.callbacks
+        }
+        self.state |= {"epoch": epoch + 1, "counters": counters}
+        with replacing(self.folder / "state.json") as path:
+            path.write_text(json.dumps(self.state, default=float), encoding="utf-8")
+        self._weights(epoch).unlink(missing_ok=True)
+
+    def on_train_end(self, logs=None):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _weights(self, epoch):
+        return self.folder / f"epoch_{epoch}.weights.h5"
+
+
+def refuse_other_command(state, command, folder):
+    """Raise InputError when an unfinished run was started with other options."""
+    changed = [
+        f"{name} {state['command'].get(name)} is now {value}"
+        for name, value in command.items()
+        if state["command"].get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} holds an unfinished run (epoch {state['epoch']} done) of another command "
+            f"({'; '.join(changed)}): give that command again to go on, or add --fresh to drop it"
+        )
+
+
+# ---------------------------------------------------------------------------- network
+def in_precision(model, precision):
+    """A copy of the network that computes in `precision`; its output stays float32."""
+    policy = precision if precision == "float32" else f"mixed_{precision}"
+    last = model.layers[-1].name
+
+    def convert(layer):
+        dtype = "float32" if layer.name == last else policy
+        return type(layer).from_config(layer.get_config() | {"dtype": dtype})
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def build(args):
+    """The network to train: a new one, or the one of --start-from."""
+    if not args.start_from:
+        shape = (args.size, args.size, 1)
+        return in_precision(
+            build_unet(shape, width=args.width, depth=args.depth, dropout=args.dropout),
+            args.precision,
+        )
+    model, _ = load_model(args.start_from)
+    if model.input_shape[1:] not in ((args.size, args.size, 1), (None, None, 1)):
+        raise InputError(
+            f"{args.start_from} takes {model.input_shape[1:]}: give --size {model.input_shape[1]}"
+        )
+    return in_precision(model, args.precision)
+
+
+def positive(mask, probability):
+    """Share of the pixels of each sample that are predicted as brain, (batch,)."""
+    axes = tuple(range(1, len(probability.shape)))
+    return keras.ops.mean(keras.ops.cast(probability > 0.5, "float32"), axis=axes)
+
+
+def compile_model(model, args, steps):
+    """Compile, and build what Keras would otherwise build by drawing samples of its own."""
+    rate = args.lr
+    if args.schedule == "cosine":
+        total = args.epochs * steps
+        warm = min(500, total // 10)
+        rate = keras.optimizers.schedules.CosineDecay(
+            args.lr / 100, max(1, total - warm), alpha=0.01, warmup_target=args.lr,
+            warmup_steps=warm,
+        )
+    average = {"use_ema": True, "ema_momentum": args.ema} if args.ema else {}
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate, **average),
+        loss=metrics.LOSSES[args.loss],
+        metrics=[
+            metrics.Dice(name="dice"),
+            metrics.IoU(name="iou"),
+            metrics.Precision(name="precision"),
+            metrics.Recall(name="recall"),
+            keras.metrics.MeanMetricWrapper(positive, name="positive"),
+        ],
+    )
+    model.optimizer.build(model.trainable_variables)
+    nothing = np.zeros((1, args.size, args.size, 1), np.float32)
+    model.test_on_batch(nothing, nothing)
+
+
+# ---------------------------------------------------------------------------- the run
+def options(argv=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", default="files/dataset", help="dataset folder (default: %(default)s)")
+    add("--output", default="files", help="where model, data.csv, curves go (%(default)s)")
+    add("--views", nargs="+", choices=(*data.VIEWS, "mip"), help="of these views only")
+    add("--size", type=int, default=160, help="pictures are fitted to SIZE x SIZE (%(default)s)")
+    add("--width", type=int, default=16, help="filters on the first level (%(default)s)")
+    add("--depth", type=int, default=4, help="number of poolings (%(default)s)")
+    add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
+    add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
+    add("--epochs", type=int, default=50, help="at most (%(default)s)")
+    add("--steps", type=int, help="batches an epoch (default: once through the pictures)")
+    add("--batch", type=int, default=32, help="pictures in a step (%(default)s)")
+    add("--loss", choices=sorted(metrics.LOSSES), default="dice", help="(%(default)s)")
+    add("--lr", type=float, default=1e-4, help="Adam's learning rate (%(default)s)")
+    add("--schedule", choices=("plateau", "cosine"), default="plateau",
+        help="lower the rate when validation Dice rises no more, or warm up and follow a cosine "
+        "to the last epoch (%(default)s)")
+    add("--ema", type=float, default=0.0, metavar="M",
+        help="validate and save averaged weights, momentum M such as 0.999 (default: off)")
+    add("--patience", type=int, default=12,
+        help="epochs without a better validation Dice before stopping (%(default)s)")
+    add("--precision", choices=("float32", "bfloat16", "float16"),
+        help="default: float16 on a GPU, else float32; bfloat16 is faster on CPUs with AMX")
+    add("--spacing-mm", type=float, help="voxel size of the pictures, for the card")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
+    add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
+    args = parser.parse_args(argv)
+    args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
+    return args
+
+
+def main(argv=None):
+    args = options(argv)
+    train_pairs, val_pairs, about = read_pairs(args.data, args.views)
+    print_device(args)
+    for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
+        print(f"{len(pairs)} pictures to {purpose}")
+        check_masks(pairs, args.seed)
+    best = train(args, train_pairs, val_pairs, about)
+    print(f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
+          f"{args.output}/model.keras; curves in {args.output}/curves.png")
+
+
+def print_device(args):
+    """Say what the training runs on, and choose the precision that suits it."""
+    cv2.setNumThreads(1)  # the reading threads are enough
+    devices = keras.distribution.list_devices("gpu")
+    args.precision = args.precision or ("float16" if devices else "float32")
+    name = ", ".join(devices) if devices else f"CPU ({os.cpu_count()} cores)"
+    print(f"device: {name}; backend: {keras.backend.backend()}; precision: {args.precision}")
+
+
+def train(args, train_pairs, val_pairs, about):
+    """Fit, from the start or the last finished epoch; return the best model's card."""
+    keras.utils.set_random_seed(args.seed)
+    output, window = Path(args.output), window_of(about)
+    shape = (args.size, args.batch, window)
+    slices = TrainingSlices(
+        train_pairs, *shape, steps=args.steps, seed=args.seed, workers=args.workers
+    )
+    check = Slices(val_pairs, *shape, workers=args.workers)
+    patience = patience_of(args)
+    backup = BackupAndRestore(
+        output / "training", command_of(args, train_pairs, val_pairs, about), patience, args.fresh
+    )
+    model = build(args)
+    compile_model(model, args, len(slices))
+    backup.restore(model)
+    cut_log(output / "data.csv", backup.epoch)
+    best = BestModel(output / "model.keras", card(args, about, window, backup.state["run"]))
+    callbacks = [
+        best,  # before SwapEMAWeights, which takes the averaged weights out again
+        *([keras.callbacks.SwapEMAWeights()] if args.ema else []),
+        keras.callbacks.TerminateOnNaN(),
+        Progress(slices),
+        StandstillWarning(args.data),
+        *patience,
+        keras.callbacks.CSVLogger(output / "data.csv", append=True),
+        *tensorboard(output),
+        backup,
+    ]
+    history = fit(model, slices, check, args.epochs, backup.epoch, callbacks)
+    report.curves(output / "data.csv", output / "curves.png")
+    refuse_nan(history, best)
+    return card_of(best.path)
+
+
+def fit(model, slices, check, epochs, initial_epoch, callbacks):
+    """keras.Model.fit; raises the InputError of a reading thread as it was."""
+    try:
+        return model.fit(
+            slices, validation_data=check, epochs=epochs, initial_epoch=initial_epoch,
+            callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except Exception:
+        for error in (slices.error, check.error):
+            if isinstance(error, InputError):
+                raise error from None
+        raise
+
+
+def patience_of(args):
+    """The callbacks that lose patience with a validation Dice that rises no more."""
+    rising = {"monitor": "val_dice", "mode": "max"}
+    stop = keras.callbacks.EarlyStopping(patience=args.patience, **rising)
+    if args.schedule == "cosine":
+        return [stop]
+    slower = keras.callbacks.ReduceLROnPlateau(
+        factor=0.5, patience=max(1, args.patience // 3), **rising
+    )
+    return [slower, stop]
+
+
+def window_of(about):
+    """Window in HU of what the network sees: the dataset's, or the default for stored HU."""
+    window = about.get("window", "hu")
+    return data.WINDOW if window == "hu" else tuple(window)
+
+
+def command_of(args, train_pairs, val_pairs, about):
+    """What makes a run this run and no other: a resumed run must agree in all of it."""
+    free = {"epochs"} if args.schedule == "plateau" else set()  # a cosine ends where it was to end
+    free |= {"output", "workers", "command", "fresh", "patience", "spacing_mm"}
+    names = "\n".join(str(pair.image) for pair in (*train_pairs, *val_pairs))
+    made = json.dumps(about, sort_keys=True)
+    dataset = hashlib.sha256((names + made).encode()).hexdigest()[:12]
+    chosen = {name: value for name, value in vars(args).items() if name not in free}
+    return chosen | {"data": str(Path(args.data).resolve()), "pictures": dataset}
+
+
+def card(args, about, window, run_id):
+    """The model's card, but for what the training finds out."""
+    return {
+        "window": list(window),
+        "spacing_mm": args.spacing_mm or about.get("spacing_mm"),
+        "labels": about.get("labels", {"1": "brain"}),
+        "views": args.views or about.get("views"),
+        "training_data": about.get("source", f"the pictures in {args.data}"),
+        "licence": about.get("licence"),
+        "start_from": args.start_from and card_of(args.start_from).get("sha256", args.start_from),
+        "command": args.command,
+        "seed": args.seed,
+        "backend": f"{keras.backend.backend()}, keras {keras.version()}, {args.precision}",
+        "python": sys.version.split()[0],
+        "run": run_id,
+    }
+
+
+def cut_log(log, epochs):
+    """Leave the rows of the finished epochs in data.csv: a killed run may have written one more."""
+    if not epochs or not log.exists():
+        log.unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return
+    rows = pd.read_csv(log, dtype=str).head(epochs)
+    with replacing(log) as path:
+        rows.to_csv(path, index=False)
+
+
+def tensorboard(output):
+    """The TensorBoard callback, where it is installed."""
+    if all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
+        return [keras.callbacks.TensorBoard(output / "tensorboard", write_graph=False)]
+    print("no TensorBoard logs: `pip install tensorflow tensorboard` for them")
+    return []
+
+
+def refuse_nan(history, best):
+    """Explain a run that TerminateOnNaN has stopped; raises InputError."""
+    if not all(map(math.isfinite, history.history.get("loss", []))):
+        kept = f"{best.path} holds the best model before" if best.ours else "no model was written"
+        raise InputError(
+            f"the loss is no longer a number, the training has burst ({kept}): "
+            "start again with a lower --lr, or with --precision float32"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
