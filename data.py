@@ -389,6 +389,7 @@ class Options:
     split: tuple[float, ...] = (80, 10, 10)
     seed: int = 0
     position: str | None = None
+    necks: str | None = None  # folder of real scans that continue synthetic heads downwards
 
 
 @dataclass(frozen=True)
@@ -407,9 +408,10 @@ def synthetic_sources(count: int, labels: str | Path | None, seed: int) -> list[
     maps = synthetic.label_files(labels) if labels else []
     sources = []
     for index in range(count):
-        path = maps[index % len(maps)] if maps else None
+        # scans of one map stand together: a process then prepares each map once
+        path = maps[index * len(maps) // count] if maps else None
         case = stem(path) if path else f"phantom_{index:04d}"
-        scan = f"{case}_{index // len(maps):04d}" if path else case
+        scan = f"{case}_{index:04d}" if path else case
         drawn = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         sources.append(Source(scan, case, path, seed=drawn))
     return sources
@@ -455,12 +457,12 @@ def choose_slices(
     return np.sort(np.concatenate(drawn))
 
 
-def load(source: Source, position: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HU (X, Y, Z), mask of bool and spacing in mm of a source, on straight, even axes."""
     if source.seed is not None:
-        scan = synthetic.scan(source.seed, source.path)
+        scan = synthetic.scan(source.seed, source.path, options.necks)
         return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0)
-    scan = volume.read_volume(source.path, position)
+    scan = volume.read_volume(source.path, options.position)
     for note in scan.notes:
         warn(f"{source.path}: {note}")
     return scan.hu, volume.read_mask(source.mask, scan), np.array(scan.spacing)
@@ -469,7 +471,7 @@ def load(source: Source, position: str | None) -> tuple[np.ndarray, np.ndarray, 
 def slice_scan(source: Source, split: str, options: Options, out: Path) -> str:
     """Write the pairs of one scan and, last, its rows in .scans; returns what was wrong, or ""."""
     try:
-        hu, mask, spacing = load(source, options.position)
+        hu, mask, spacing = load(source, options)
     except InputError as error:
         return str(error)
     rng = np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
@@ -797,6 +799,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
     add("--labels", metavar="DIR", help="head label maps to make them from; else phantoms")
+    add("--necks", metavar="DIR", help="head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = "
+        "brainstem) to continue them below the skull")  # fmt: skip
     add("--out", default="files/dataset", help="the dataset's folder")
     add("--size", type=int, default=512, help="pixels a side")
     add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], help="which slices; "
@@ -826,7 +830,8 @@ def to_options(args: argparse.Namespace) -> Options:
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(args.size, tuple(dict.fromkeys(args.views)), window, args.slices, args.empty,
-                   tuple(args.split), args.seed, args.position)  # fmt: skip
+                   tuple(args.split), args.seed, args.position,
+                   args.necks)  # fmt: skip
 
 
 def to_window(words: Sequence) -> tuple[float, float]:
