@@ -11,6 +11,7 @@ an interruption and it goes on where it was.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -32,14 +33,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import synthetic
-import volume
 from errors import InputError, explained, replacing, run, warn
+from volume import AIR, POSITIONS, Volume, read_mask, read_volume, straighten
 
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone
-AIR = -1024  # HU
 VIEWS = ("axial", "coronal", "sagittal")
 SPLITS = ("Train", "Val", "Test")
-POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL")
 
 SCANS = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -217,31 +216,39 @@ def find_pairs(
 ) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Pair scans with masks by name: ([(case, scan, mask), …], [a line on each file left over]).
 
-    `scans` is a file, a folder (of files or of DICOM folders), or, without `masks`, a folder that
-    holds both: X.nii.gz beside X_ROI, X_mask or X_seg.nii.gz, or two folders such as images/ and
-    masks/. Letter case does not matter. Raises InputError when nothing pairs.
+    `scans` is a scan, a folder of scans (NIfTI files or DICOM folders), or, without `masks`, a
+    folder that holds both: X.nii.gz beside X_ROI, X_mask or X_seg.nii.gz, or two folders such as
+    images/ and masks/. Letter case does not matter. Raises InputError when nothing pairs.
     """
     scans, masks = Path(scans), Path(masks) if masks else None
     for path in filter(None, (scans, masks)):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
-    if masks and not masks.is_dir() and (scans.is_file() or is_dicom_folder(scans)):
-        return [(stem(scans), scans, masks)], []
-    if masks is None:
-        scans, masks = image_and_mask_folders(scans)
-    if scans == masks:
-        files = list_scans(scans, endings)
-        mask_files = [f for f in files if MASK_NAME.search(stem(f).lower())]
-        scan_files = [f for f in files if f not in mask_files]
+    if scans.is_file() or is_dicom_folder(scans):
+        if masks and masks.is_file():
+            return [(stem(scans), scans, masks)], []
+        masks = masks or scans.parent
+        others = [path for path in list_scans(masks, endings) if path != scans]
+        pairs, left_over = match([scans], others)[0], []
     else:
-        scan_files, mask_files = list_scans(scans, endings), list_scans(masks, endings)
-    pairs, left_over = match(scan_files, mask_files)
+        if masks is None:
+            scans, masks = image_and_mask_folders(scans)
+        pairs, left_over = match(*scan_and_mask_files(scans, masks, endings))
     if not pairs:
         raise InputError(
-            f"no scan in {scans} has a mask of its name in {masks}; name them X.nii.gz and "
-            "X_mask.nii.gz, or give the masks' folder as second argument"
+            f"found no mask in {masks} for {scans}; name them X.nii.gz and X_mask.nii.gz, "
+            "or give the masks' folder as second argument"
         )
     return pairs, left_over
+
+
+def scan_and_mask_files(scans: Path, masks: Path, endings: Sequence[str]) -> tuple[list, list]:
+    """Files of the two folders; those of one folder are told apart by their names."""
+    files = list_scans(scans, endings)
+    if scans != masks:
+        return files, list_scans(masks, endings)
+    mask_files = [file for file in files if MASK_NAME.search(stem(file).lower())]
+    return [file for file in files if file not in mask_files], mask_files
 
 
 def match(scans: list[Path], masks: list[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
@@ -270,33 +277,32 @@ def match(scans: list[Path], masks: list[Path]) -> tuple[list[tuple[str, Path, P
 
 
 def list_scans(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The folder's files with one of `endings` and its DICOM folders (itself, if it is one)."""
-    if folder.is_file():
-        return [folder]
-    if is_dicom_folder(folder):
+    """The folder's files with one of `endings` and its DICOM folders; or itself, if it is one."""
+    if folder.is_file() or is_dicom_folder(folder):
         return [folder]
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     return [p for p in paths if p.name.lower().endswith(tuple(endings)) or is_dicom_folder(p)]
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether files of the folder, judged by its first one, are DICOM."""
-    if not folder.is_dir():
+    """Whether there are DICOM files in the folder itself."""
+    return folder.is_dir() and any(map(is_dicom, folder.iterdir()))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its ending or by its first bytes."""
+    if not path.is_file() or path.name.lower().endswith(SCANS + PICTURES):
         return False
-    first = next((p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."), None)
-    if first is None:
-        return False
-    with first.open("rb") as file:
-        return first.suffix.lower() in (".dcm", ".ima") or file.read(132)[128:] == b"DICM"
+    with path.open("rb") as file:
+        return path.suffix.lower() in (".dcm", ".ima") or file.read(132)[128:] == b"DICM"
 
 
 def image_and_mask_folders(folder: Path) -> tuple[Path, Path]:
     """(images, masks) inside `folder`, or the folder twice where it holds no such pair."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} has no mask; give the mask's file or folder as second argument")
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not is_dicom_folder(p))
+    inside = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     masks = [p for p in inside if re.search("mask|roi|seg|label", p.name.lower())]
-    images = [p for p in inside if p not in masks and re.search("image|scan|ct", p.name.lower())]
+    others = [p for p in inside if p not in masks]
+    images = [p for p in others if re.search("image|img|scan|ct", p.name.lower())] or others
     if len(images) == len(masks) == 1:
         return images[0], masks[0]
     return folder, folder
@@ -348,15 +354,31 @@ def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
     if not folder.is_dir():
         raise InputError(f"no dataset folder {folder}; make one: python data.py --synthetic 40")
     if (folder / "manifest.csv").exists():
-        rows = pd.read_csv(folder / "manifest.csv", dtype=str).itertuples()
-        pairs = [(r.split, Pair(folder / r.image, folder / r.mask, r.case, r.view)) for r in rows]
-        return {split: [p for s, p in pairs if s == split] for split in SPLITS}
+        return read_manifest(folder)
     if (folder / "dataset.json").exists():
         raise InputError(f"{folder} is unfinished; run its data.py command again to finish it")
     found = {p.name.lower(): p for p in folder.iterdir() if p.is_dir()}
     if "train" not in found:
         raise InputError(f"{folder} has no manifest.csv and no Train/images; give a dataset folder")
     return {s: read_split(found[s.lower()]) if s.lower() in found else [] for s in SPLITS}
+
+
+def read_manifest(folder: Path) -> dict[str, list[Pair]]:
+    """The pairs of each split by the folder's manifest.csv."""
+    splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    try:
+        for row in read_rows(folder / "manifest.csv").itertuples():
+            pair = Pair(folder / row.image, folder / row.mask, row.case, row.view)
+            splits[row.split].append(pair)
+    except (AttributeError, KeyError, ValueError) as error:
+        said = f"{folder / 'manifest.csv'} is no manifest ({error}); make the dataset again"
+        raise InputError(said) from error
+    return splits
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Rows of a manifest; a case called 001 or NA keeps its name."""
+    return pd.read_csv(path, dtype={"case": str, "scan": str}, keep_default_na=False)
 
 
 def read_split(folder: Path) -> list[Pair]:
@@ -457,23 +479,36 @@ def choose_slices(
     return np.sort(np.concatenate(drawn))
 
 
-def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """HU (X, Y, Z), mask of bool and spacing in mm of a source, on straight, even axes."""
+def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
+    """HU (X, Y, Z), bool mask, spacing (3,) in mm and notes of a source, on straight, even axes."""
     if source.seed is not None:
-        scan = synthetic.scan(source.seed, source.path, options.necks)
-        return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0)
-    scan = volume.read_volume(source.path, options.position)
-    for note in scan.notes:
-        warn(f"{source.path}: {note}")
-    return scan.hu, volume.read_mask(source.mask, scan), np.array(scan.spacing)
+        scan = synthetic.scan(source.seed, source.path)
+        return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0), ()
+    scan = read_volume(source.path, options.position)
+    mask = read_mask(source.mask, scan)
+    if is_straight(scan):
+        return scan.hu, mask, scan.spacing, scan.notes
+    spacing = max(scan.spacing.min(), (scan.spacing * mask.shape).max() / options.size)
+    hu, _ = straighten(scan.hu, scan, spacing)
+    mask, _ = straighten(mask, scan, spacing, outside=0)
+    return hu, mask >= 0.5, np.full(3, spacing), scan.notes
 
 
-def slice_scan(source: Source, split: str, options: Options, out: Path) -> str:
-    """Write the pairs of one scan and, last, its rows in .scans; returns what was wrong, or ""."""
+def is_straight(scan: Volume) -> bool:
+    """Whether a scan's slices stand evenly and upright (no gantry tilt, no uneven gaps)."""
+    axes = scan.affine[:3, :3] / scan.spacing
+    return scan.shifts is None and np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)
+
+
+def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple[list[str], bool]:
+    """Write the pairs of one scan and, last, its rows in .scans.
+
+    Returns what there is to say about the scan and whether it could be used.
+    """
     try:
-        hu, mask, spacing = load(source, options)
+        hu, mask, spacing, notes = load(source, options)
     except InputError as error:
-        return str(error)
+        return [str(error)], False
     rng = np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
     rows = []
     for view in options.views:
@@ -487,7 +522,7 @@ def slice_scan(source: Source, split: str, options: Options, out: Path) -> str:
             rows.append(row | write_pair(images[index], masks[index], pixel, row, options, out))
     with replacing(rows_file(out, source)) as path:
         pd.DataFrame(rows).to_csv(path, index=False)
-    return ""
+    return [f"{source.path}: {note}" for note in notes], True
 
 
 def pictures(array: np.ndarray, view: str) -> np.ndarray:
@@ -522,8 +557,8 @@ def rows_file(out: Path, source: Source) -> Path:
 
 def make_dataset(
     sources: list[Source], out: str | Path, options: Options, words: str, jobs: int = 1
-) -> list[str]:
-    """Slice every source into a dataset folder; returns a line for each that was refused.
+) -> int:
+    """Slice every source into a dataset folder; returns how many scans had to be left out.
 
     Goes on where an interrupted run of the same options stopped. Raises InputError when the folder
     was made with other options, or when nothing came out.
@@ -537,9 +572,11 @@ def make_dataset(
     tasks = [(s, split_of[s.case], options, out) for s in todo]
     bar = tqdm(in_parallel(slice_scan, tasks, jobs), "slicing", len(sources), unit="scan",
                initial=len(sources) - len(todo))  # fmt: skip
-    refused = [line for line in bar if line]
+    results = list(bar)
+    for line in itertools.chain.from_iterable(lines for lines, _ in results):
+        warn(line)
     finish(out, [s.scan for s in sources])
-    return refused
+    return sum(not used for _, used in results)
 
 
 def in_parallel(function, tasks: list[tuple], jobs: int) -> Iterator:
@@ -597,7 +634,7 @@ def start(out: Path, content: dict) -> None:
             for kind in ("images", "masks"):
                 (out / split / kind).mkdir(parents=True, exist_ok=True)
     if not before:
-        write_text(out / "dataset.json", json.dumps(content, indent=1) + "\n")
+        write_card(out, content)
 
 
 def difference(key: str, then, now) -> str:
@@ -611,20 +648,28 @@ def difference(key: str, then, now) -> str:
 def finished_rows(out: Path) -> pd.DataFrame:
     """Rows of all finished scans: those of the manifest and those that wait to be added to it."""
     files = [out / "manifest.csv", *sorted((out / ".scans").glob("*.csv"))]
-    text = {"case": str, "scan": str}
-    tables = [pd.read_csv(f, dtype=text) for f in files if f.exists() and f.stat().st_size > 1]
+    tables = [read_rows(file) for file in files if file.exists() and file.stat().st_size > 1]
     return pd.concat(tables) if tables else pd.DataFrame({"scan": []})
 
 
 def finish(out: Path, scans: list[str]) -> None:
-    """Gather all rows, in the order of `scans`, into manifest.csv."""
+    """Gather all rows, in the order of `scans`, into manifest.csv; name only the cases it has."""
     rows = finished_rows(out)
     if rows.empty:
         raise InputError(f"not one slice could be written to {out}; see the lines above")
     order = rows.scan.map({scan: i for i, scan in enumerate(scans)})
     rows = rows.iloc[np.argsort(order, kind="stable")]
     write_text(out / "manifest.csv", rows.to_csv(index=False))
+    content, cases = describe(out), set(rows.case)
+    splits = content["splits"].items()
+    content["splits"] = {split: [c for c in names if c in cases] for split, names in splits}
+    write_card(out, content)
     shutil.rmtree(out / ".scans", ignore_errors=True)
+
+
+def write_card(out: Path, content: dict) -> None:
+    """Write dataset.json."""
+    write_text(out / "dataset.json", json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -791,29 +836,27 @@ EFFECTS = (
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Slice scans and their brain masks into PNG pairs, split by case.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Slice scans and their brain masks into PNG pairs, split by case."
     )
     add = parser.add_argument
-    add("scans", nargs="?", help="folder of NIfTI files or DICOM folders (or one scan)")
+    add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
     add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
-    add("--labels", metavar="DIR", help="head label maps to make them from; else phantoms")
-    add("--necks", metavar="DIR", help="head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = "
-        "brainstem) to continue them below the skull")  # fmt: skip
-    add("--out", default="files/dataset", help="the dataset's folder")
-    add("--size", type=int, default=512, help="pixels a side")
-    add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], help="which slices; "
-        "mip is the highest value along the body's axis")  # fmt: skip
+    add("--labels", metavar="DIR", help="make them from these head label maps, not from phantoms")
+    add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
+    add("--size", type=int, default=512, help="pixels a side (%(default)s)")
+    add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], metavar="VIEW",
+        help="of axial, coronal, sagittal (these three), mip (highest value along z)")  # fmt: skip
     add("--window", nargs="+", default=list(WINDOW), metavar=("LO", "HI"),
-        help="HU shown in 8 bits, or the word hu: 16 bits of HU + 1024")  # fmt: skip
+        help="HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024")  # fmt: skip
     add("--slices", type=int, metavar="K", help="at most K slices a view and scan, drawn at random")
-    add("--empty", type=float, default=0.15, help="at most this share of slices without brain")
-    add("--split", nargs=3, type=float, default=[80, 10, 10], metavar="SHARE",
-        help="shares of the cases for Train, Val and Test")  # fmt: skip
+    add("--empty", type=float, default=0.15, metavar="SHARE",
+        help="at most this share of slices without brain; 1 keeps all (%(default)s)")  # fmt: skip
+    add("--split", nargs=3, type=float, default=[80, 10, 10], metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the cases (80 10 10)")  # fmt: skip
     add("--position", choices=POSITIONS, help="how the patient lay, for files that do not say")
-    add("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes")
-    add("--seed", type=int, default=0, help="of split, slices and synthetic scans")
+    add("--seed", type=int, default=0, help="of split, slices and synthetic scans (%(default)s)")
+    add("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes (%(default)s)")
     add("--overwrite", action="store_true", help="throw away the dataset in --out first")
     return parser.parse_args(argv)
 
@@ -868,17 +911,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, (sources, words), out = to_options(args), to_sources(args), Path(args.out)
     if args.overwrite:
         remove_dataset(out)
-    refused = make_dataset(sources, out, options, words, args.jobs)
+    left_out = make_dataset(sources, out, options, words, args.jobs)
     splits = describe(out)["splits"]
     counts = ", ".join(f"{split} {len(cases)}" for split, cases in splits.items())
     if sum(map(len, splits.values())) < 10:
         warn(f"fewer than 10 cases: shares can only be met roughly; cases are {counts}")
     pairs = sum(map(len, read_dataset(out).values()))
-    print(f"{out}: {pairs} pairs of {len(sources) - len(refused)} scans (cases: {counts})")
-    for line in refused:
-        warn(line)
-    if refused:
-        raise InputError(f"{len(refused)} of {len(sources)} scans could not be used; see above")
+    print(f"{out}: {pairs} pairs of {len(sources) - left_out} scans (cases: {counts})")
+    if left_out:
+        raise InputError(f"{left_out} of {len(sources)} scans could not be used; see above")
     return 0
 
 
