@@ -213,7 +213,8 @@ def surface_scores(mask, prediction, spacing, tolerance: float = 1.0) -> dict[st
     """
     mask, prediction = _masks(mask, prediction)
     spacing = tuple(float(step) for step in spacing)
-    if mask.ndim not in (2, 3) or len(spacing) != mask.ndim or not min(spacing) > 0:
+    whole = len(spacing) == mask.ndim and all(step > 0 for step in spacing)
+    if mask.ndim not in (2, 3) or not whole:
         raise InputError(f"a mask of shape {mask.shape} has no surface at spacing {spacing} mm")
     if not (mask.any() and prediction.any()):
         return {"HD95": float("nan"), "NSD": float(mask.any() == prediction.any())}
