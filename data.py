@@ -482,7 +482,7 @@ def choose_slices(
 def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
     """HU (X, Y, Z), bool mask, spacing (3,) in mm and notes of a source, on straight, even axes."""
     if source.seed is not None:
-        scan = synthetic.scan(source.seed, source.path)
+        scan = synthetic.scan(source.seed, source.path, options.necks)
         return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0), ()
     scan = read_volume(source.path, options.position)
     mask = read_mask(source.mask, scan)
@@ -843,6 +843,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
     add("--labels", metavar="DIR", help="make them from these head label maps, not from phantoms")
+    add("--necks", metavar="DIR", help="head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = "
+        "brainstem) to continue them below the skull")  # fmt: skip
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
     add("--size", type=int, default=512, help="pixels a side (%(default)s)")
     add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], metavar="VIEW",
@@ -873,8 +875,7 @@ def to_options(args: argparse.Namespace) -> Options:
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(args.size, tuple(dict.fromkeys(args.views)), window, args.slices, args.empty,
-                   tuple(args.split), args.seed, args.position,
-                   args.necks)  # fmt: skip
+                   tuple(args.split), args.seed, args.position, args.necks)  # fmt: skip
 
 
 def to_window(words: Sequence) -> tuple[float, float]:
