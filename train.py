@@ -327,14 +327,20 @@ def refuse_other_command(state, command, folder):
 
 
 # ---------------------------------------------------------------------------- network
-def in_precision(model, precision):
-    """A copy of the network that computes in `precision`; its output stays float32."""
+def for_training(model, precision):
+    """A copy of the network that computes in `precision`; its output stays float32.
+
+    Batch normalisation averages over some 20 batches: over Keras' 100, validation would lag
+    behind by an epoch or two on a small dataset, and show nonsense first.
+    """
     policy = precision if precision == "float32" else f"mixed_{precision}"
     last = model.layers[-1].name
 
     def convert(layer):
-        dtype = "float32" if layer.name == last else policy
-        return type(layer).from_config(layer.get_config() | {"dtype": dtype})
+        config = layer.get_config() | {"dtype": "float32" if layer.name == last else policy}
+        if "momentum" in config:
+            config["momentum"] = 0.95
+        return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=convert)
     copy.set_weights(model.get_weights())
@@ -345,16 +351,14 @@ def build(args):
     """The network to train: a new one, or the one of --start-from."""
     if not args.start_from:
         shape = (args.size, args.size, 1)
-        return in_precision(
-            build_unet(shape, width=args.width, depth=args.depth, dropout=args.dropout),
-            args.precision,
-        )
+        model = build_unet(shape, width=args.width, depth=args.depth, dropout=args.dropout)
+        return for_training(model, args.precision)
     model, _ = load_model(args.start_from)
     if model.input_shape[1:] not in ((args.size, args.size, 1), (None, None, 1)):
         raise InputError(
             f"{args.start_from} takes {model.input_shape[1:]}: give --size {model.input_shape[1]}"
         )
-    return in_precision(model, args.precision)
+    return for_training(model, args.precision)
 
 
 def positive(mask, probability):
