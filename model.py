@@ -116,6 +116,12 @@ def _in_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
+def any_size(model: keras.Model) -> keras.Model:
+    """The same network, sharing its weights, for pictures or volumes of any divisible size."""
+    free = keras.Input((*[None] * (len(model.input_shape) - 2), model.input_shape[-1]))
+    return keras.Model(free, keras.models.clone_model(model, input_tensors=free).outputs)
+
+
 def default_card(model: keras.Model) -> dict:
     """What a network's own shape says about its input and labels; no window, no spacing."""
     labels = range(1, max(2, model.output_shape[-1]))

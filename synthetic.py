@@ -26,7 +26,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from scipy.special import erfinv
 
-from errors import InputError, run
+from errors import InputError, replacing, run
 
 AIR = -1000.0
 SPACING = 1.25  # mm: finer than the network's 1.5 mm, near the label maps' 1 mm
@@ -86,12 +86,10 @@ class Anatomy:
 
 
 def label_files(folder: str | Path) -> list[Path]:
-    """Return the label maps (*.nii, *.nii.gz) of a folder, sorted; InputError when there are none.
-
-    """
+    """Return the label maps (NIfTI) of a folder, sorted; InputError when there are none."""
     files = sorted(p for p in Path(folder).glob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
     if not files:
-        raise InputError(f"no label map (*.nii, *.nii.gz) in {folder}; name another --labels folder")
+        raise InputError(f"no label map (*.nii.gz) in {folder}; name another --labels folder")
     return files
 
 
@@ -251,19 +249,20 @@ def scan(
     seed: int,
     labels: str | Path | None = None,
     necks: str | Path | None = None,
-    spacing: float = SPACING,
     plain: bool = False,
+    **wanted,
 ) -> Scan:
     """Return one synthetic scan, the same for the same arguments.
 
     `labels` is a label map (a phantom is used without one), `necks` a folder of real
     head-and-neck CTs with `_oar` labels (1 brainstem) to continue the body below the skull.
-    `spacing` is the voxel size in mm, `plain` leaves out disease, surgery, metal and odd poses.
+    `plain` leaves out disease, surgery, metal and odd poses; `wanted` replaces what `draw_look`
+    would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 2026])
     head = load_anatomy(str(labels)) if labels else phantom(seed)
-    look = draw_look(rng, spacing, plain, necks is not None)
+    look = draw_look(rng, plain, necks is not None) | wanted
     points, shape = pose(head, look, rng)
     space = sample(head, points)
     hu, plain_hu = paint(space, look, rng)
@@ -277,8 +276,8 @@ def scan(
     return Scan(hu, mask, affine, about)
 
 
-def draw_look(rng, spacing, plain, body) -> dict:
-    """Draw what a scan looks like: field of view, pose, contrast, scanner."""
+def draw_look(rng, plain, body) -> dict:
+    """Draw what a scan looks like: field of view (mm), pose (degrees), contrast, scanner."""
     phase = rng.choice(["none", "arterial", "venous"], p=[0.35, 0.45, 0.2])
     reach = rng.choice(["head", "neck", "chest"], p=[0.45, 0.3, 0.25] if body else [0.6, 0.4, 0])
     width = {"head": rng.uniform(185, 270), "neck": rng.uniform(190, 320),
@@ -288,7 +287,7 @@ def draw_look(rng, spacing, plain, body) -> dict:
     tilt = rng.choice([8, 25, 180], p=[0.55, 0.3, 0.15])
     sharp = rng.uniform(0.35, 0.75)
     return {
-        "spacing": float(max(spacing, width / 200, length / 240) if spacing == SPACING else spacing),
+        "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length), "phase": str(phase),
         "tilt": 5.0 if plain else float(tilt), "plain": plain,
         "above": float(rng.uniform(4, 25) if plain or rng.random() < 0.7
@@ -438,7 +437,8 @@ def add_disease(hu, space, look, rng) -> np.ndarray:
     ripple = smooth_noise(shape, rng, 14 / step)
     if rng.random() < 0.35:  # subdural or epidural: a crescent along the inner table
         side = np.sign(rng.normal())
-        depth = rng.uniform(2, 6) * np.clip(1 + 0.7 * ripple, 0, 2) * (side * space["offset"][0] > 8)
+        depth = rng.uniform(2, 6) * np.clip(1 + 0.7 * ripple, 0, 2)
+        depth *= side * space["offset"][0] > 8
         hu = np.where(inner > -depth, rng.uniform(10, 90), hu)
     for _ in range(rng.integers(0, 3)):
         centre = space["offset"][:, inner < -5]
@@ -671,3 +671,44 @@ def preview(path: str | Path, labels=None, necks=None, count: int = 12, seed: in
     sheet = montage(tiles, columns=6)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+def write_sample(path: str | Path, seed: int = 3) -> Path:
+    """Write a CTA of the phantom as NIfTI, and its mask as `<name>_mask`; return the mask's path."""
+    made = scan(seed, plain=True, spacing=0.9, phase="arterial", width=230.0, length=240.0,
+                thickness=0.9)
+    path = Path(path)
+    mask_path = path.with_name(path.name.replace(".nii", "_mask.nii"))
+    for array, target in ((np.rint(made.hu).astype(np.int16), path),
+                          (made.mask.astype(np.uint8), mask_path)):
+        image = nib.Nifti1Image(array, made.affine)
+        image.header.set_xyzt_units("mm")
+        image.set_qform(made.affine, 1)
+        with replacing(target) as temporary:
+            nib.save(image, temporary)
+    return mask_path
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--preview", metavar="PNG", help="draw a sheet of samples with their masks")
+    add("--sample", metavar="NIFTI", help="write one CTA of the phantom, and its mask beside it")
+    add("--labels", metavar="DIR", help="head label maps to make samples from; else phantoms")
+    add("--necks", metavar="DIR", help="head-and-neck CTs to continue them below the skull")
+    add("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if not args.preview and not args.sample:
+        raise InputError("nothing to do; give --preview PNG or --sample NIFTI")
+    if args.preview:
+        preview(args.preview, args.labels, args.necks, seed=args.seed)
+        print(args.preview)
+    if args.sample:
+        print(args.sample, write_sample(args.sample), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

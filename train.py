@@ -388,6 +388,8 @@ def compile_model(model, args, steps):
             metrics.Recall(name="recall"),
             keras.metrics.MeanMetricWrapper(positive, name="positive"),
         ],
+        # XLA halves the speed of TensorFlow on a CPU
+        jit_compile="auto" if keras.distribution.list_devices("gpu") else False,
     )
     model.optimizer.build(model.trainable_variables)
     nothing = np.zeros((1, args.size, args.size, 1), np.float32)
@@ -492,8 +494,13 @@ def fit(model, slices, check, epochs, initial_epoch, callbacks):
     """keras.Model.fit; raises the InputError of a reading thread as it was."""
     try:
         return model.fit(
-            slices, validation_data=check, epochs=epochs, initial_epoch=initial_epoch,
-            callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2,
+            slices,
+            validation_data=check,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
+            shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
+            verbose=1 if sys.stdout.isatty() else 2,
         )
     except Exception:
         for error in (slices.error, check.error):

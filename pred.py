@@ -1,0 +1,404 @@
+"""Predict brain masks: of one slice, of one scan, of a folder of either.
+
+    python pred.py path/to/slice.png           # results/slice_prediction/slice_predicted_mask.png
+    python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
+    python pred.py folder_of_scans --out masks
+
+Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
+mL, the grid, the model's checksum and what was noticed. What is already done is not done again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from tqdm import tqdm
+
+import data
+import report
+import volume
+from errors import InputError, explained, replacing, run, warn
+
+MODEL = Path(__file__).parent / "files" / "model.keras"
+SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
+COARSE = 2  # the head is looked for on cubes so many times larger
+MARGIN = 18.0  # mm kept around the brain that the coarse look found: skull and scalp
+LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
+LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scan's mask (bool, on the volume's canonical voxels) and what was noticed on the way.
+
+    `agreement` holds the Dice of each pair of views, nothing where the scan is a single slice.
+    """
+
+    mask: np.ndarray
+    agreement: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Predictor:
+    """A trained network and the one way from a picture or a scan to its mask.
+
+    Raises InputError when `model` is no network that train.py could have written.
+    """
+
+    def __init__(self, model: str | Path = MODEL):
+        from model import any_size, load_model  # Keras takes seconds to import
+
+        network, self.card = load_model(model)
+        self.size = next((n for n in network.input_shape[1:3] if n), 160)
+        self.channels = network.input_shape[-1]
+        self.multiple = 2 ** sum("MaxPool" in type(layer).__name__ for layer in network.layers)
+        self.network = any_size(network)
+        self.window = tuple(self.card.get("window") or data.WINDOW)
+        self.spacing = float(self.card.get("spacing_mm") or SPACING)
+
+    def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
+        """Brain probabilities (N, H, W) float32 of normalised pictures (N, H, W) in [0, 1]."""
+        height, width = pictures.shape[1:]
+        pad = [(0, 0), *((0, -n % self.multiple) for n in (height, width))]
+        pictures = np.pad(pictures, pad)[..., None]
+        parts = []
+        for start in range(0, len(pictures), batch):
+            part = pictures[start : start + batch]
+            part = np.repeat(part, self.channels, axis=-1)
+            parts.append(np.asarray(self.network(part, training=False))[..., 0])
+        return np.concatenate(parts)[:, :height, :width]
+
+    # ------------------------------------------------------------ one slice
+
+    def slice_probability(self, picture: np.ndarray) -> np.ndarray:
+        """Brain probability (H, W) float32 of a picture: uint8 as it is, or float32 HU."""
+        window = None if picture.dtype == np.uint8 else self.window
+        square, place = data.fit(picture, self.size, outside=data.outside(picture))
+        square = data.normalise(square, window)
+        return data.unfit(self.probabilities(square[None])[0], place)
+
+    def predict_slices(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        """Masks (bool, each of its picture's own size) of pictures as `slice_probability` takes."""
+        return [clean_slice(self.slice_probability(picture)) for picture in pictures]
+
+    # ------------------------------------------------------------ one scan
+
+    def volume(self, scan: volume.Volume) -> Result:
+        """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
+        if min(scan.hu.shape) == 1:
+            return self.single_slice(scan)
+        box = self.find_head(scan)
+        if box is None:
+            return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
+        cubes, grid = volume.straighten(scan.hu, scan, self.spacing, box)
+        views = self.views(cubes)
+        probability = clean_volume(sum(views.values()) / len(views))
+        mask = np.zeros(scan.hu.shape, bool)
+        for region in volume.regions(grid, scan):
+            mask[region] = volume.unstraighten(probability, grid, scan, region) > 0.5
+        millilitres = mask.sum() * np.prod(scan.spacing) / 1000
+        if millilitres < LEAST_BRAIN:
+            return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
+        return Result(mask, agreement(views))
+
+    def single_slice(self, scan: volume.Volume) -> Result:
+        """The mask of a scan of one slice, taken as a picture in HU."""
+        axis = int(np.argmin(scan.hu.shape))
+        picture = np.take(scan.hu, 0, axis).astype(np.float32)
+        mask = clean_slice(self.slice_probability(picture))
+        return Result(np.expand_dims(mask, axis), notes=() if mask.any() else (NO_HEAD,))
+
+    def find_head(self, scan: volume.Volume) -> np.ndarray | None:
+        """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
+        cubes, grid = volume.straighten(scan.hu, scan, COARSE * self.spacing)
+        views = self.views(cubes)
+        found = largest(sum(views.values()) / len(views) > 0.5)
+        if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
+            return None
+        part = ndimage.find_objects(found.astype(np.uint8))[0]
+        low, high = ([getattr(s, end) for s in part] for end in ("start", "stop"))
+        inside = grid.box(low, high) + MARGIN * np.array([[-1], [1]])
+        whole = grid.box((0, 0, 0), grid.shape)
+        return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
+
+    def views(self, cubes: np.ndarray) -> dict[str, np.ndarray]:
+        """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each of the three views."""
+        seen = data.normalise(cubes, self.window)
+        return {
+            view: data.unstack(self.probabilities(data.stack(seen, view)), view)
+            for view in data.VIEWS
+        }
+
+
+NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
+
+
+def clean_slice(probability: np.ndarray) -> np.ndarray:
+    """The mask (bool) of a slice's probability (H, W): no holes, no specks."""
+    mask = ndimage.binary_fill_holes(probability > 0.5)
+    parts, count = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel(), minlength=1)
+    sizes[0] = 0
+    kept = sizes >= max(LEAST_AREA * mask.size, 0.02 * sizes.max())
+    return kept[parts]
+
+
+def clean_volume(probability: np.ndarray) -> np.ndarray:
+    """A volume's probability (X, Y, Z) with only its largest component above 0.5, and no holes."""
+    mask = largest(probability > 0.5)
+    near = ndimage.binary_dilation(mask, iterations=2)
+    probability = np.where(near, probability, 0)
+    holes = ndimage.binary_fill_holes(mask) & ~mask
+    return np.where(holes, 1, probability).astype(np.float32)
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component of a mask (the mask itself when empty)."""
+    parts, count = ndimage.label(mask)
+    return mask if count < 2 else parts == np.bincount(parts.ravel())[1:].argmax() + 1
+
+
+def agreement(views: dict[str, np.ndarray]) -> dict[str, float]:
+    """Dice between the masks of each pair of views."""
+    masks = {view: probability > 0.5 for view, probability in views.items()}
+    names = list(masks)
+    return {
+        f"{a}-{b}": round(float(dice(masks[a], masks[b])), 4)
+        for i, a in enumerate(names) for b in names[i + 1 :]
+    }  # fmt: skip
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks; 1 when both are empty."""
+    total = a.sum() + b.sum()
+    return 2 * (a & b).sum() / total if total else 1.0
+
+
+# ---------------------------------------------------------------- what to predict, and where to
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the folder of its results."""
+
+    path: Path
+    name: str
+    folder: Path
+
+
+def find_inputs(paths: list[str | Path]) -> list[Path]:
+    """The slices and scans that `paths` name: files, DICOM folders, or folders of either.
+
+    Raises InputError for a path that does not exist and for a folder that holds none.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path")
+        inside = [path] if path.is_file() or data.is_dicom_folder(path) else sorted(
+            p for p in path.iterdir() if not p.name.startswith(".") and (
+                p.name.lower().endswith(data.SCANS + data.PICTURES) or data.is_dicom_folder(p))
+        )
+        if not inside:
+            raise InputError(f"{path} holds no scan and no picture (NIfTI, DICOM, PNG, JPEG)")
+        found += [p for p in inside if p not in found]
+    return found
+
+
+def plan(paths: list[Path], out: Path) -> list[Job]:
+    """A job for each path; inputs of one name get folders of their own, always the same ones.
+
+    The folder of an earlier result belongs to the input that its JSON names.
+    """
+    jobs, taken = [], set()
+    for path in paths:
+        name = data.stem(path.resolve())
+        number = 1
+        while True:
+            folder = out / f"{name}_prediction{f'_{number}' if number > 1 else ''}"
+            owner = read_json(folder / f"{name}.json").get("input")
+            if folder not in taken and (owner is None or owner == str(path.resolve())):
+                break
+            number += 1
+        taken.add(folder)
+        jobs.append(Job(path, name, folder))
+    return jobs
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file's object; {} when there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+# ---------------------------------------------------------------- one input to its files
+
+
+def predict_file(job: Job, predictor: Predictor) -> dict:
+    """Predict one input, write mask, overlay and JSON, and return the JSON's content.
+
+    Raises InputError when the input cannot be used or the results cannot be written.
+    """
+    start = time.perf_counter()
+    is_picture = job.path.name.lower().endswith(data.PICTURES)
+    about = (predict_picture if is_picture else predict_scan)(job, predictor)
+    about = {"input": str(job.path.resolve())} | about | {
+        "model": predictor.card.get("sha256"),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    with replacing(job.folder / f"{job.name}.json") as path:
+        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return about
+
+
+def predict_picture(job: Job, predictor: Predictor) -> dict:
+    """Write the mask and overlay of a PNG or JPEG slice; return what its JSON says."""
+    picture = data.read_picture(job.path)
+    mask = predictor.predict_slices([picture])[0]
+    target = job.folder / f"{job.name}_predicted_mask.png"
+    write_image(target, np.uint8(255) * mask)
+    write_image(job.folder / f"{job.name}_overlay.png", report.overlay(grey(picture), mask))
+    notes = [] if mask.any() else ["no brain was found in this slice"]
+    return {"mask": target.name, "brain_pixels": int(mask.sum()), "shape": list(mask.shape),
+            "notes": notes}  # fmt: skip
+
+
+def predict_scan(job: Job, predictor: Predictor) -> dict:
+    """Write the mask and overlay of a NIfTI or DICOM scan; return what its JSON says."""
+    scan = volume.read_volume(job.path)
+    result = predictor.volume(scan)
+    target = job.folder / f"{job.name}_predicted_mask.nii.gz"
+    volume.write_mask(result.mask, scan, target)
+    write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
+    return {
+        "mask": target.name,
+        "volume_ml": round(float(result.mask.sum() * voxel_ml(scan)), 1),
+        "shape": list(scan.hu.shape),
+        "spacing_mm": [round(float(s), 4) for s in scan.spacing],
+        "affine": np.round(scan.affine, 6).tolist(),
+        "view_agreement": result.agreement,
+        "notes": [*scan.notes, *result.notes],
+    }
+
+
+def voxel_ml(scan: volume.Volume) -> float:
+    """The volume of a voxel in mL (of a sheared one, too)."""
+    return abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    """A picture as uint8, HU in the window of a CTA."""
+    if picture.dtype == np.uint8:
+        return picture
+    return np.rint(255 * data.normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
+
+
+OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
+
+
+def draw_scan(scan: volume.Volume, mask: np.ndarray, most: int = 40, height: int = 256):
+    """An RGB sheet of the scan with its mask's outline: axial slices, two coronal, two sagittal."""
+    tiles = []
+    for view in data.VIEWS:
+        pictures, masks = data.stack(scan.hu, view), data.stack(mask, view)
+        rows, columns = data.pixel_spacing(scan.spacing, view)
+        size = np.multiply(pictures.shape[1:], (rows, columns))
+        width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))
+        for index in chosen_slices(masks, most if view == "axial" else 2):
+            picture = cv2.resize(grey(pictures[index].astype(np.float32)), (width, tall),
+                                 interpolation=cv2.INTER_AREA)
+            area = cv2.resize(masks[index].astype(np.float32), (width, tall),
+                              interpolation=cv2.INTER_AREA)
+            tiles.append(report.overlay(picture, area > 0.5))
+    return report.montage(tiles)
+
+
+def chosen_slices(masks: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` evenly spaced slices, top first, with a brain in them if any."""
+    hit = np.flatnonzero(masks.any(axis=(1, 2)))
+    span = np.arange(hit[0], hit[-1] + 1) if len(hit) else np.arange(len(masks))
+    if most < len(span):
+        edges = np.linspace(0, len(span), most + 1)
+        span = span[((edges[1:] + edges[:-1]) / 2).astype(int)]
+    return span[::-1]
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a grey (H, W) or RGB (H, W, 3) uint8 picture, whole or not at all."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    with replacing(path) as temporary, explained(path):
+        temporary.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("paths", nargs="+", help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder")
+    add("--out", default="results", help="where the result folders go (default: %(default)s)")
+    add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
+    add("--overwrite", action="store_true", help="predict again what is already done")
+    return parser.parse_args(argv)
+
+
+def is_done(job: Job, predictor: Predictor) -> bool:
+    """Whether the job's result stands there already, made by the same network."""
+    about = read_json(job.folder / f"{job.name}.json")
+    return about.get("model") == predictor.card.get("sha256") and "input" in about
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    jobs = plan(find_inputs(args.paths), Path(args.out))
+    predictor = Predictor(args.model)
+    done = [job for job in jobs if not args.overwrite and is_done(job, predictor)]
+    rows, failed = [], 0
+    bar = tqdm(jobs, disable=len(jobs) == 1, unit="input")
+    for job in bar:
+        bar.set_postfix_str(job.name)
+        try:
+            about = (read_json(job.folder / f"{job.name}.json") if job in done
+                     else predict_file(job, predictor))
+            rows.append(summary(job, about, job in done))
+            for note in about["notes"]:
+                bar.clear()
+                warn(f"{job.path}: {note}")
+        except InputError as error:
+            failed += 1
+            bar.clear()
+            print(f"error: {error}", file=sys.stderr)
+    bar.close()
+    if rows:
+        print(pd.DataFrame(rows).fillna("").to_string(index=False))
+    if failed and len(jobs) > 1:
+        print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def summary(job: Job, about: dict, was_done: bool) -> dict:
+    """A row of the table that a run ends with."""
+    return {
+        "input": job.path.name,
+        "brain": (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about
+                  else f"{about['brain_pixels']} px"),
+        "seconds": "done before" if was_done else about["seconds"],
+        "mask": str(job.folder / about["mask"]),
+    }
+
+
+if __name__ == "__main__":
+    run(main)
