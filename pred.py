@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import data
 import report
-import volume
 from errors import InputError, explained, replacing, run, warn
+from volume import Volume, read_volume, regions, straighten, unstraighten, write_mask
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
@@ -90,34 +90,34 @@ class Predictor:
 
     # ------------------------------------------------------------ one scan
 
-    def volume(self, scan: volume.Volume) -> Result:
+    def volume(self, scan: Volume) -> Result:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
         if min(scan.hu.shape) == 1:
             return self.single_slice(scan)
         box = self.find_head(scan)
         if box is None:
             return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
-        cubes, grid = volume.straighten(scan.hu, scan, self.spacing, box)
+        cubes, grid = straighten(scan.hu, scan, self.spacing, box)
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
         mask = np.zeros(scan.hu.shape, bool)
-        for region in volume.regions(grid, scan):
-            mask[region] = volume.unstraighten(probability, grid, scan, region) > 0.5
+        for region in regions(grid, scan):
+            mask[region] = unstraighten(probability, grid, scan, region) > 0.5
         millilitres = mask.sum() * np.prod(scan.spacing) / 1000
         if millilitres < LEAST_BRAIN:
             return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
         return Result(mask, agreement(views))
 
-    def single_slice(self, scan: volume.Volume) -> Result:
+    def single_slice(self, scan: Volume) -> Result:
         """The mask of a scan of one slice, taken as a picture in HU."""
         axis = int(np.argmin(scan.hu.shape))
         picture = np.take(scan.hu, 0, axis).astype(np.float32)
         mask = clean_slice(self.slice_probability(picture))
         return Result(np.expand_dims(mask, axis), notes=() if mask.any() else (NO_HEAD,))
 
-    def find_head(self, scan: volume.Volume) -> np.ndarray | None:
+    def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
-        cubes, grid = volume.straighten(scan.hu, scan, COARSE * self.spacing)
+        cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
         views = self.views(cubes)
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
@@ -274,10 +274,10 @@ def predict_picture(job: Job, predictor: Predictor) -> dict:
 
 def predict_scan(job: Job, predictor: Predictor) -> dict:
     """Write the mask and overlay of a NIfTI or DICOM scan; return what its JSON says."""
-    scan = volume.read_volume(job.path)
+    scan = read_volume(job.path)
     result = predictor.volume(scan)
     target = job.folder / f"{job.name}_predicted_mask.nii.gz"
-    volume.write_mask(result.mask, scan, target)
+    write_mask(result.mask, scan, target)
     write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
     return {
         "mask": target.name,
@@ -290,7 +290,7 @@ def predict_scan(job: Job, predictor: Predictor) -> dict:
     }
 
 
-def voxel_ml(scan: volume.Volume) -> float:
+def voxel_ml(scan: Volume) -> float:
     """The volume of a voxel in mL (of a sheared one, too)."""
     return abs(np.linalg.det(scan.affine[:3, :3])) / 1000
 
@@ -305,7 +305,7 @@ def grey(picture: np.ndarray) -> np.ndarray:
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 
 
-def draw_scan(scan: volume.Volume, mask: np.ndarray, most: int = 40, height: int = 256):
+def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256):
     """An RGB sheet of the scan with its mask's outline: axial slices, two coronal, two sagittal."""
     tiles = []
     for view in data.VIEWS:

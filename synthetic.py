@@ -674,7 +674,7 @@ def preview(path: str | Path, labels=None, necks=None, count: int = 12, seed: in
 
 
 def write_sample(path: str | Path, seed: int = 3) -> Path:
-    """Write a CTA of the phantom as NIfTI, and its mask as `<name>_mask`; return the mask's path."""
+    """Write a CTA of the phantom (NIfTI), its mask as `<name>_mask`; return the mask's path."""
     made = scan(seed, plain=True, spacing=0.9, phase="arterial", width=230.0, length=240.0,
                 thickness=0.9)
     path = Path(path)
