@@ -10,7 +10,6 @@ In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates a
 volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
 """
 
-import gzip
 import math
 import os
 import zlib
@@ -25,6 +24,7 @@ import cv2
 import nibabel as nib
 import numpy as np
 import pydicom
+from isal import igzip, isal_zlib
 from nibabel import orientations
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
@@ -194,14 +194,31 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 def _array(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
     """(I, J, K) values in the source's order, integers where it stores integers unscaled."""
     try:
-        slope, intercept = image.dataobj.slope, image.dataobj.inter
-        if (slope, intercept) == (1, 0):
-            array = image.dataobj.get_unscaled()
-        else:
-            array = image.dataobj.get_scaled(np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        compressed = Path(path).name.lower().endswith(".gz")
+        array = _inflate(image, path) if compressed else image.dataobj.get_unscaled()
+    except (OSError, EOFError, ValueError, zlib.error, isal_zlib.error) as error:
         raise InputError(f"{path} is truncated or damaged; copy or export it again") from error
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    if (slope, intercept) != (1, 0):
+        array = array.astype(np.float32)
+        array *= np.float32(slope)
+        array += np.float32(intercept)
     return array.reshape(image.shape[:3], order="F")
+
+
+def _inflate(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
+    """The stored voxels of a .nii.gz, at twice the speed of zlib and with no second copy."""
+    array = np.empty(image.shape, image.dataobj.dtype, order="F")
+    left = memoryview(array.reshape(-1, order="F").view(np.uint8))
+    with igzip.open(path) as file:
+        file.read(image.dataobj.offset)
+        while left:
+            count = file.readinto(left[: 1 << 20])
+            if not count:
+                raise EOFError("fewer voxels than the header says")
+            left = left[count:]
+        file.read(1)  # past the end the checksum is verified
+    return array
 
 
 def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
@@ -235,13 +252,11 @@ def _lying(position: str, zooms, shape) -> np.ndarray:
     return affine
 
 
-def _canonical(
-    array, affine, header, name, path, notes, shifts=None, position=None
-) -> Volume:
+def _canonical(array, affine, header, name, path, notes, shifts=None, position=None) -> Volume:
     """Turn a source array (I, J, K) with its affine into a Volume."""
     orientation = nib.io_orientation(affine)
     hu, found = _clean(nib.apply_orientation(array, orientation))
-    third = _stacked(affine)
+    third = 2 if shifts is not None else _stacked(affine)
     axis, sign = orientation[third].astype(int)
     if shifts is not None and sign < 0:
         shifts = shifts[::-1]
@@ -306,8 +321,12 @@ def _read_dicom(path: Path, position: str | None) -> Volume:
     header = nib.Nifti1Header()
     header.set_data_shape(array.shape)
     header.set_xyzt_units("mm")
-    header.set_qform(affine, 1)  # qform knows no tilt: it serves readers that refuse shear
     header.set_sform(affine, 1)
+    # A qform knows no tilt; it serves readers that refuse one (ITK). The pictures' axes are kept
+    step = np.linalg.norm(affine[:3, 2])
+    upright = affine.copy()
+    upright[:3, 2] = LPS_TO_RAS[:3, :3] @ normal * step
+    header.set_qform(upright, 1)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and len(series) == 1 else folder.resolve().name
     return _canonical(array, affine, header, name, path, [*notes, *uneven, *found], shifts)
@@ -441,25 +460,27 @@ def _dicom_geometry(first, row, column, places, shape):
 def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     """Write a canonical mask (X, Y, Z) on the scan's own grid as uint8 NIfTI, or not at all.
 
+    Quickest for a mask that lies in memory as the scan does (np.zeros_like(volume.hu, bool)).
     Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
     dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
     """
     if mask.shape != volume.hu.shape:
         raise ValueError(f"mask of shape {mask.shape} for a scan of {volume.hu.shape}")
-    back = orientations.ornt_transform(
-        np.array([[0, 1], [1, 1], [2, 1]]), volume.orientation
-    )
+    back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), volume.orientation)
     data = nib.apply_orientation(mask, back).astype(np.uint8)
     header = volume.header.copy()
     header.set_data_shape(data.shape)
     header.set_data_dtype(np.uint8)
     header["cal_min"], header["cal_max"] = 0, 1
     header.set_slope_inter(1, 0)
-    for text in ("descrip", "aux_file", "db_name", "intent_name"):
-        header[text] = b""  # may name the patient
+    header.extensions.clear()  # these and the texts may name the patient
+    for text in {"descrip", "aux_file", "db_name", "intent_name"} & set(header.keys()):
+        header[text] = b""
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    content = kind(data, None, header).to_bytes()
     with replacing(path) as temporary:
-        nib.save(kind(data, None, header), temporary)
+        compressed = temporary.name.lower().endswith(".gz")
+        temporary.write_bytes(igzip.compress(content, mtime=0) if compressed else content)
 
 
 # ---------------------------------------------------------------- straight grids

@@ -1,0 +1,558 @@
+"""volume.py: geometry in and out, read back by SimpleITK; malformed files; straight grids."""
+
+import gzip
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from errors import InputError
+from volume import (
+    AIR,
+    LPS_TO_RAS,
+    POSITIONS,
+    Volume,
+    read_mask,
+    read_volume,
+    regions,
+    straighten,
+    unstraighten,
+    write_mask,
+)
+
+GE = Path(__file__).parents[2] / "shared/data/ct/ge_dicom"
+ORIENTATIONS = [
+    np.column_stack([axes, flips])
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+def affine_of(rotation=(0, 0, 0), spacing=(1, 1, 1), origin=(0, 0, 0), tilt=0.0, skew=0.0):
+    """Rotation by Euler angles in degrees; tilt shears slices along rows, skew columns by rows."""
+    affine = np.eye(4)
+    shear = np.array([[1, skew, 0], [0, 1, tilt], [0, 0, 1]])
+    turn = Rotation.from_euler("xyz", rotation, degrees=True).as_matrix()
+    affine[:3, :3] = turn @ shear @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+def world(affine, shape, shifts=None, axis=2):
+    points = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ affine[:3, :3].T
+    points = points + affine[:3, 3]
+    if shifts is not None:
+        points = points + np.expand_dims(shifts, [a for a in range(3) if a != axis])
+    return points
+
+
+def smooth(points):
+    x, y, z = np.moveaxis(points, -1, 0)
+    return 100 + 0.8 * x - 0.5 * y + 0.3 * z + 20 * np.sin(x / 15) * np.cos(y / 18 + z / 14)
+
+
+def save(path, array, affine=None, sform=1, qform=1, kind=nib.Nifti1Image):
+    image = kind(array, np.eye(4) if affine is None else affine)
+    image.header.set_sform(image.affine, sform)
+    image.header.set_qform(image.affine, qform)
+    nib.save(image, path)
+    return path
+
+
+def asymmetric(shape=(9, 11, 7)):
+    return np.random.default_rng(1).integers(-900, 900, shape).astype(np.int16)
+
+
+def write_dicom(folder, hu, places, row=(1, 0, 0), column=(0, 1, 0), spacing=(1.0, 1.0), **tags):
+    """hu (slices, Rows, Columns), places (slices, 3) LPS mm; file names shuffled."""
+    folder.mkdir(exist_ok=True)
+    uid = generate_uid()
+    names = np.random.default_rng(len(hu)).permutation(len(hu))
+    for n, (image, place) in enumerate(zip(hu, places, strict=True)):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID, data.Modality = uid, "CT"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+        data.ImageOrientationPatient = [*map(float, row), *map(float, column)]
+        data.ImagePositionPatient = [float(value) for value in place]
+        data.PixelSpacing, data.SliceThickness = list(spacing), 2.0
+        data.Rows, data.Columns = image.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        slope, intercept = tags.get("scales", [(1, 0)] * len(hu))[n]
+        data.RescaleSlope, data.RescaleIntercept = slope, intercept
+        signed = tags.get("signed", True)
+        data.PixelRepresentation = int(signed)
+        for name in ("PixelPaddingValue", "SeriesNumber", "NumberOfFrames"):
+            if name in tags:
+                setattr(data, name, tags[name])
+        stored = np.rint((image - intercept) / slope)
+        data.PixelData = stored.astype(np.int16 if signed else np.uint16).tobytes()
+        if tags.get("compress"):
+            data.PixelData = None
+            data.compress(tags["compress"], stored.astype(np.int16 if signed else np.uint16))
+        data.save_as(folder / f"{tags.get('prefix', 'im')}{names[n]}", enforce_file_format=True)
+    return folder
+
+
+def stack(count, step=(0, 0, 2.0), start=(-5, -6, 3)):
+    return np.array(start) + np.arange(count)[:, None] * np.array(step)
+
+
+# ---------------------------------------------------------------- NIfTI in and out
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(f"{v:+}" for v in o.T.ravel()))
+def test_every_axis_order_and_flip_is_canonical_and_written_back(tmp_path, orientation):
+    """SimpleITK, an independent reader, finds scan and mask at the same physical points."""
+    array = asymmetric()
+    affine = affine_of((11, -7, 19), (1.0, 1.5, 2.2), (4, -9, 30))
+    back = nib.orientations.inv_ornt_aff(orientation, array.shape)
+    path = save(tmp_path / "scan.nii.gz", nib.apply_orientation(array, orientation), affine @ back)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.hu, array)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+
+    write_mask(volume.hu > 300, volume, tmp_path / "mask.nii.gz")
+    scan, mask = (sitk.ReadImage(str(tmp_path / f"{n}.nii.gz")) for n in ("scan", "mask"))
+    assert scan.GetSize() == mask.GetSize()
+    for index in [(0, 0, 0), (3, 2, 1), *np.subtract(scan.GetSize(), 1)[None].tolist()]:
+        index = [int(i) for i in index]
+        there = scan.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(there, mask.TransformIndexToPhysicalPoint(index), atol=1e-3)
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(scan) > 300
+    )
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), array > 300)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 3), (4, 1)])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 7, 1)])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_mask_keeps_codes_and_zooms(tmp_path, codes, shape, kind):
+    affine = affine_of((0, 0, 20), (0.5, 0.6, 3))
+    path = save(tmp_path / "scan.nii", np.zeros(shape, np.int16), affine, *codes, kind=kind)
+    volume = read_volume(path)
+    write_mask(volume.hu == 0, volume, tmp_path / "mask.nii")
+    scan, mask = nib.load(path), nib.load(tmp_path / "mask.nii")
+    assert mask.shape == (5, 6, 7) and mask.get_data_dtype() == np.uint8
+    assert type(mask) is kind
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    assert (mask.header["sform_code"], mask.header["qform_code"]) == codes
+    np.testing.assert_array_equal(mask.header.get_zooms(), scan.header.get_zooms()[:3])
+    assert np.asarray(mask.dataobj).min() == 1
+
+
+def test_mask_says_nothing_of_the_patient_and_is_the_same_twice(tmp_path):
+    image = nib.Nifti1Image(asymmetric(), np.eye(4))
+    image.header["descrip"] = b"DOE^JANE"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"JANE DOE"))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_mask(volume.hu > 0, volume, tmp_path / name / "mask.nii.gz")
+    first, second = ((tmp_path / name / "mask.nii.gz").read_bytes() for name in "ab")
+    assert first == second
+    assert b"DOE" not in gzip.decompress(first)
+
+
+def test_values_padding_and_strange_numbers(tmp_path):
+    array = asymmetric().astype(np.float32)
+    array[0, 0, :3] = -1500, -2000, -3024
+    whole = read_volume(save(tmp_path / "whole.nii.gz", array))
+    assert whole.hu.dtype == np.int16 and (whole.hu[0, 0, :3] == AIR).all()
+    assert any("padding" in note for note in whole.notes)
+    array[1, 1, :3] = np.nan, np.inf, -np.inf
+    array[2, 2, 2] = 0.5
+    broken = read_volume(save(tmp_path / "broken.nii", array))
+    assert broken.hu.dtype == np.float32 and (broken.hu[1, 1, :3] == AIR).all()
+    assert any(note.startswith("3 voxels") for note in broken.notes)
+    assert broken.name == "broken"
+
+
+def test_scaled_big_endian_and_wide_integers(tmp_path):
+    array = asymmetric()
+    image = nib.Nifti1Image((array.astype(np.int32) + 1024).astype(">u2"), np.eye(4))
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(">u2")
+    header.set_data_shape(array.shape)
+    header.set_slope_inter(1, -1024)
+    header.set_sform(np.eye(4), 1)
+    header["vox_offset"] = 352
+    content = header.binaryblock + b"\0\0\0\0" + np.asarray(image.dataobj).tobytes(order="F")
+    (tmp_path / "big.nii").write_bytes(content)
+    (tmp_path / "big.nii.gz").write_bytes(gzip.compress(content))
+    for name in ("big.nii", "big.nii.gz"):
+        volume = read_volume(tmp_path / name)
+        assert volume.hu.dtype == np.int16 and volume.hu.dtype.isnative
+        np.testing.assert_array_equal(volume.hu, array)
+    wide = save(tmp_path / "wide.nii", array.astype(np.int32))
+    assert read_volume(wide).hu.dtype == np.int16
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_headerless_array_in_any_position(tmp_path, position):
+    array = asymmetric()
+    codes = POSITIONS[position]
+    orientation = nib.orientations.axcodes2ornt(codes)
+    back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
+    stored = nib.apply_orientation(array, back)
+    image = nib.Nifti1Image(stored, None)
+    image.header.set_zooms([(1.0, 1.5, 2.0)[int(axis)] for axis in orientation[:, 0]])
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz", position)
+    np.testing.assert_array_equal(volume.hu, array)
+    np.testing.assert_allclose(volume.affine[:3, :3], np.diag([1.0, 1.5, 2.0]))
+    assert not volume.notes
+    write_mask(volume.hu > 0, volume, tmp_path / "mask.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(mask.dataobj, stored > 0)
+    assert not mask.header["sform_code"] and not mask.header["qform_code"]
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), array > 0)
+
+
+def test_headerless_without_position_is_hfs_with_a_note(tmp_path):
+    nib.save(nib.Nifti1Image(asymmetric(), None), tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    assert volume.position == "HFS" and "HFS" in volume.notes[0]
+    np.testing.assert_array_equal(volume.hu, asymmetric()[::-1, ::-1])
+
+
+def test_positions_are_right_handed_and_follow_dicom():
+    """PS3.3 C.7.3.1.1.2: decubitus right has the patient's right side down, and so on."""
+    down = {p: codes[1] for p, codes in POSITIONS.items()}
+    table = {p: codes[2] for p, codes in POSITIONS.items()}
+    assert all(table[p] == ("S" if p.startswith("HF") else "I") for p in POSITIONS)
+    assert all(down[p] == {"S": "P", "P": "A", "DR": "R", "DL": "L"}[p[2:]] for p in POSITIONS)
+    for codes in POSITIONS.values():
+        affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), (1, 1, 1))
+        assert np.linalg.det(affine[:3, :3]) > 0
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def bad_files(folder):
+    scan = asymmetric((16, 16, 16))
+    save(folder / "good.nii.gz", scan)
+    save(folder / "good.nii", scan)
+    for ending in ("nii", "nii.gz"):
+        content = (folder / f"good.{ending}").read_bytes()
+        (folder / f"truncated.{ending}").write_bytes(content[: len(content) // 2])
+        (folder / f"header.{ending}").write_bytes(content[:100])
+        (folder / f"empty.{ending}").write_bytes(b"")
+        (folder / f"text.{ending}").write_text("no image\n" * 100)
+    (folder / "damaged.nii.gz").write_bytes(content[:-6] + b"\0" + content[-5:])
+    (folder / "text.txt").write_text("no image")
+    (folder / "folder").mkdir()
+    save(folder / "flat.nii", np.zeros((8, 8), np.int16))
+    save(folder / "several.nii", np.zeros((4, 4, 4, 2), np.int16))
+    save(folder / "complex.nii", np.zeros((4, 4, 4), np.complex64))
+    save(folder / "colour.nii", np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    header = nib.Nifti1Header()
+    header["dim"] = [3, 4, 0, 4, 1, 1, 1, 1]
+    header["sform_code"], header["vox_offset"] = 1, 352
+    header["srow_x"][0] = header["srow_y"][1] = header["srow_z"][2] = 1
+    (folder / "none.nii").write_bytes(header.binaryblock + b"\0" * 100)
+    for name, row in (("singular", [1, 0, 0, 0]), ("zero", [0] * 4), ("nan", [np.nan] * 4)):
+        image = nib.Nifti1Image(scan, np.eye(4))
+        image.header["srow_x"] = image.header["srow_y"] = row
+        image.header["sform_code"] = 1
+        nib.save(nib.Nifti1Image(scan, None, image.header), folder / f"{name}.nii")
+
+
+BAD = ["truncated.nii", "truncated.nii.gz", "header.nii", "header.nii.gz", "empty.nii", "empty.nii.gz", "text.nii", "text.nii.gz", "damaged.nii.gz", "text.txt", "folder", "flat.nii", "several.nii", "complex.nii", "colour.nii", "none.nii", "singular.nii", "zero.nii", "nan.nii", "missing.nii", "missing"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_file_gets_one_clear_line(tmp_path, name):
+    bad_files(tmp_path)
+    with pytest.raises(InputError) as caught:
+        read_volume(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_position_is_refused(tmp_path):
+    with pytest.raises(InputError, match="HFS"):
+        read_volume(save(tmp_path / "scan.nii", asymmetric()), "SUPINE")
+
+
+def test_mask_of_another_grid_is_refused(tmp_path):
+    volume = read_volume(save(tmp_path / "scan.nii", asymmetric(), np.diag([1, 1, 2, 1.0])))
+    moved = np.diag([1, 1, 2, 1.0])
+    moved[0, 3] = 0.5
+    with pytest.raises(InputError, match="0.50 mm off"):
+        read_mask(save(tmp_path / "moved.nii", asymmetric(), moved), volume)
+    with pytest.raises(InputError, match="shape"):
+        read_mask(save(tmp_path / "small.nii", asymmetric((9, 11, 6))), volume)
+
+
+def test_mask_is_not_written_through_a_file(tmp_path):
+    volume = read_volume(save(tmp_path / "scan.nii", asymmetric()))
+    with pytest.raises(InputError, match="cannot write"):
+        write_mask(volume.hu > 0, volume, tmp_path / "scan.nii" / "mask.nii")
+
+
+# ---------------------------------------------------------------- DICOM
+
+
+def test_dicom_order_scale_sign_and_padding(tmp_path):
+    hu = asymmetric((6, 8, 10)).astype(float)
+    hu[0, 0, 0] = hu[3, 2, 1] = -2000
+    scales = [(1, -1024), (1, -1000), (1, -2048), (1, -2100), (1, -1024), (1, -1024)]
+    scales[0] = scales[3] = (1, -3000)
+    places = stack(6)
+    folder = write_dicom(
+        tmp_path / "head", hu, places, spacing=(0.5, 0.75), scales=scales, signed=False,
+        PixelPaddingValue=1000,
+    )  # fmt: skip
+    volume = read_volume(folder)
+    hu[hu == -2000] = AIR
+    assert volume.name == "head" and volume.hu.dtype == np.int16
+    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
+    np.testing.assert_allclose(volume.spacing, (0.75, 0.5, 2))
+    # PS3.3 C.7.6.2.1.1: the place of row 2, column 3 of slice 4
+    place = places[4] + np.array([3 * 0.75, 2 * 0.5, 0])
+    index = np.linalg.inv(volume.affine) @ LPS_TO_RAS @ [*place, 1]
+    assert volume.hu[tuple(np.rint(index[:3]).astype(int))] == hu[4, 2, 3]
+    np.testing.assert_allclose(index, np.rint(index), atol=1e-6)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    scan = reader.Execute()
+    write_mask(volume.hu > 300, volume, tmp_path / "mask.nii.gz")
+    mask = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    same = sitk.Resample(mask, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(same), hu > 300)
+
+
+def test_dicom_fractional_slopes(tmp_path):
+    hu = np.random.default_rng(0).integers(-400, 400, (3, 5, 6)) * 0.5
+    volume = read_volume(write_dicom(tmp_path / "a", hu, stack(3), scales=[(0.5, -100)] * 3))
+    assert volume.hu.dtype == np.float32
+    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_dicom_in_any_position_is_one_canonical_array(tmp_path, position):
+    array = asymmetric()
+    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
+    row, column, normal = (towards[letter] for letter in POSITIONS[position])
+    orientation = nib.orientations.axcodes2ornt(POSITIONS[position])
+    back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
+    stored = nib.apply_orientation(array, back)
+    folder = write_dicom(
+        tmp_path / "a", stored.transpose(2, 1, 0), stack(stored.shape[2], normal * 1.0), row, column
+    )
+    np.testing.assert_array_equal(read_volume(folder).hu, array)
+
+
+def test_one_file_stands_for_its_series(tmp_path):
+    folder = write_dicom(tmp_path / "ct", asymmetric((5, 6, 7)), stack(5))
+    write_dicom(folder, asymmetric((9, 6, 7)), stack(9), prefix="other")
+    (folder / "notes.txt").write_text("no image")
+    volume = read_volume(folder / "im2")
+    assert volume.hu.shape == (7, 6, 5) and volume.name == "ct"
+    assert read_volume(folder / "other1").hu.shape == (7, 6, 9)
+
+
+def test_of_several_series_the_one_with_most_axial_slices(tmp_path):
+    write_dicom(tmp_path, asymmetric((5, 6, 7)), stack(5), SeriesNumber=4)
+    write_dicom(
+        tmp_path, asymmetric((9, 6, 7)), stack(9, (0, 2, 0)), (1, 0, 0), (0, 0, -1), prefix="mpr"
+    )
+    volume = read_volume(tmp_path)
+    assert volume.hu.shape == (7, 6, 5)
+    assert "2 image series found; took series 4 (5 slices)" in volume.notes
+
+
+def test_duplicate_place_and_foreign_size_are_left_out(tmp_path):
+    folder = write_dicom(tmp_path / "a", asymmetric((5, 6, 7)), stack(5)[[0, 1, 2, 2, 3]])
+    volume = read_volume(folder)
+    assert volume.hu.shape == (7, 6, 4) and "already taken" in volume.notes[0]
+
+
+def test_single_dicom_slice(tmp_path):
+    folder = write_dicom(tmp_path / "a", asymmetric((1, 6, 7)), stack(1))
+    volume = read_volume(folder / "im0")
+    assert volume.hu.shape == (7, 6, 1) and volume.name == "im0"
+    np.testing.assert_allclose(volume.spacing, (1, 1, 2))
+
+
+def test_compressed_dicom(tmp_path):
+    hu = asymmetric((2, 16, 16))
+    volume = read_volume(write_dicom(tmp_path / "a", hu, stack(2), compress=JPEG2000Lossless))
+    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", ["J2K_pixelrep_mismatch.dcm", "693_J2KI.dcm"])
+def test_real_ct_slices_of_pydicom(name):
+    volume = read_volume(pydicom.data.get_testdata_file(name))
+    assert volume.hu.shape[2] == 1 and volume.hu.dtype == np.int16
+    assert volume.hu.min() == AIR and 500 < volume.hu.max() < 4096
+    assert 0 < np.median(volume.hu[abs(volume.hu) < 200]) < 60  # soft tissue
+
+
+def test_truncated_and_multi_frame_dicom_are_refused(tmp_path):
+    folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2))
+    file = folder / "im0"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(InputError, match="no readable pixels"):
+        read_volume(folder)
+    folder = write_dicom(tmp_path / "b", asymmetric((1, 6, 7)), stack(1), NumberOfFrames=3)
+    with pytest.raises(InputError, match="multi-frame"):
+        read_volume(folder)
+
+
+def test_tilted_uneven_series_knows_where_each_slice_lies(tmp_path):
+    angle = np.radians(20)
+    column = (0, np.cos(angle), -np.sin(angle))
+    heights = np.cumsum([0, 2, 2, 5, 1, 3])
+    places = np.array([-5, -6, 3]) + heights[:, None] * [0, 0, 1]
+    volume = read_volume(
+        write_dicom(tmp_path / "a", asymmetric((6, 7, 8)), places, column=column)
+    )
+    assert any("tilt of 20.0" in note for note in volume.notes)
+    assert any("uneven" in note for note in volume.notes)
+    points = world(volume.affine, volume.hu.shape, volume.shifts)
+    # canonical (x, y) = (-1, -1) is the first pixel of a picture, at ImagePositionPatient
+    np.testing.assert_allclose(points[-1, -1], places * [-1, -1, 1], atol=1e-5)
+    write_mask(volume.hu > 0, volume, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), volume.hu > 0)
+    assert sitk.ReadImage(str(tmp_path / "mask.nii.gz")).GetSize() == (8, 7, 6)
+
+
+# ---------------------------------------------------------------- straight grids
+
+GEOMETRIES = {
+    "plain": {"spacing": (1.1, 1.3, 2.4)},
+    "oblique": {"rotation": (25, -14, 31), "spacing": (1.1, 1.3, 2.4), "origin": (7, -20, 11)},
+    "flipped": {"rotation": (170, 10, 5), "spacing": (1.1, 1.3, 2.4)},
+    "sagittal": {"rotation": (90, 0, 80), "spacing": (1.1, 1.3, 2.4)},
+    "tilted": {"rotation": (12, 8, 4), "spacing": (1.1, 1.3, 2.4), "tilt": 0.35},
+    "skew": {"spacing": (1.1, 1.3, 2.4), "skew": 0.3, "tilt": 0.2},
+}
+
+
+def scan_of(tmp_path, name, uneven=False):
+    """A scan of smooth() at its voxels' true places in the world."""
+    affine, shape = affine_of(**GEOMETRIES[name]), (44, 40, 24)
+    path = save(tmp_path / "scan.nii", np.zeros(shape, np.float32), affine, qform=0)
+    volume = read_volume(path)
+    shifts = None
+    if uneven:
+        step = volume.affine[:3, volume.slice_axis] / 2
+        count = volume.hu.shape[volume.slice_axis]
+        amounts = np.random.default_rng(2).uniform(-0.7, 0.7, count)
+        amounts[[0, -1]] = 0
+        shifts = amounts[:, None] * step
+    points = world(volume.affine, volume.hu.shape, shifts, volume.slice_axis)
+    values = {**vars(volume), "hu": smooth(points).astype(np.float32), "shifts": shifts}
+    return Volume(**values), points
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
+@pytest.mark.parametrize("spacing", [0.8, 2, 4])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_straight_voxels_hold_what_is_at_their_place(tmp_path, name, spacing, uneven):
+    """Half a voxel of displacement would be an error of 0.5-2 in the mean, and is seen."""
+    volume, points = scan_of(tmp_path, name, uneven)
+    cubes, grid = straighten(volume.hu, volume, spacing)
+    covered, _ = straighten(np.ones_like(volume.hu), volume, spacing, outside=0)
+    inside = ndimage.binary_erosion(covered > 0.999, iterations=1 + int(3 / spacing))
+    truth = smooth(world(grid.affine, grid.shape))
+    assert inside.sum() > 300
+    assert cubes.dtype == np.float32 and cubes.shape == grid.shape
+    assert np.abs(cubes - truth)[inside].max() < (0.3 if spacing < 4 else 0.6)
+    assert abs((cubes - truth)[inside].mean()) < 0.1
+
+    back = unstraighten(truth, grid, volume)
+    assert back.shape == volume.hu.shape and back.dtype == np.float32
+    inner = ndimage.binary_erosion(np.ones(back.shape, bool), iterations=3)
+    assert np.abs(back - smooth(points))[inner].max() < 0.05 + 0.04 * spacing**2
+
+
+def test_axis_aligned_grid_of_the_scans_own_spacing_is_the_scan(tmp_path):
+    volume = read_volume(save(tmp_path / "scan.nii", asymmetric(), np.diag([2, 2, 2, 1])))
+    cubes, grid = straighten(volume.hu, volume, 2)
+    np.testing.assert_allclose(cubes, volume.hu, atol=1e-2)
+    np.testing.assert_allclose(grid.affine, volume.affine, atol=1e-6)
+    np.testing.assert_allclose(unstraighten(cubes, grid, volume), volume.hu, atol=1e-2)
+
+
+def test_coarse_cubes_are_means(tmp_path):
+    """Anti-aliased along every axis: noise is averaged away, the mean is kept."""
+    noise = np.random.default_rng(0).normal(0, 100, (48, 48, 48)).astype(np.float32)
+    volume = read_volume(save(tmp_path / "scan.nii", noise))
+    cubes, _ = straighten(volume.hu, volume, 4)
+    assert cubes.shape == (12, 12, 12)
+    assert cubes.std() < 100 / np.sqrt(4**3) * 1.1
+    assert abs(cubes.mean() - noise.mean()) < 0.5
+
+
+@pytest.mark.parametrize("name", ["oblique", "tilted"])
+def test_box_is_a_part_and_may_reach_outside(tmp_path, name):
+    volume, _ = scan_of(tmp_path, name)
+    cubes, grid = straighten(volume.hu, volume, 1.5)
+    low, high = np.array([4, 5, 6]), np.array([20, 17, 30])
+    part, small = straighten(volume.hu, volume, 1.5, grid.box(low, high))
+    assert part.shape == tuple(high - low)
+    np.testing.assert_allclose(part, cubes[4:20, 5:17, 6:30], atol=1e-2)
+    np.testing.assert_allclose(small.box((0, 0, 0), small.shape), grid.box(low, high))
+    beyond, _ = straighten(volume.hu, volume, 1.5, grid.box((-5,) * 3, (3,) * 3))
+    assert (beyond[:4, :4, :4] == AIR).all()
+
+
+@pytest.mark.parametrize("name", ["oblique", "tilted", "skew"])
+def test_regions_are_all_that_a_grid_reaches(tmp_path, name):
+    volume, _ = scan_of(tmp_path, name, uneven=True)
+    _, grid = straighten(volume.hu, volume, 3)
+    _, grid = straighten(volume.hu, volume, 3, grid.box((3, 3, 3), (9, 10, 11)))
+    ones = np.ones(grid.shape, np.float32)
+    whole = unstraighten(ones, grid, volume)
+    slabs = np.zeros_like(whole)
+    for region in regions(grid, volume, depth=5):
+        slabs[region] = unstraighten(ones, grid, volume, region)
+    np.testing.assert_array_equal(slabs, whole)
+    assert 0.01 < whole.mean() < 0.5
+
+
+def test_tilted_phantom_is_a_ball_again(tmp_path):
+    affine = affine_of(spacing=(1, 1, 3), tilt=np.tan(np.radians(18.5)), origin=(-40, -60, -40))
+    shape = (80, 100, 30)
+    points = world(affine, shape)
+    centre = points.reshape(-1, 3).mean(axis=0)
+    ball = np.linalg.norm(points - centre, axis=-1) < 25
+    volume = read_volume(save(tmp_path / "scan.nii", ball.astype(np.int16), affine, qform=0))
+    cubes, grid = straighten(volume.hu, volume, 1, outside=0)
+    where = np.argwhere(cubes > 0.5)
+    assert np.ptp(where, axis=0) == pytest.approx([50, 50, 50], abs=3)
+    np.testing.assert_allclose(
+        grid.affine[:3, :3] @ where.mean(axis=0) + grid.affine[:3, 3], centre, atol=0.3
+    )
+    back = unstraighten(cubes, grid, volume) > 0.5
+    assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.97
+
+
+@pytest.mark.skipif(not GE.exists(), reason="../shared/data/ct/ge_dicom is not here")
+def test_real_tilted_series():
+    """The skull's midline outline is smooth once straight: a step of the tilt would be 2 mm."""
+    volume = read_volume(GE)
+    assert volume.hu.shape == (512, 512, 28) and volume.hu.min() >= AIR
+    assert any("tilt of 18.5" in note for note in volume.notes)
+    cubes, grid = straighten(volume.hu, volume, 2)
+    assert np.abs(grid.axes[:, 2] @ [0, -np.sin(np.radians(18.5)), np.cos(np.radians(18.5))]) > 0.99
+    back = unstraighten(cubes, grid, volume)
+    assert np.abs(back - volume.hu)[100:400, 100:400].mean() < 60
