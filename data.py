@@ -566,7 +566,8 @@ def make_dataset(
     out = Path(out)
     splits = split_cases([s.case for s in sources], options.seed, options.split)
     split_of = {case: split for split, cases in splits.items() for case in cases}
-    start(out, card(sources, options, words, splits))
+    content = card(sources, options, words, splits)
+    start(out, content)
     finished = set(finished_rows(out).scan)
     todo = [s for s in sources if s.scan not in finished]
     tasks = [(s, split_of[s.case], options, out) for s in todo]
@@ -575,7 +576,7 @@ def make_dataset(
     results = list(bar)
     for line in itertools.chain.from_iterable(lines for lines, _ in results):
         warn(line)
-    finish(out, [s.scan for s in sources])
+    finish(out, content)
     return sum(not used for _, used in results)
 
 
@@ -627,14 +628,14 @@ def start(out: Path, content: dict) -> None:
             raise InputError(
                 f"{out} was made otherwise ({what}); choose another --out, or --overwrite"
             )
-    elif out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds files that are no dataset of data.py; choose another --out")
+    elif any((out / name).exists() for name in (*SPLITS, "manifest.csv")):
+        raise InputError(f"{out} holds a dataset made elsewhere; choose another --out")
+    else:
+        write_card(out, content)
     with explained(out):
         for split in SPLITS:
             for kind in ("images", "masks"):
                 (out / split / kind).mkdir(parents=True, exist_ok=True)
-    if not before:
-        write_card(out, content)
 
 
 def difference(key: str, then, now) -> str:
@@ -652,18 +653,17 @@ def finished_rows(out: Path) -> pd.DataFrame:
     return pd.concat(tables) if tables else pd.DataFrame({"scan": []})
 
 
-def finish(out: Path, scans: list[str]) -> None:
-    """Gather all rows, in the order of `scans`, into manifest.csv; name only the cases it has."""
+def finish(out: Path, content: dict) -> None:
+    """Gather all rows, in the order of the scans, into manifest.csv; name only cases it has."""
     rows = finished_rows(out)
     if rows.empty:
         raise InputError(f"not one slice could be written to {out}; see the lines above")
-    order = rows.scan.map({scan: i for i, scan in enumerate(scans)})
-    rows = rows.iloc[np.argsort(order, kind="stable")]
+    order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
+    rows = rows.sort_values("scan", key=lambda scan: scan.map(order), kind="stable")
     write_text(out / "manifest.csv", rows.to_csv(index=False))
-    content, cases = describe(out), set(rows.case)
     splits = content["splits"].items()
-    content["splits"] = {split: [c for c in names if c in cases] for split, names in splits}
-    write_card(out, content)
+    used = {split: [c for c in cases if c in set(rows.case)] for split, cases in splits}
+    write_card(out, content | {"splits": used})
     shutil.rmtree(out / ".scans", ignore_errors=True)
 
 
@@ -682,10 +682,11 @@ def remove_dataset(out: Path) -> None:
     """Delete what make_dataset wrote in `out`, and nothing else."""
     if not describe(out):
         return
-    for name in (*SPLITS, ".scans"):
+    # dataset.json last: stopped half-way, the folder is still known as one of ours
+    (out / "manifest.csv").unlink(missing_ok=True)
+    for name in (".scans", *SPLITS):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("manifest.csv", "dataset.json"):
-        (out / name).unlink(missing_ok=True)
+    (out / "dataset.json").unlink()
 
 
 # ---------------------------------------------------------------- augmentation

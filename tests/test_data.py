@@ -1,0 +1,721 @@
+"""Slicing, pairing, splitting, reading and augmenting; on toy scans of a few thousand voxels."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nibabel import orientations
+
+import data
+import errors
+import volume
+from errors import InputError
+
+SHAPE = (20, 26, 16)
+
+
+def head(seed=0, shape=SHAPE):
+    """A lopsided ball of 40 HU in a shell of 900 HU in air, and the ball as mask; (X, Y, Z)."""
+    x, y, z = np.indices(shape) - (np.array(shape) / 2)[:, None, None, None]
+    radius = np.sqrt((x / shape[0]) ** 2 + (y / shape[1]) ** 2 + ((z - 2) / shape[2]) ** 2)
+    hu = np.select([radius < 0.3, radius < 0.4], [40, 900], -1000).astype(np.int16)
+    hu += np.random.default_rng(seed).integers(-9, 10, shape, np.int16)
+    hu[12:14, 18:20, 9:12] = 300  # unlike its mirror images
+    return hu, radius < 0.3
+
+
+def save(array, path, affine=None, coded=True):
+    image = nib.Nifti1Image(array.astype(np.int16), np.eye(4) if affine is None else affine)
+    if not coded:
+        image.header["sform_code"] = image.header["qform_code"] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return path
+
+
+def save_scans(folder, count=4, affine=None):
+    for i in range(count):
+        hu, mask = head(i)
+        save(hu, folder / f"case{i}.nii.gz", affine)
+        save(mask, folder / f"case{i}_mask.nii.gz", affine)
+    return folder
+
+
+def make(scans, out, *more):
+    words = [str(scans), "--out", str(out), "--size", "32", "--jobs", "1", *map(str, more)]
+    return data.main(words)
+
+
+def contents(folder):
+    """Every file of a folder and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def image_at(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+# ---------------------------------------------------------------- one picture
+
+
+def test_stack_shows_each_view_as_a_radiologist_sees_it():
+    array = np.zeros((4, 5, 6))
+    array[3, 4, 5] = 1  # the rightmost, frontmost, topmost voxel
+    for view, (n, row, column) in {
+        "axial": (5, 0, 0), "coronal": (4, 0, 0), "sagittal": (3, 0, 0)
+    }.items():  # fmt: skip
+        pictures = data.stack(array, view)
+        assert np.argwhere(pictures).tolist() == [[n, row, column]], view
+    assert data.stack(array, "axial").shape == (6, 5, 4)
+    assert data.stack(array, "coronal").shape == (5, 6, 4)
+    assert data.stack(array, "sagittal").shape == (4, 6, 5)
+
+
+@pytest.mark.parametrize("view", data.VIEWS)
+def test_unstack_is_the_inverse_of_stack(view):
+    array = np.random.default_rng(0).random((4, 5, 6))
+    there = data.stack(array, view)
+    assert np.shares_memory(there, array)
+    np.testing.assert_array_equal(data.unstack(there, view), array)
+
+
+def test_stack_givenan_unknown_view():
+    for function in (data.stack, data.unstack):
+        with pytest.raises(InputError, match="oblique"):
+            function(np.zeros((2, 2, 2)), "oblique")
+
+
+def test_normalise():
+    hu = np.array([-2000, -200, 300, 800, 3000], np.int16)
+    np.testing.assert_allclose(data.normalise(hu), [0, 0, 0.5, 1, 1])
+    np.testing.assert_allclose(data.normalise(hu, (0, 600)), [0, 0, 0.5, 1, 1])
+    assert data.normalise(hu).dtype == np.float32
+    picture = np.array([0, 51, 255], np.uint8)
+    np.testing.assert_allclose(data.normalise(picture, (0, 80)), [0, 0.2, 1])
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40), (64, 64)])
+def test_unfit_is_the_inverse_of_fit(shape):
+    picture = np.random.default_rng(0).random(shape, np.float32)
+    square, place = data.fit(picture, 64)
+    assert square.shape == (64, 64)
+    np.testing.assert_array_equal(data.unfit(square, place), picture)  # no scaling: exact
+
+
+def test_unfit_after_scaling_comes_close():
+    y, x = np.mgrid[:90, :150] / 150
+    picture = (np.sin(4 * x) + y).astype(np.float32)
+    for size in (64, 256):
+        square, place = data.fit(picture, size, spacing=(2.0, 0.9))
+        back = data.unfit(square, place)
+        assert back.shape == picture.shape
+        assert np.abs(back - picture)[3:-3, 3:-3].max() < 0.03
+
+
+def test_fit_makes_pixels_square_and_pads_with_what_is_told():
+    square, place = data.fit(np.full((10, 40), 7, np.int16), 80, spacing=(5, 0.5), outside=-1024)
+    assert (place.height, place.width) == (80, 32)
+    assert square.dtype == np.float32
+    assert (square[:, 24:56] == 7).all()
+    assert (square[:, :24] == -1024).all() and (square[:, 56:] == -1024).all()
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+@pytest.mark.parametrize("size", [33, 50, 128])
+def test_fitted_masks_are_strictly_0_or_255_and_keep_their_area(kind, size):
+    y, x = np.mgrid[:60, :50]
+    mask = np.hypot(y - 30, x - 25) < 20
+    fitted, place = data.fit(mask.astype(kind) * kind(1), size, is_mask=True)
+    assert fitted.dtype == np.uint8 and set(np.unique(fitted)) == {0, 255}
+    scale = size / 60
+    assert np.count_nonzero(fitted) == pytest.approx(mask.sum() * scale**2, rel=0.03)
+
+
+def test_fitted_mask_is_thresholded_at_half_of_the_area():
+    mask = np.zeros((4, 4))
+    mask[0, 0] = 1  # a quarter of the first of four pixels
+    mask[2:, :1] = 1  # half of the third
+    fitted, _ = data.fit(mask, 2, is_mask=True)
+    assert fitted.tolist() == [[0, 0], [255, 0]]
+
+
+# ---------------------------------------------------------------- picture files
+
+
+def test_read_picture_takes_grey_of_any_kind(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (30, 40), np.uint8)
+    for name, stored in {
+        "grey.png": grey, "rgb.png": np.dstack([grey] * 3), "rgba.png": np.dstack([grey] * 4),
+    }.items():  # fmt: skip
+        cv2.imwrite(str(tmp_path / name), stored)
+        read = data.read_picture(tmp_path / name)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, grey)
+
+
+def test_read_picture_knows_hu_by_its_twelve_bits(tmp_path):
+    hu = np.array([[-1024, 0], [40, 3071]])
+    data.write_picture(tmp_path / "hu.png", (hu + 1024).astype(np.uint16))
+    read = data.read_picture(tmp_path / "hu.png")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, hu)
+    data.write_picture(tmp_path / "other.png", np.array([[0, 257, 65535]], np.uint16))
+    assert data.read_picture(tmp_path / "other.png").tolist() == [[0, 1, 255]]
+
+
+def test_read_picture_allows_coloured_letters_but_no_photo(tmp_path):
+    slice_ = np.full((100, 100, 3), 90, np.uint8)
+    slice_[2:10, 2:20] = (0, 255, 255)
+    cv2.imwrite(str(tmp_path / "letters.png"), slice_)
+    assert data.read_picture(tmp_path / "letters.png")[50, 50] == 90
+    slice_[:, :50] = (200, 60, 20)
+    cv2.imwrite(str(tmp_path / "photo.png"), slice_)
+    with pytest.raises(InputError, match="photo.png is a colour picture"):
+        data.read_picture(tmp_path / "photo.png")
+
+
+def bad_pictures():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    png = cv2.imencode(".png", noise)[1].tobytes()
+    jpg = cv2.imencode(".jpg", noise)[1].tobytes()
+    return {
+        "empty.png": (b"", "is empty"),
+        "half.png": (png[: len(png) // 2], "truncated"),
+        "half.jpg": (jpg[: len(jpg) // 2], "truncated"),
+        "text.png": (b"not a picture at all", "no picture"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_pictures())
+def test_bad_pictures_are_named_in_one_line(tmp_path, name):
+    content, said = bad_pictures()[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        data.read_picture(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere.png"):
+        data.read_picture(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 0)])
+def test_mask_pictures_of_any_white_are_read(tmp_path, values):
+    stored = np.full((6, 6), values[0], np.uint8)
+    stored[2:4, 2:4] = values[1]
+    data.write_picture(tmp_path / "mask.png", stored)
+    assert data.read_mask_picture(tmp_path / "mask.png").sum() == (4 if values[1] else 0)
+
+
+# ---------------------------------------------------------------- pairing
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def names(pairs):
+    return [(case, scan.name, mask.name) for case, scan, mask in pairs]
+
+
+@pytest.mark.parametrize("ending", ["_ROI", "_mask", "_seg", "_Mask", "-seg", "_brain_mask"])
+def test_pairs_in_one_folder(tmp_path, ending):
+    touch(tmp_path / "b.nii.gz", tmp_path / f"b{ending}.nii.gz", tmp_path / f"a{ending}.nii")
+    touch(tmp_path / "a.nii")
+    pairs, left_over = data.find_pairs(tmp_path)
+    assert names(pairs) == [
+        ("a", "a.nii", f"a{ending}.nii"), ("b", "b.nii.gz", f"b{ending}.nii.gz"),
+    ]  # fmt: skip
+    assert left_over == []
+
+
+@pytest.mark.parametrize(
+    "folders", [("images", "masks"), ("CTA images", "brain masks"), ("Images", "MASKS")]
+)
+@pytest.mark.parametrize("given_together", [True, False])
+def test_pairs_in_two_folders(tmp_path, folders, given_together):
+    images, masks = (tmp_path / name for name in folders)
+    touch(images / "P1.nii.gz", images / "p10.nii.gz", images / "p2.nii.gz")
+    touch(masks / "p1.nii.gz", masks / "p10_ROI.nii.gz", masks / "p2.nii")
+    pairs, left_over = data.find_pairs(*([tmp_path] if given_together else [images, masks]))
+    assert sorted(names(pairs)) == [
+        ("P1", "P1.nii.gz", "p1.nii.gz"), ("p10", "p10.nii.gz", "p10_ROI.nii.gz"),
+        ("p2", "p2.nii.gz", "p2.nii"),
+    ]  # fmt: skip
+    assert left_over == []
+
+
+def test_every_file_without_one_partner_is_named(tmp_path):
+    given = ["good", "good_mask", "lonely", "orphan_mask", "twice", "twice_mask", "twice_seg"]
+    for name in given:
+        touch(tmp_path / f"{name}.nii.gz")
+    touch(tmp_path / "notes.txt")
+    pairs, left_over = data.find_pairs(tmp_path)
+    assert names(pairs) == [("good", "good.nii.gz", "good_mask.nii.gz")]
+    said = "\n".join(left_over)
+    assert len(left_over) == 3
+    for part in ("lonely.nii.gz: no mask", "orphan_mask.nii.gz: no scan", "several masks"):
+        assert part in said
+
+
+def test_two_scans_of_one_name_are_left_out(tmp_path):
+    touch(*(tmp_path / n for n in ("x.nii", "x.nii.gz", "x_mask.nii", "y.nii", "y_seg.nii")))
+    pairs, left_over = data.find_pairs(tmp_path)
+    assert [case for case, *_ in pairs] == ["y"]
+    assert len(left_over) == 2 and "same name" in left_over[0]
+
+
+def test_pairs_never_by_position(tmp_path):
+    touch(tmp_path / "images/a.nii", tmp_path / "images/b.nii")
+    touch(tmp_path / "masks/b.nii", tmp_path / "masks/c.nii")
+    pairs, left_over = data.find_pairs(tmp_path)
+    assert names(pairs) == [("b", "b.nii", "b.nii")]
+    assert len(left_over) == 2
+
+
+def test_one_scan_finds_its_mask_beside_it_or_takes_the_one_given(tmp_path):
+    touch(tmp_path / "a.nii", tmp_path / "a_mask.nii", tmp_path / "b.nii", tmp_path / "drawn.nii")
+    assert names(data.find_pairs(tmp_path / "a.nii")[0]) == [("a", "a.nii", "a_mask.nii")]
+    given = data.find_pairs(tmp_path / "b.nii", tmp_path / "drawn.nii")[0]
+    assert names(given) == [("b", "b.nii", "drawn.nii")]
+    with pytest.raises(InputError, match="found no mask"):
+        data.find_pairs(tmp_path / "b.nii")
+
+
+def test_dicom_folders_pair_with_nifti_masks(tmp_path):
+    touch(tmp_path / "scans/p1/0001.dcm", tmp_path / "scans/p2/0001.dcm")
+    touch(tmp_path / "masks/p1.nii.gz", tmp_path / "masks/p2_mask.nii.gz")
+    pairs, left_over = data.find_pairs(tmp_path)
+    assert names(pairs) == [("p1", "p1", "p1.nii.gz"), ("p2", "p2", "p2_mask.nii.gz")]
+    assert left_over == []
+    one = data.find_pairs(tmp_path / "scans/p1", tmp_path / "masks/p1.nii.gz")[0]
+    assert names(one) == [("p1", "p1", "p1.nii.gz")]
+
+
+# ---------------------------------------------------------------- splits and slices
+
+
+def test_splits_are_by_case_whole_and_repeatable():
+    shares = (80, 10, 10)
+    for seed in range(40):
+        count = seed + 1
+        cases = [f"c{i}" for i in range(count)]
+        splits = data.split_cases(cases, seed, shares)
+        assert sorted(sum(splits.values(), [])) == sorted(cases)  # each once, none lost
+        assert splits == data.split_cases(cases[::-1] * 2, seed, shares)
+        sizes = [len(splits[s]) for s in data.SPLITS]
+        if count >= 10:
+            assert np.abs(np.array(sizes) - count * np.array(shares) / 100).max() < 1
+        if count >= 3:
+            assert min(sizes) >= 1
+    assert data.split_cases(cases, 1) != data.split_cases(cases, 2)
+
+
+def test_a_share_of_nothing_gets_nothing():
+    splits = data.split_cases([f"c{i}" for i in range(20)], 0, (70, 10, 20))
+    assert [len(splits[s]) for s in data.SPLITS] == [14, 2, 4]
+    splits = data.split_cases(["a", "b", "c"], 0, (50, 50, 0))
+    assert splits["Test"] == [] and splits["Val"]
+    assert data.split_cases(["only"])["Train"] == ["only"]
+
+
+def test_chosen_slices_keep_to_the_limit_and_the_share_of_empty_ones():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        has_brain = rng.random(rng.integers(1, 60)) < rng.uniform(0.05, 1)
+        limit, empty = [None, 1, 7, 30][seed % 4], [0, 0.15, 0.5, 1][seed // 4 % 4]
+        chosen = data.choose_slices(has_brain, limit, empty, rng)
+        assert (np.diff(chosen) > 0).all()
+        assert len(chosen) <= (limit or 60)
+        if has_brain.any():
+            assert np.count_nonzero(~has_brain[chosen]) <= empty * len(chosen) + 1e-9
+            assert len(chosen) or empty == 1
+        if empty == 1 and limit is None:
+            assert len(chosen) == len(has_brain)
+
+
+def test_all_slices_with_brain_are_kept_without_a_limit():
+    has_brain = np.arange(100) > 30
+    chosen = data.choose_slices(has_brain, None, 0.1, np.random.default_rng(0))
+    assert np.count_nonzero(has_brain[chosen]) == has_brain.sum()
+    assert len(chosen) > has_brain.sum()
+
+
+# ---------------------------------------------------------------- making a dataset
+
+
+def test_a_dataset_has_what_the_readme_says(tmp_path):
+    make(save_scans(tmp_path / "scans", 10), tmp_path / "out", "--views", *data.VIEWS, "mip")
+    card = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert card["views"] == [*data.VIEWS, "mip"] and card["size"] == 32
+    assert card["window"] == [-200, 800] and card["channels"] == 1
+    assert [len(card["splits"][s]) for s in data.SPLITS] == [8, 1, 1]
+    rows = pd.read_csv(tmp_path / "out/manifest.csv")
+    assert set(rows.view) == {*data.VIEWS, "mip"}
+    assert rows.groupby("case").split.nunique().max() == 1
+    assert (rows[rows.view == "mip"].groupby("case").size() == 1).all()
+    files = {p for p in contents(tmp_path / "out") if p.endswith(".png")}
+    assert files == {*rows.image, *rows["mask"]}
+    for row in rows.itertuples():
+        image, mask = image_at(tmp_path / "out" / row.image), image_at(tmp_path / "out" / row.mask)
+        assert image.shape == mask.shape == (32, 32) and image.dtype == mask.dtype == np.uint8
+        assert set(np.unique(mask)) <= {0, 255}
+        assert np.count_nonzero(mask) == row.brain_pixels
+    assert not (tmp_path / "out/.scans").exists()
+
+
+def test_pictures_show_the_scan_in_its_window_and_square_pixels(tmp_path):
+    hu, mask = head()
+    save(hu, tmp_path / "a.nii", np.diag([2.0, 1.0, 4.0, 1.0]))
+    save(mask, tmp_path / "a_mask.nii", np.diag([2.0, 1.0, 4.0, 1.0]))
+    data.main([str(tmp_path), "--out", str(tmp_path / "out"), "--size", "40", "--jobs", "1",
+               "--views", "axial", "--window", "0", "1000"])  # fmt: skip
+    image = image_at(tmp_path / "out/Train/images/a_axial_0008.png")
+    # 20 x 26 voxels of 2 x 1 mm are 40 x 26 mm: every voxel two pixels wide, one high
+    columns = (np.arange(40) + 0.5) / 2 - 0.5
+    rows = [np.interp(columns, np.arange(20), row) for row in data.stack(hu, "axial")[8]]
+    np.testing.assert_allclose(image[7:33] / 255, np.clip(np.array(rows) / 1000, 0, 1), atol=0.01)
+    assert not image[:7].any() and not image[33:].any()
+    rows = pd.read_csv(tmp_path / "out/manifest.csv")
+    assert (rows.spacing_mm == 1).all()
+
+
+def test_hu_pictures_give_the_scan_back(tmp_path):
+    hu, mask = head(shape=(32, 32, 12))
+    save(hu, tmp_path / "a.nii")
+    save(mask, tmp_path / "a_mask.nii")
+    make(tmp_path, tmp_path / "out", "--window", "hu", "--views", "axial", "--empty", 1)
+    for pair in data.read_dataset(tmp_path / "out")["Train"]:
+        image, read_mask = data.read_pair(pair)
+        index = int(pair.image.stem[-4:])
+        np.testing.assert_array_equal(image, data.stack(hu, "axial")[index])
+        np.testing.assert_array_equal(read_mask, data.stack(mask, "axial")[index])
+        assert (pair.case, pair.view) == ("a", "axial")
+
+
+def stored_as(array, codes):
+    """The array with axes running to `codes`, and its affine."""
+    to = orientations.axcodes2ornt(codes)
+    turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), to)
+    return (
+        orientations.apply_orientation(array, turn),
+        orientations.inv_ornt_aff(turn, array.shape),
+    )
+
+
+@pytest.mark.parametrize("coded", [True, False])
+def test_a_head_stored_in_any_position_gives_the_same_pngs(tmp_path, coded):
+    hu, mask = head()
+    results = []
+    for position, codes in volume.POSITIONS.items():
+        folder = tmp_path / position
+        for name, array in (("a", hu), ("a_mask", mask)):
+            save(*stored_as(array, codes)[:1], folder / f"{name}.nii.gz",
+                 stored_as(array, codes)[1], coded)  # fmt: skip
+        make(folder, folder / "out", *([] if coded else ["--position", position]))
+        written = contents(folder / "out")
+        results.append({name: b for name, b in written.items() if name != "dataset.json"})
+    assert len(results) == 8 and len(results[0]) > 60
+    assert all(result == results[0] for result in results)
+
+
+def test_tilted_scans_are_straightened(tmp_path):
+    shape = (30, 30, 24)
+    tilted = np.diag([1.0, 1.0, 2.0, 1.0])
+    tilted[1, 2] = 0.6  # each slice 0.6 mm further to the front
+    world = nib.affines.apply_affine(tilted, np.moveaxis(np.indices(shape), 0, -1))
+    ball = np.linalg.norm(world - world.mean((0, 1, 2)), axis=-1) < 11
+    save(np.where(ball, 40, -1000), tmp_path / "a.nii", tilted)
+    save(ball, tmp_path / "a_mask.nii", tilted)
+    make(tmp_path, tmp_path / "out", "--views", "sagittal", "--size", 64)
+    rows = pd.read_csv(tmp_path / "out/manifest.csv")
+    middle = rows.loc[rows.brain_pixels.idxmax()]
+    mask = image_at(tmp_path / "out" / middle["mask"]) > 0
+    y, x = np.nonzero(mask)
+    covariance = np.cov(y, x)
+    assert abs(covariance[0, 1]) < 0.05 * covariance[0, 0]  # round again, not slanted
+    assert covariance[0, 0] == pytest.approx(covariance[1, 1], rel=0.15)
+
+
+def test_fewer_than_ten_cases_are_said(tmp_path, capsys):
+    make(save_scans(tmp_path / "scans", 4), tmp_path / "out", "--views", "axial")
+    assert "fewer than 10 cases" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_continues_to_the_same_result(tmp_path, monkeypatch):
+    scans = save_scans(tmp_path / "scans", 5)
+    make(scans, tmp_path / "whole", "--slices", 5)
+    write, seen = data.write_picture, []
+
+    def die(path, picture):
+        seen.append(path)
+        if len(seen) == 70:  # amid the third scan
+            path.write_bytes(b"half a pict")
+            raise RuntimeError("killed")
+        write(path, picture)
+
+    monkeypatch.setattr(data, "write_picture", die)
+    with pytest.raises(RuntimeError):
+        make(scans, tmp_path / "broken", "--slices", 5)
+    with pytest.raises(InputError, match="unfinished"):
+        data.read_dataset(tmp_path / "broken")
+    monkeypatch.setattr(data, "write_picture", lambda *args: (seen.append(args[0]), write(*args)))
+    del seen[:]
+    make(scans, tmp_path / "broken", "--slices", 5)
+    assert not any("case0" in p.name for p in seen) and any("case4" in p.name for p in seen)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_two_processes_give_the_same_as_one(tmp_path):
+    scans = save_scans(tmp_path / "scans", 3)
+    make(scans, tmp_path / "one", "--slices", 3)
+    make(scans, tmp_path / "two", "--slices", 3, "--jobs", 2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (["--slices", 4], "--slices was 3, is now 4"),
+        (["--window", "hu"], "--window was -200.0 800.0, is now hu"),
+        (["--seed", 1], "--seed was 0, is now 1"),
+        (["--size", 48], "--size was 32, is now 48"),
+    ],
+)
+def test_a_changed_option_is_refused_and_named(tmp_path, changed, said):
+    scans = save_scans(tmp_path / "scans", 2)
+    make(scans, tmp_path / "out", "--slices", 3)
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError) as caught:
+        make(scans, tmp_path / "out", "--slices", 3, *changed)
+    assert said in str(caught.value) and "--overwrite" in str(caught.value)
+    assert contents(tmp_path / "out") == before
+
+
+def test_overwrite_starts_anew_and_touches_nothing_else(tmp_path):
+    scans, out = save_scans(tmp_path / "scans", 2), tmp_path / "out"
+    make(scans, out)
+    (out / "notes.txt").write_text("mine")
+    make(scans, out, "--views", "axial", "--overwrite")
+    assert all("axial" in name for name in contents(out) if name.endswith(".png"))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_another_set_of_scans_is_refused(tmp_path):
+    make(save_scans(tmp_path / "scans", 2), tmp_path / "out")
+    with pytest.raises(InputError, match="other scans: 2 then, 3 now"):
+        make(save_scans(tmp_path / "scans", 3), tmp_path / "out")
+
+
+def test_a_dataset_made_elsewhere_is_left_alone(tmp_path):
+    touch(tmp_path / "out/Train/images/mine.png")
+    with pytest.raises(InputError, match="choose another --out"):
+        make(save_scans(tmp_path / "scans", 1), tmp_path / "out", "--overwrite")
+    assert list(contents(tmp_path / "out")) == ["Train/images/mine.png"]
+
+
+def test_a_bad_mask_stops_its_own_case_alone(tmp_path, capsys):
+    scans = save_scans(tmp_path / "scans", 3)
+    save(head(shape=(8, 8, 8))[1], scans / "case1_mask.nii.gz")
+    with pytest.raises(InputError, match="1 of 3 scans"):
+        make(scans, tmp_path / "out")
+    assert "case1_mask.nii.gz" in capsys.readouterr().err
+    pairs = sum(data.read_dataset(tmp_path / "out").values(), [])
+    assert {pair.case for pair in pairs} == {"case0", "case2"}
+    assert "case1" not in str(data.describe(tmp_path / "out")["splits"])
+    save(head(1)[1], scans / "case1_mask.nii.gz")  # mended: the same command finishes it
+    assert make(scans, tmp_path / "out") == 0
+    make(scans, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_synthetic_scans_are_spread_evenly_over_the_maps(tmp_path):
+    touch(*(tmp_path / f"seg_{i}.nii.gz" for i in range(4)))
+    sources = data.synthetic_sources(10, tmp_path, 0)
+    counts = pd.Series([s.case for s in sources]).value_counts()
+    assert len(counts) == 4 and counts.max() - counts.min() <= 1
+    assert len({s.scan for s in sources}) == len({s.seed for s in sources}) == 10
+    assert all(s.scan.startswith(s.case + "_") and stem_of(s) == s.case for s in sources)
+    assert sources == data.synthetic_sources(10, tmp_path, 0)
+    assert sources[0].seed != data.synthetic_sources(10, tmp_path, 1)[0].seed
+
+
+def stem_of(source):
+    return data.stem(source.path)
+
+
+def test_a_dataset_from_nothing(tmp_path):
+    data.main(["--synthetic", "1", "--size", "64", "--slices", "3", "--window", "hu",
+               "--jobs", "1", "--out", str(tmp_path)])  # fmt: skip
+    pairs = data.read_dataset(tmp_path)["Train"]
+    assert len(pairs) == 9 and {pair.case for pair in pairs} == {"phantom_0000"}
+    for pair in pairs:
+        assert image_at(pair.image).dtype == np.uint16
+        assert set(np.unique(image_at(pair.mask))) <= {0, 255}
+    image, mask = data.read_pair(max(pairs, key=lambda p: image_at(p.mask).sum()))
+    assert -20 < np.median(image[mask]) < 100
+
+
+# ---------------------------------------------------------------- reading a dataset
+
+
+def test_the_other_layout_is_read(tmp_path):
+    for split, case in (("Train", "p1"), ("Val", "p2"), ("Test", "p3")):
+        for name in (f"{case}_axial_0001.png", "free name.png"):
+            for kind in ("images", f"mask_img_labels{split}"):
+                (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+                data.write_picture(tmp_path / split / kind / name, np.zeros((9, 9), np.uint8))
+    splits = data.read_dataset(tmp_path)
+    assert list(splits) == ["Train", "Val", "Test"]
+    free, named = splits["Val"]
+    assert (free.case, free.view) == ("", "")
+    assert (named.case, named.view) == ("p2", "axial")
+    assert named.mask.parent.name == "mask_img_labelsVal"
+    image, mask = data.read_pair(named)
+    assert image.shape == mask.shape == (9, 9) and mask.dtype == bool
+
+
+def test_pictures_without_masks_are_named(tmp_path, capsys):
+    touch(tmp_path / "train/images/a.png", tmp_path / "train/images/b.png")
+    touch(tmp_path / "train/masks/a.png")
+    assert [p.image.name for p in data.read_dataset(tmp_path)["Train"]] == ["a.png"]
+    assert "b.png: no mask" in capsys.readouterr().err
+
+
+def test_masks_of_another_size_are_refused(tmp_path):
+    data.write_picture(tmp_path / "image.png", np.zeros((9, 8), np.uint8))
+    data.write_picture(tmp_path / "mask.png", np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match="9x9 but its picture 8x9"):
+        data.read_pair(data.Pair(tmp_path / "image.png", tmp_path / "mask.png"))
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "junk manifest", "junk card"])
+def test_what_is_no_dataset_is_refused_in_one_line(tmp_path, kind):
+    folder = tmp_path / "data"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "junk manifest":
+        (folder / "manifest.csv").write_text("a,b\n1,2\n")
+    if kind == "junk card":
+        (folder / "dataset.json").write_text("{")
+    with pytest.raises(InputError) as caught:
+        data.read_dataset(folder)
+        data.describe(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_cases_called_like_numbers_or_nothing_keep_their_names(tmp_path):
+    hu, mask = head()
+    for name in ("001", "NA"):
+        save(hu, tmp_path / f"{name}.nii")
+        save(mask, tmp_path / f"{name}_mask.nii")
+    make(tmp_path, tmp_path / "out", "--views", "axial")
+    pairs = sum(data.read_dataset(tmp_path / "out").values(), [])
+    assert {pair.case for pair in pairs} == {"001", "NA"}
+
+
+# ---------------------------------------------------------------- augmentation
+
+
+def sample_picture(kind):
+    hu, mask = head(shape=(96, 96, 8))
+    hu, mask = data.stack(hu, "axial")[5], data.stack(mask, "axial")[5]
+    return (hu.astype(np.float32) if kind == "hu" else np.uint8(255 * data.normalise(hu))), mask
+
+
+@pytest.mark.parametrize("kind", ["hu", "8 bits"])
+def test_augmentation_is_deterministic_and_in_range(kind):
+    image, mask = sample_picture(kind)
+    seen = []
+    for seed in range(150):
+        first = data.augment(image, mask, np.random.default_rng(seed), 64)
+        again = data.augment(image, mask.astype(np.uint8) * 255, np.random.default_rng(seed), 64)
+        for a, b in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.shape == (64, 64) and a.dtype == np.float32
+        picture, truth = first
+        assert picture.min() >= 0 and picture.max() <= 1
+        assert set(np.unique(truth)) <= {0, 1}
+        seen.append(truth.mean())
+    assert np.std(seen) > 0.02  # they differ
+    assert 0.7 < np.mean(seen) / mask.mean() < 1.4
+
+
+def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
+    monkeypatch.setattr(data, "EFFECTS", ())
+    mask = np.zeros((80, 80), bool)
+    mask[15:60, 30:55] = True
+    for seed in range(30):
+        picture, truth = data.augment(
+            np.uint8(255) * mask, mask, np.random.default_rng(seed), 64
+        )
+        assert ((picture > 0.5 * picture.max()) != (truth > 0)).mean() < 0.01
+
+
+def test_augmentation_leaves_its_input_alone():
+    image, mask = sample_picture("hu")
+    before = image.copy(), mask.copy()
+    for seed in range(30):
+        data.augment(image, mask, np.random.default_rng(seed), 96)
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(mask, before[1])
+
+
+def test_large_pictures_are_averaged_not_sampled():
+    board = np.indices((512, 512)).sum(0) % 2 * np.uint8(255)
+    values, _ = data.warp(board, np.zeros((512, 512)), np.random.default_rng(0), 64)
+    assert 100 < values[24:40, 24:40].mean() < 155 and values[24:40, 24:40].std() < 30
+
+
+# ---------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "nothing to slice"),
+        (["nowhere"], "nowhere does not exist"),
+        (["--synthetic", "0"], "--synthetic"),
+        (["--labels", "maps"], "--labels is for --synthetic"),
+        (["--synthetic", "2", "--labels", "nowhere"], "nowhere"),
+        (["scans", "--size", "4"], "--size 4"),
+        (["scans", "--window", "300", "100"], "--window"),
+        (["scans", "--window", "bone"], "--window"),
+        (["scans", "--split", "0", "1", "1"], "--split"),
+        (["scans", "--empty", "15"], "--empty"),
+        (["scans", "--slices", "0"], "--slices 0"),
+        (["bare"], "found no mask"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_line_and_2(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    save_scans(tmp_path / "scans", 1)
+    save(head()[0], tmp_path / "bare/a.nii")
+    with pytest.raises(SystemExit) as caught:
+        errors.run(lambda: data.main(words))
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and said in lines[0]
+    assert not Path("files").exists()
+
+
+def test_an_out_folder_that_cannot_be_written_is_said(tmp_path):
+    scans = save_scans(tmp_path / "scans", 1)
+    touch(tmp_path / "file")
+    with pytest.raises(InputError, match="cannot write"):
+        make(scans, tmp_path / "file" / "out")
+
+
+def test_data_never_loads_a_network_library():
+    code = "import data, sys; sys.exit(any(m in sys.modules for m in ('keras', 'tensorflow')))"
+    root = Path(data.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
