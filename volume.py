@@ -10,8 +10,10 @@ In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates a
 volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
 """
 
+import logging
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,13 +35,17 @@ from scipy import sparse
 from errors import InputError, replacing
 
 AIR = -1024
-PADDING = (-1500, -2000, -3024)  # what scanners write outside their round field of view
+PADDING = (-1500, -2000, -3024)  # what scanners write outside their round field of view; lossy
+# compression blurs it, and nothing is darker than air: whatever lies below AIR is made AIR
 # Patient axes to which an array's columns (i), rows (j) and slices (k) run; DICOM PS3.3 C.7.3.1.1.2
 POSITIONS = {
     "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
     "FFS": "RPI", "FFP": "LAI", "FFDR": "ARI", "FFDL": "PLI",
 }  # fmt: skip
+DARK = -500  # a padding value brighter than this is a header's error: it would erase tissue
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+logging.getLogger("pydicom").setLevel(logging.ERROR)  # it reports every oddity of every file
+warnings.filterwarnings("ignore", module="pydicom")
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -286,12 +292,10 @@ def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
     fits = limits.min <= low and high <= limits.max
     whole = array.dtype.kind != "f" or all((p == np.rint(p)).all() for p in _slabs(array))
     array = array.astype(np.int16 if fits and whole else np.float32, copy=False)
-    padded = [value for value in PADDING if low <= value and (array == value).any()]
-    if padded:
-        array = array if array.flags.writeable else array.copy(order="K")
-        for value in padded:
-            array[array == value] = AIR
-        notes.append(f"padding ({', '.join(map(str, padded))}) taken as air")
+    if low < AIR:
+        array = np.maximum(array, AIR, out=array if array.flags.writeable else None)
+        if low <= max(PADDING):
+            notes.append(f"padding (values down to {low:.0f}) taken as air")
     return array, notes
 
 
@@ -399,7 +403,7 @@ def _stack_pixels(series: list[pydicom.Dataset]) -> tuple[np.ndarray, list[str]]
         stored = _pixels(Path(series[n].filename))
         hu = stored.astype(np.int32 if whole else np.float32)
         hu = hu * kind(scales[n][0]) + kind(scales[n][1])
-        padding = _padding(series[n], stored) & (hu < AIR)
+        padding = _padding(series[n], stored) & (hu < DARK)
         hu[padding] = AIR
         stack[n] = np.clip(hu, -32768, 32767)[::-1]
         return int(padding.sum())
