@@ -1,5 +1,164 @@
-"""Pictures for people: overlays, montages, training curves, score plots."""
+"""Pictures for people: masks drawn over scans, sheets of them, training curves, scores.
+
+Pictures are RGB uint8 arrays (H, W, 3); figures are written to files, whole or not at all.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from errors import InputError, replacing
+
+CYAN, ORANGE = (64, 224, 255), (255, 158, 44)  # RGB: what was predicted, what is true
+NIGHT = (16, 18, 22)  # the ground that scans lie on
+INK, MUTED = "#d8dee6", "#7d8894"
 
 
-def curves(csv, png):
-    pass
+# ---------------------------------------------------------------- pictures of scans
+
+
+def overlay(
+    picture: np.ndarray, mask: np.ndarray, colour: tuple = CYAN, fill: float = 0.08
+) -> np.ndarray:
+    """The picture (H, W) or (H, W, 3), uint8, with the mask's outline and a light fill.
+
+    `mask` is (H, W), nonzero inside; the outline, one pixel wide, runs on the mask's outermost
+    pixels. `fill` is the share of `colour` within. An empty mask leaves the picture as it is.
+    Raises InputError when the sizes differ.
+    """
+    if picture.shape[:2] != mask.shape:
+        raise InputError(f"a mask {mask.shape} cannot be drawn on a picture {picture.shape[:2]}")
+    mask = np.ascontiguousarray(mask, bool).astype(np.uint8)
+    rgb = picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
+    tinted = cv2.addWeighted(rgb, 1 - fill, np.full_like(rgb, colour), fill, 0)
+    drawn = np.where(mask[..., None] > 0, tinted, rgb)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(drawn, outlines, -1, colour, 1)
+
+
+def montage(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 4) -> np.ndarray:
+    """One sheet of pictures of any sizes, row by row, each centred in its cell.
+
+    Without `columns`, the sheet comes out about half as wide again as high.
+    Raises InputError when there is no picture.
+    """
+    if not len(pictures):
+        raise InputError("a montage needs at least one picture")
+    high, wide = np.max([picture.shape[:2] for picture in pictures], axis=0) + gap
+    columns = columns or max(1, round(math.sqrt(1.5 * len(pictures) * high / wide)))
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    sheet = np.full((rows * high + gap, columns * wide + gap, 3), NIGHT, np.uint8)
+    for index, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        top = gap + index // columns * high + (high - gap - height) // 2
+        left = gap + index % columns * wide + (wide - gap - width) // 2
+        cell = picture if picture.ndim == 3 else picture[..., None]
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
+
+
+# ---------------------------------------------------------------- figures
+
+
+def curves(csv: str | Path, png: str | Path) -> None:
+    """Draw every figure of a training log that validation has too, and the learning rate.
+
+    `csv` is train.py's data.csv: a row an epoch, from 0, columns such as dice and val_dice.
+    Raises InputError when there is no row to draw, or when `png` cannot be written.
+    """
+    try:
+        log = pd.read_csv(csv)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot draw {csv}: {error}") from error
+    names = [name for name in log if f"val_{name}" in log and name != "positive"]
+    names.sort(key=lambda name: (name != "loss", name != "dice"))
+    names += ["learning_rate"] if "learning_rate" in log else []
+    if log.empty or not names:
+        raise InputError(f"{csv} has no finished epoch to draw")
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, axes = _figure(4.2 * columns, 3.1 * rows, rows, columns)
+    for axis, name in zip(axes, names, strict=False):
+        _curve(axis, log, name)
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    _write(figure, png)
+
+
+def _curve(axis, log: pd.DataFrame, name: str) -> None:
+    """One panel: training muted, validation bright, the best validation epoch marked."""
+    epochs, marker = log.epoch + 1, "o" if len(log) < 3 else None
+    axis.set_title(name.replace("_", " "), color=INK, fontsize=11, loc="left")
+    axis.set_xlabel("epoch", color=MUTED, fontsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if f"val_{name}" not in log:
+        axis.semilogy(epochs, log[name], color=INK, lw=1.4, marker=marker, ms=4)
+        return
+    axis.plot(epochs, log[name], color=MUTED, lw=1.4, marker=marker, ms=4, label="training")
+    axis.plot(epochs, log[f"val_{name}"], color=_hex(CYAN), lw=1.8, marker=marker, ms=4,
+              label="validation")  # fmt: skip
+    if name == "dice" and log.val_dice.notna().any():
+        best = log.val_dice.idxmax()
+        axis.plot(epochs[best], log.val_dice[best], "o", color=_hex(ORANGE), ms=6)
+        axis.annotate(f"{log.val_dice[best]:.3f}", (epochs[best], log.val_dice[best]),
+                      (0, -14), textcoords="offset points", color=_hex(ORANGE), fontsize=9,
+                      ha="center")  # fmt: skip
+
+
+def ranking(examples: Sequence[tuple], values: Sequence[float], png: str | Path) -> None:
+    """Draw some examples side by side, and how the scores of all lie.
+
+    `examples` are (title, picture (H, W) uint8, true mask, predicted mask), say worst, median and
+    best; `values` all scores in 0..1. Raises InputError when `png` cannot be written.
+    """
+    figure, axes = _figure(3.4 * (len(examples) + 1), 3.9, 1, len(examples) + 1)
+    for axis, (title, picture, truth, prediction) in zip(axes, examples, strict=False):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+        for mask, colour in ((truth, ORANGE), (prediction, CYAN)):
+            if 0 < np.count_nonzero(mask) < mask.size:
+                axis.contour(mask, [0.5], colors=[_hex(colour)], linewidths=1.2)
+        axis.set_title(title, color=INK, fontsize=9)
+        axis.set_axis_off()
+    _histogram(axes[-1], np.asarray(values, float))
+    figure.supxlabel("orange: true mask    cyan: predicted mask", color=MUTED, fontsize=9)
+    _write(figure, png)
+
+
+def _histogram(axis, values: np.ndarray) -> None:
+    axis.hist(values, bins=np.linspace(0, 1, 41), color=_hex(CYAN), alpha=0.85)
+    axis.axvline(np.median(values), color=INK, lw=1)
+    axis.set_title(f"{len(values)} scores, median {np.median(values):.3f}", color=INK, fontsize=9)
+    axis.set_xlabel("F1 (Dice)", color=MUTED, fontsize=8)
+    axis.set_ylabel("slices", color=MUTED, fontsize=8)
+    axis.set_yscale("symlog")  # one bad slice in a thousand must be seen
+
+
+def _figure(width: float, height: float, rows: int, columns: int):
+    """An empty dark figure of `width` x `height` inches, and its panels as a flat list."""
+    from matplotlib.figure import Figure  # half a second, which a prediction need not spend
+
+    figure = Figure((width, height), layout="constrained", facecolor=_hex(NIGHT))
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.set_facecolor(_hex(NIGHT))
+        axis.tick_params(which="both", colors=MUTED, labelcolor=MUTED, labelsize=8, length=0)
+        axis.grid(color="#2a3038", lw=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _write(figure, png: str | Path) -> None:
+    with replacing(png) as path:
+        figure.savefig(path, dpi=140)
+
+
+def _hex(colour: tuple) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
