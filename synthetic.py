@@ -56,10 +56,14 @@ CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's l
 
 @dataclass(frozen=True)
 class Scan:
-    """A synthetic scan: hu (X, Y, Z) float32 RAS+, mask bool, affine (4, 4) and how it was made."""
+    """A synthetic scan: hu (X, Y, Z) float32 RAS+, its mask and the vessels in it (bool).
+
+    affine is (4, 4); about says how it was made.
+    """
 
     hu: np.ndarray
     mask: np.ndarray
+    vessels: np.ndarray
     affine: np.ndarray
     about: dict
 
@@ -265,7 +269,7 @@ def scan(
     look = draw_look(rng, plain, necks is not None) | wanted
     points, shape = pose(head, look, rng)
     space = sample(head, points)
-    hu, plain_hu = paint(space, look, rng)
+    hu, vessels = paint(space, look, rng)
     if necks:
         hu = add_body(hu, space, head, necks, rng)
     hu = add_surroundings(hu, space, look, rng)
@@ -273,7 +277,7 @@ def scan(
     mask = largest(space["inner"] < -look["border"])
     about = {"source": head.name, "seed": seed} | look
     affine = np.diag([look["spacing"]] * 3 + [1.0])
-    return Scan(hu, mask, affine, about)
+    return Scan(hu, mask, vessels & mask, affine, about)
 
 
 def draw_look(rng, plain, body) -> dict:
@@ -357,7 +361,7 @@ def smooth_noise(shape, rng, size: float) -> np.ndarray:
 
 
 def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, dict]:
-    """Return the scan's HU before imaging (float32), and the HU drawn for each tissue."""
+    """Return the scan's HU before imaging (float32), and where vessels are (bool)."""
     shape = space["tissue"].shape
     step = look["spacing"]
     level = {n: rng.normal(t[1], t[2]) for n, t in TISSUES.items()}
@@ -376,12 +380,14 @@ def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, dict]:
     inside = np.isin(tissue, BRAIN)
     within = np.where(inside, hu, rng.uniform(10, 40))
     within = add_disease(within, space, look, rng)
+    bloodless = within
     within = add_vessels(within, space, contrast, look, rng)
+    vessels = np.isin(tissue, [INDEX["artery"], INDEX["vein"]]) | (within > bloodless + 20)
     bone = skull(space, level, grain, look, rng)
     beyond = np.where(np.isnan(bone), hu, bone)
     beyond = np.where(inside & (space["inner"] > 0) & np.isnan(bone), level["muscle"], beyond)
     share = np.clip(0.5 - space["inner"] / step, 0, 1)  # of a voxel that lies in the cavity
-    return share * within + (1 - share) * beyond, level
+    return share * within + (1 - share) * beyond, vessels
 
 
 def skull(space, level, grain, look, rng) -> np.ndarray:
