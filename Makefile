@@ -39,6 +39,7 @@ clean:  ## remove what make made: .venv, caches, the demo's results
 	@touch $@
 
 .venv/installed: .venv/created requirements.txt
+	@echo "Installing into .venv: some 800 MB to fetch, 3 GB on the disk, once."
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
