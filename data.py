@@ -18,12 +18,13 @@ import os
 import re
 import shutil
 import signal
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import cv2
@@ -595,10 +596,17 @@ def in_parallel(function, tasks: list[tuple], jobs: int) -> Iterator:
 
 
 def be_a_worker() -> None:
-    """One thread a process, and Ctrl-C left to the parent."""
+    """One thread a process; Ctrl-C is left to the parent, and no worker outlives it."""
     cv2.setNumThreads(1)
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """Wait for the parent process to end, then end this one: it may have been killed outright."""
+    parent_process().join()
+    os._exit(1)
 
 
 def card(sources: list[Source], options: Options, words: str, splits: dict) -> dict:
