@@ -40,6 +40,7 @@ from volume import AIR, POSITIONS, Volume, read_mask, read_volume, straighten
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone
 VIEWS = ("axial", "coronal", "sagittal")
 SPLITS = ("Train", "Val", "Test")
+cv2.utils.logging.setLogLevel(0)  # what a picture cannot be read for is said once, by us
 
 SCANS = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -174,7 +175,7 @@ def decode(path: str | Path) -> np.ndarray:
     if not content:
         raise InputError(f"{path} is empty; copy or export it again")
     for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
-        if content.startswith(start) and end not in content[-1024:]:
+        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
             raise InputError(f"{path} is truncated; copy or export it again")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -658,7 +659,7 @@ def finished_rows(out: Path) -> pd.DataFrame:
     """Rows of all finished scans: those of the manifest and those that wait to be added to it."""
     files = [out / "manifest.csv", *sorted((out / ".scans").glob("*.csv"))]
     tables = [read_rows(file) for file in files if file.exists() and file.stat().st_size > 1]
-    return pd.concat(tables) if tables else pd.DataFrame({"scan": []})
+    return pd.concat(tables).drop_duplicates("image") if tables else pd.DataFrame({"scan": []})
 
 
 def finish(out: Path, content: dict) -> None:

@@ -203,6 +203,14 @@ def test_bad_pictures_are_named_in_one_line(tmp_path, name):
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_opencv_adds_no_lines_of_its_own(tmp_path, capfd):
+    tiff = cv2.imencode(".tif", np.zeros((64, 64), np.uint8))[1].tobytes()
+    (tmp_path / "half.tif").write_bytes(tiff[: len(tiff) // 2])
+    with pytest.raises(InputError, match="no picture"):
+        data.read_picture(tmp_path / "half.tif")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_missing_picture_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere.png"):
         data.read_picture(tmp_path / "nowhere.png")
@@ -514,6 +522,21 @@ def wait_for(what, seconds=30):
 def is_running(number):
     stat = Path(f"/proc/{number}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_kill_while_finishing_leaves_no_row_twice(tmp_path, monkeypatch):
+    scans = save_scans(tmp_path / "scans", 3)
+    make(scans, tmp_path / "whole", "--slices", 3)
+
+    def die(*args, **kwargs):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data.shutil, "rmtree", die)
+        with pytest.raises(RuntimeError):
+            make(scans, tmp_path / "broken", "--slices", 3)
+    make(scans, tmp_path / "broken", "--slices", 3)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
