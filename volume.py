@@ -238,12 +238,16 @@ def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
                 "patient's left, rows to the back, slices to the head)"
             )
         affine = _lying(position or "HFS", header.get_zooms()[:3], image.shape)
+    _check_affine(affine, path)
+    return affine, notes
+
+
+def _check_affine(affine: np.ndarray, path: str | Path) -> None:
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     with np.errstate(all="ignore"):
         upright = abs(np.linalg.det(affine[:3, :3] / sizes))
     if not (np.isfinite(affine).all() and upright > 1e-3):
         raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")
-    return affine, notes
 
 
 def _lying(position: str, zooms, shape) -> np.ndarray:
@@ -322,6 +326,7 @@ def _read_dicom(path: Path, position: str | None) -> Volume:
     series, places = [series[n] for n in order], places[order]
     array, found = _stack_pixels(series)
     affine, shifts, uneven = _dicom_geometry(first, row, column, places, array.shape)
+    _check_affine(affine, path)
     header = nib.Nifti1Header()
     header.set_data_shape(array.shape)
     header.set_xyzt_units("mm")
@@ -338,7 +343,7 @@ def _read_dicom(path: Path, position: str | None) -> Volume:
 
 def _find_series(path: Path) -> dict[tuple, list[pydicom.Dataset]]:
     """Image headers by series; images of another size or orientation count as their own series."""
-    files = [path, *path.parent.iterdir()] if path.is_file() else sorted(path.rglob("*"))
+    files = sorted(path.parent.iterdir() if path.is_file() else path.rglob("*"))
     headers = {file: _header(file) for file in files if file.is_file()}
     if path.is_file():
         if headers[path] is None:
@@ -347,7 +352,7 @@ def _find_series(path: Path) -> dict[tuple, list[pydicom.Dataset]]:
         headers = {f: h for f, h in headers.items() if h and h.get("SeriesInstanceUID") == uid}
     series = {}
     for header in filter(None, headers.values()):
-        turn = np.round(np.array(header.get("ImageOrientationPatient", []), float), 3)
+        turn = np.round(np.array(header.get("ImageOrientationPatient") or [], float), 3)
         key = (header.get("SeriesInstanceUID"), header.Rows, header.Columns, tuple(turn + 0.0))
         series.setdefault(key, []).append(header)
     if not series:
@@ -378,10 +383,13 @@ def _choose(series: dict[tuple, list], path: Path) -> tuple[list, list[str]]:
     first = chosen[0]
     if first.get("NumberOfFrames", 1) not in (None, 1):
         raise InputError(f"{path} is a multi-frame DICOM image; convert it with dcm2niix first")
-    if len(key[3]) != 6 or any("ImagePositionPatient" not in header for header in chosen):
-        raise InputError(f"{path} says no image position or orientation; give a NIfTI of the scan")
-    if first.get("SamplesPerPixel", 1) != 1:
-        raise InputError(f"{path} holds colour pictures, not HU; give the CT series itself")
+    for tag in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
+        if not all(header.get(tag) for header in chosen):
+            raise InputError(f"{path} has images without {tag}; give a NIfTI of the scan")
+    if first.get("SamplesPerPixel", 1) != 1 or not first.Rows * first.Columns:
+        raise InputError(
+            f"{path} holds colour or empty pictures, not HU; give the CT series itself"
+        )
     notes = []
     if len(series) > 1:
         name = f"{first.get('SeriesNumber', '?')} ({len(chosen)} slices)"
@@ -393,7 +401,7 @@ def _choose(series: dict[tuple, list], path: Path) -> tuple[list, list[str]]:
 
 def _stack_pixels(series: list[pydicom.Dataset]) -> tuple[np.ndarray, list[str]]:
     """(I, J, K) HU, rows stored bottom up as dcm2niix does, and a note on padding."""
-    scales = [(float(h.get("RescaleSlope", 1)), float(h.get("RescaleIntercept", 0)))
+    scales = [(float(h.get("RescaleSlope") or 1), float(h.get("RescaleIntercept") or 0))
               for h in series]  # fmt: skip
     whole = all(value.is_integer() for scale in scales for value in scale)
     kind = np.int16 if whole else np.float32

@@ -270,28 +270,11 @@ def bad_files(folder):
 
 
 BAD = [
-    "truncated.nii",
-    "truncated.nii.gz",
-    "header.nii",
-    "header.nii.gz",
-    "empty.nii",
-    "empty.nii.gz",
-    "text.nii",
-    "text.nii.gz",
-    "damaged.nii.gz",
-    "text.txt",
-    "folder",
-    "flat.nii",
-    "several.nii",
-    "complex.nii",
-    "colour.nii",
-    "none.nii",
-    "singular.nii",
-    "zero.nii",
-    "nan.nii",
-    "missing.nii",
-    "missing",
-]
+    "truncated.nii", "truncated.nii.gz", "header.nii", "header.nii.gz", "empty.nii",
+    "empty.nii.gz", "text.nii", "text.nii.gz", "damaged.nii.gz", "text.txt", "folder",
+    "flat.nii", "several.nii", "complex.nii", "colour.nii", "none.nii", "singular.nii",
+    "zero.nii", "nan.nii", "missing.nii", "missing",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -441,17 +424,30 @@ def test_truncated_and_multi_frame_dicom_are_refused(tmp_path):
         read_volume(folder)
 
 
-def test_tilted_uneven_series_knows_where_each_slice_lies(tmp_path):
+@pytest.mark.parametrize("tag", ["ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"])
+def test_dicom_without_geometry_is_refused(tmp_path, tag):
+    folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2))
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        setattr(data, tag, None)
+        data.save_as(file)
+    with pytest.raises(InputError, match=tag):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("feet_first", [False, True])
+def test_tilted_uneven_series_knows_where_each_slice_lies(tmp_path, feet_first):
     angle = np.radians(20)
+    row = (-1 if feet_first else 1, 0, 0)
     column = (0, np.cos(angle), -np.sin(angle))
     heights = np.cumsum([0, 2, 2, 5, 1, 3])
     places = np.array([-5, -6, 3]) + heights[:, None] * [0, 0, 1]
-    volume = read_volume(write_dicom(tmp_path / "a", asymmetric((6, 7, 8)), places, column=column))
+    volume = read_volume(write_dicom(tmp_path / "a", asymmetric((6, 7, 8)), places, row, column))
     assert any("tilt of 20.0" in note for note in volume.notes)
     assert any("uneven" in note for note in volume.notes)
     points = world(volume.affine, volume.hu.shape, volume.shifts)
-    # canonical (x, y) = (-1, -1) is the first pixel of a picture, at ImagePositionPatient
-    np.testing.assert_allclose(points[-1, -1], places * [-1, -1, 1], atol=1e-5)
+    # A picture's first pixel, at ImagePositionPatient, lies at the back, on the left or right
+    np.testing.assert_allclose(points[0 if feet_first else -1, -1], places * [-1, -1, 1], atol=1e-5)
     write_mask(volume.hu > 0, volume, tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), volume.hu > 0)
     assert sitk.ReadImage(str(tmp_path / "mask.nii.gz")).GetSize() == (8, 7, 6)
