@@ -906,8 +906,8 @@ def to_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
         origin = f"label maps of {Path(args.labels).resolve().name}" if args.labels else "phantoms"
         sources = synthetic_sources(args.synthetic, args.labels, args.seed)
         return sources, f"{args.synthetic} synthetic head CTA of {origin} (synthetic.py)"
-    if args.labels:
-        raise InputError("--labels is for --synthetic N; say how many scans to make")
+    if args.labels or args.necks:
+        raise InputError("--labels and --necks are for --synthetic N; say how many scans to make")
     if not args.scans:
         raise InputError("nothing to slice; give a folder of SCANS, or --synthetic N")
     pairs, left_over = find_pairs(args.scans, args.masks)
