@@ -35,8 +35,9 @@ from scipy import sparse
 from errors import InputError, replacing
 
 AIR = -1024
-PADDING = (-1500, -2000, -3024)  # what scanners write outside their round field of view; lossy
-# compression blurs it, and nothing is darker than air: whatever lies below AIR is made AIR
+# What scanners write outside their round field of view. Lossy compression blurs it and nothing is
+# darker than air, so whatever lies below AIR becomes AIR
+PADDING = (-1500, -2000, -3024)
 # Patient axes to which an array's columns (i), rows (j) and slices (k) run; DICOM PS3.3 C.7.3.1.1.2
 POSITIONS = {
     "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
@@ -130,7 +131,7 @@ def read_volume(path: str | Path, position: str | None = None) -> Volume:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty; copy or export it again")
     if path.is_dir() or not path.name.lower().endswith((".nii", ".nii.gz")):
-        return _read_dicom(path, position)
+        return _read_dicom(path)
     return _read_nifti(path, position)
 
 
@@ -299,7 +300,7 @@ def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if low < AIR:
         array = np.maximum(array, AIR, out=array if array.flags.writeable else None)
         if low <= max(PADDING):
-            notes.append(f"padding (values down to {low:.0f}) taken as air")
+            notes.append("padding taken as air")
     return array, notes
 
 
@@ -312,7 +313,7 @@ def _slabs(array: np.ndarray) -> Iterator[np.ndarray]:
 # ---------------------------------------------------------------- DICOM
 
 
-def _read_dicom(path: Path, position: str | None) -> Volume:
+def _read_dicom(path: Path) -> Volume:
     series, notes = _choose(_find_series(path), path)
     first = series[0]
     row, column = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
@@ -324,7 +325,7 @@ def _read_dicom(path: Path, position: str | None) -> Volume:
         notes.append(f"{(gaps < 1e-3).sum()} images at a place already taken left out")
         order = order[gaps >= 1e-3]
     series, places = [series[n] for n in order], places[order]
-    array, found = _stack_pixels(series)
+    array = _stack_pixels(series)
     affine, shifts, uneven = _dicom_geometry(first, row, column, places, array.shape)
     _check_affine(affine, path)
     header = nib.Nifti1Header()
@@ -338,7 +339,7 @@ def _read_dicom(path: Path, position: str | None) -> Volume:
     header.set_qform(upright, 1)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and len(series) == 1 else folder.resolve().name
-    return _canonical(array, affine, header, name, path, [*notes, *uneven, *found], shifts)
+    return _canonical(array, affine, header, name, path, [*notes, *uneven], shifts)
 
 
 def _find_series(path: Path) -> dict[tuple, list[pydicom.Dataset]]:
@@ -399,26 +400,24 @@ def _choose(series: dict[tuple, list], path: Path) -> tuple[list, list[str]]:
     return chosen, notes
 
 
-def _stack_pixels(series: list[pydicom.Dataset]) -> tuple[np.ndarray, list[str]]:
-    """(I, J, K) HU, rows stored bottom up as dcm2niix does, and a note on padding."""
+def _stack_pixels(series: list[pydicom.Dataset]) -> np.ndarray:
+    """(I, J, K) HU, rows stored bottom up as dcm2niix does; padding stays below air."""
     scales = [(float(h.get("RescaleSlope") or 1), float(h.get("RescaleIntercept") or 0))
               for h in series]  # fmt: skip
     whole = all(value.is_integer() for scale in scales for value in scale)
-    kind = np.int16 if whole else np.float32
-    stack = np.empty((len(series), series[0].Rows, series[0].Columns), kind)
+    stored_as, kind, number = (np.int16, np.int32, int) if whole else (np.float32,) * 3
+    stack = np.empty((len(series), series[0].Rows, series[0].Columns), stored_as)
 
-    def fill(n: int) -> int:
+    def fill(n: int) -> None:
         stored = _pixels(Path(series[n].filename))
-        hu = stored.astype(np.int32 if whole else np.float32)
-        hu = hu * kind(scales[n][0]) + kind(scales[n][1])
-        padding = _padding(series[n], stored) & (hu < DARK)
-        hu[padding] = AIR
+        slope, intercept = map(number, scales[n])
+        hu = stored.astype(kind) * slope + intercept
+        hu[_padding(series[n], stored) & (hu < DARK)] = min(PADDING)
         stack[n] = np.clip(hu, -32768, 32767)[::-1]
-        return int(padding.sum())
 
     with ThreadPoolExecutor(THREADS) as pool:
-        padded = sum(pool.map(fill, range(len(series))))
-    return stack.T, ["padding taken as air"] if padded else []
+        list(pool.map(fill, range(len(series))))
+    return stack.T
 
 
 def _pixels(file: Path) -> np.ndarray:
