@@ -10,6 +10,8 @@ batch normalisation, so that the output is as large as the input.
 
 import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import keras
@@ -122,12 +124,41 @@ def any_size(model: keras.Model) -> keras.Model:
     return keras.Model(free, keras.models.clone_model(model, input_tensors=free).outputs)
 
 
+def export_model(path: str | Path) -> Path:
+    """Write the network of a .keras file for OpenVINO, as .xml and .bin beside it; return the .xml.
+
+    Sizes are left open and weights kept in 16 bits. The card's `export` says of which .keras file
+    it was made and what its own checksum is, so that pred.py never runs a stale one.
+    Raises InputError as `load_model` and `save_model` do.
+    """
+    import openvino  # only who exports needs it
+
+    path = Path(path)
+    model, card = load_model(path)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain.xml"
+        any_size(model).export(str(plain), format="openvino", verbose=False)
+        network = openvino.Core().read_model(plain)
+        with (
+            replacing(path.with_suffix(".xml")) as xml,
+            replacing(path.with_suffix(".bin")) as weights,
+            replacing(path.with_suffix(".json")) as new_card,
+        ):
+            openvino.save_model(network, Path(folder) / "small.xml", compress_to_fp16=True)
+            shutil.copy(Path(folder) / "small.xml", xml)
+            shutil.copy(Path(folder) / "small.bin", weights)
+            card["export"] = {"made_from": checksum(path), "sha256": checksum(weights)}
+            new_card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return path.with_suffix(".xml")
+
+
 def default_card(model: keras.Model) -> dict:
     """What a network's own shape says about its input and labels; no window, no spacing."""
     labels = range(1, max(2, model.output_shape[-1]))
     return {
         "input_shape": list(model.input_shape[1:]),  # (H, W, C) or (D, H, W, C), null: any size
         "channels": model.input_shape[-1],
+        "multiple": 2 ** sum("MaxPool" in type(layer).__name__ for layer in model.layers),
         "window": None,  # HU
         "spacing_mm": None,  # size of the voxels that it was trained on
         "labels": {str(label): f"label {label}" for label in labels},

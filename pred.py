@@ -9,7 +9,9 @@ mL, the grid, the model's checksum and what was noticed. What is already done is
 """
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from errors import InputError, explained, replacing, run, warn
 from volume import Volume, read_volume, regions, straighten, unstraighten, write_mask
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
+SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE = 2  # the head is looked for on cubes so many times larger
 MARGIN = 18.0  # mm kept around the brain that the coarse look found: skull and scalp
@@ -46,20 +49,70 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
+# ---------------------------------------------------------------- the network
+
+
+def openvino_network(path: Path):
+    """A function from pictures (N, H, W, C) to probabilities, run by OpenVINO, and its card.
+
+    A missing or stale export is made anew, for which Keras must be installed.
+    Raises InputError when the model cannot be read or exported.
+    """
+    import openvino
+
+    card = read_json(path.with_suffix(".json"))
+    if card.get("export") != checksums(path):
+        warn(f"{path.with_suffix('.xml')} is missing or not made of {path}: exporting it again")
+        from model import export_model  # needs the training stack
+
+        export_model(path)
+        card = read_json(path.with_suffix(".json"))
+    try:
+        network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU")
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot read {path.with_suffix('.xml')}: {error}") from error
+    return lambda pictures: network(pictures)[0], card
+
+
+def checksums(path: Path) -> dict | None:
+    """A card's `export` as it should be for a .keras file and the .bin beside it, None without."""
+    try:
+        files = {"made_from": path, "sha256": path.with_suffix(".bin")}
+        return {key: sha256(file) for key, file in files.items()}
+    except OSError:
+        return None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def keras_network(path: Path):
+    """The same function run by Keras itself (GPU included), and the model's card."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is chatty on stderr
+    from model import any_size, load_model
+
+    network, card = load_model(path)
+    network = any_size(network)
+    return network.predict_on_batch, card
+
+
+BACKENDS = {"openvino": openvino_network, "keras": keras_network}
+
+
 class Predictor:
     """A trained network and the one way from a picture or a scan to its mask.
 
     Raises InputError when `model` is no network that train.py could have written.
     """
 
-    def __init__(self, model: str | Path = MODEL):
-        from model import any_size, load_model  # Keras takes seconds to import
-
-        network, self.card = load_model(model)
-        self.size = next((n for n in network.input_shape[1:3] if n), 160)
-        self.channels = network.input_shape[-1]
-        self.multiple = 2 ** sum("MaxPool" in type(layer).__name__ for layer in network.layers)
-        self.network = any_size(network)
+    def __init__(self, model: str | Path = MODEL, backend: str = "openvino"):
+        self.network, self.card = BACKENDS[backend](Path(model))
+        self.size = self.card["input_shape"][0] or SIZE
+        self.channels = self.card["channels"]
+        self.multiple = self.card["multiple"]
         self.window = tuple(self.card.get("window") or data.WINDOW)
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
 
@@ -72,7 +125,7 @@ class Predictor:
         for start in range(0, len(pictures), batch):
             part = pictures[start : start + batch]
             part = np.repeat(part, self.channels, axis=-1)
-            parts.append(np.asarray(self.network(part, training=False))[..., 0])
+            parts.append(self.network(part)[..., 0])
         return np.concatenate(parts)[:, :height, :width]
 
     # ------------------------------------------------------------ one slice
@@ -351,6 +404,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("paths", nargs="+", help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder")
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
+    add("--backend", default="openvino", choices=list(BACKENDS),
+        help="what runs the network; keras takes a GPU if there is one (default: %(default)s)")
     add("--overwrite", action="store_true", help="predict again what is already done")
     return parser.parse_args(argv)
 
@@ -364,7 +419,7 @@ def is_done(job: Job, predictor: Predictor) -> bool:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     jobs = plan(find_inputs(args.paths), Path(args.out))
-    predictor = Predictor(args.model)
+    predictor = Predictor(args.model, args.backend)
     done = [job for job in jobs if not args.overwrite and is_done(job, predictor)]
     rows, failed = [], 0
     bar = tqdm(jobs, disable=len(jobs) == 1, unit="input")
