@@ -15,7 +15,7 @@ demo: .venv/installed  ## mask the brain in a real head CT slice and in a synthe
 	$(BIN)/python synthetic.py --sample $(DEMO)/sample_cta.nii.gz
 	$(BIN)/python pred.py "$$($(BIN)/python -c 'from pydicom.data import get_testdata_file; \
 	    print(get_testdata_file("$(SLICE)", download=False))')" \
-	    $(DEMO)/sample_cta.nii.gz --out $(DEMO)
+	    $(DEMO)/sample_cta.nii.gz --out $(DEMO) --overwrite
 	@echo; echo "Masks and overlays:"; ls -d $(DEMO)/*_prediction/*
 
 test: lint  ## check the style, run every test

@@ -1,6 +1,7 @@
 """The promises of the set-up: pinned requirements, `make help`, `--help`, a light repository."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.metadata import packages_distributions, requires
@@ -119,6 +120,29 @@ def test_compressed_dicom_can_be_decoded(syntax):
     """JPEG, lossless JPEG, JPEG-LS, JPEG 2000, HTJ2K and RLE, as hospitals' archives store them."""
     uid = UID(f"1.2.840.10008.1.2.{syntax}")
     assert get_decoder(uid).is_available, f"no decoder for {uid.name}"
+
+
+def test_nothing_is_sent_anywhere(tmp_path):
+    """OpenVINO would report to Google Analytics and keep an identity in the home folder."""
+    code = """
+import sys
+def no_network(event, args):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        print(event, *args, flush=True)
+sys.addaudithook(no_network)
+import numpy, model, pred
+model.save_model(model.build_unet((16, 16, 1), width=2, depth=1), sys.argv[1], {})
+model.export_model(sys.argv[1])
+pred.Predictor(sys.argv[1]).slice_probability(numpy.zeros((16, 16), numpy.uint8))
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.keras"],
+        cwd=ROOT, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not (home / "intel").exists()
 
 
 def test_make_help_lists_the_targets():
