@@ -149,16 +149,16 @@ class Predictor:
             return self.single_slice(scan)
         box = self.find_head(scan)
         if box is None:
-            return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
+            return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
-        mask = np.zeros(scan.hu.shape, bool)
+        mask = np.zeros_like(scan.hu, bool)
         for region in regions(grid, scan):
             mask[region] = unstraighten(probability, grid, scan, region) > 0.5
         millilitres = mask.sum() * np.prod(scan.spacing) / 1000
         if millilitres < LEAST_BRAIN:
-            return Result(np.zeros(scan.hu.shape, bool), notes=(NO_HEAD,))
+            return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
         return Result(mask, agreement(views))
 
     def single_slice(self, scan: Volume) -> Result:

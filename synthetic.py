@@ -49,6 +49,7 @@ TISSUES = {
     "cancellous": ((516,), 380, 130, 80),
 }
 INDEX = {name: i for i, name in enumerate(TISSUES)}
+AFFINE_ONE = np.diag([0.0, 0.0, 0.0, 1.0])
 BRAIN = [INDEX[name] for name in ("grey", "white", "csf", "artery", "vein", "cord")]
 SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the skull
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
@@ -254,14 +255,16 @@ def scan(
     labels: str | Path | None = None,
     necks: str | Path | None = None,
     plain: bool = False,
+    stored: bool = False,
     **wanted,
 ) -> Scan:
     """Return one synthetic scan, the same for the same arguments.
 
     `labels` is a label map (a phantom is used without one), `necks` a folder of real
     head-and-neck CTs with `_oar` labels (1 brainstem) to continue the body below the skull.
-    `plain` leaves out disease, surgery, metal and odd poses; `wanted` replaces what `draw_look`
-    would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
+    `plain` leaves out disease, surgery, metal and odd poses. `stored` gives the slices as a scanner
+    stores them, one per thickness, where else they are interpolated to cubes. `wanted` replaces
+    what `draw_look` would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 2026])
@@ -273,11 +276,12 @@ def scan(
     if necks:
         hu = add_body(hu, space, head, necks, rng)
     hu = add_surroundings(hu, space, look, rng)
-    hu = image(hu, look, rng)
-    mask = largest(space["inner"] < -look["border"])
+    hu, heights = image(hu, look, stored, rng)
+    nearest = np.rint(heights).astype(int)
+    mask = largest(at_heights(space["inner"], heights) < -look["border"])
     about = {"source": head.name, "seed": seed} | look
-    affine = np.diag([look["spacing"]] * 3 + [1.0])
-    return Scan(hu, mask, vessels & mask, affine, about)
+    affine = np.diag(look["spacing"] * np.array([1, 1, heights[1] - heights[0], 0])) + AFFINE_ONE
+    return Scan(hu, mask, vessels[..., nearest] & mask, affine, about)
 
 
 def draw_look(rng, plain, body) -> dict:
@@ -617,13 +621,19 @@ def add_metal(hu, space, look, rng) -> np.ndarray:
 # ---------------------------------------------------------------- the scanner
 
 
-def image(hu, look, rng) -> np.ndarray:
-    """Return `hu` as a scanner shows it: blur, slice thickness, shading, noise, clipping."""
+def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Return `hu` as a scanner shows it (blur, slices, shading, noise, clipping) and the height of
+    each slice in voxels of what came in."""
     step = look["spacing"]
     hu = ndimage.gaussian_filter(hu, look["sharpness"] / step)
+    heights = np.arange(hu.shape[2], dtype=float)
     slices = look["thickness"] / step
     if slices > 1.2:
-        hu = thick_slices(hu, slices, rng)
+        means, middles = thick_slices(hu, slices, rng)
+        if stored:
+            hu, heights = means, middles
+        else:  # as a prediction does it
+            hu = at_heights(means, np.interp(heights, middles, np.arange(len(middles))))
     if rng.random() < 0.3:  # beam hardening, cupping
         hu = hu + rng.uniform(1, 8) * smooth_noise(hu.shape, rng, 50 / step)
     grain = rng.standard_normal(hu.shape, dtype=np.float32)
@@ -634,25 +644,26 @@ def image(hu, look, rng) -> np.ndarray:
     if rng.random() < 0.3:  # round reconstruction field
         x, y = (np.arange(n) - (n - 1) / 2 for n in hu.shape[:2])
         hu[x[:, None] ** 2 + y**2 > (min(hu.shape[:2]) / 2) ** 2] = -1024
-    return np.clip(hu, -1024, 3071).astype(np.float32)
+    return np.clip(hu, -1024, 3071).astype(np.float32), heights
 
 
-def thick_slices(hu, count, rng) -> np.ndarray:
-    """Return `hu` averaged over slices `count` voxels thick and interpolated back between them."""
+def thick_slices(hu, count, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Return `hu` averaged over slices `count` voxels thick, and the slices' middles in voxels."""
     depth = hu.shape[2]
     edges = np.arange(rng.uniform(0, count), depth, count)
     if len(edges) < 4:
-        return hu
-    cumulative = np.concatenate([np.zeros_like(hu[..., :1]), hu.cumsum(2, dtype=np.float64)], 2)
-    low = np.floor(edges).astype(int)
-    at = cumulative[..., low] + (edges - low) * hu[..., np.minimum(low, depth - 1)]
-    means = np.diff(at, axis=2) / count
-    centres = (edges[1:] + edges[:-1]) / 2 - 0.5
-    position = np.clip(np.interp(np.arange(depth), centres, np.arange(len(centres))), 0,
-                       len(centres) - 1)
-    first = np.minimum(position.astype(int), len(centres) - 2)
-    weight = position - first
-    return (means[..., first] * (1 - weight) + means[..., first + 1] * weight).astype(np.float32)
+        return hu, np.arange(depth, dtype=float)
+    total = np.concatenate([np.zeros_like(hu[..., :1]), hu.cumsum(2, dtype=np.float64)], 2)
+    means = np.diff(at_heights(total, edges), axis=2) / count
+    return means, (edges[1:] + edges[:-1]) / 2 - 0.5
+
+
+def at_heights(array, heights) -> np.ndarray:
+    """Return an (X, Y, Z) array's values at `heights` along z (voxels), linear in between."""
+    heights = np.clip(heights, 0, array.shape[2] - 1)
+    low = np.minimum(heights.astype(int), array.shape[2] - 2)
+    share = (heights - low).astype(np.float32)
+    return array[..., low] * (1 - share) + array[..., low + 1] * share
 
 
 # ---------------------------------------------------------------- command line
