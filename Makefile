@@ -16,7 +16,7 @@ demo: .venv/installed  ## mask the brain in a real head CT slice and in a synthe
 	$(BIN)/python pred.py "$$($(BIN)/python -c 'from pydicom.data import get_testdata_file; \
 	    print(get_testdata_file("$(SLICE)", download=False))')" \
 	    $(DEMO)/sample_cta.nii.gz --out $(DEMO) --overwrite
-	@echo; echo "Masks and overlays:"; ls -d $(DEMO)/*_prediction/*
+	@echo; echo "Masks and overlays:"; ls $(DEMO)/*_prediction/*_predicted_mask.* $(DEMO)/*_prediction/*_overlay.png
 
 test: lint  ## check the style, run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
