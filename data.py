@@ -414,6 +414,7 @@ class Options:
     seed: int = 0
     position: str | None = None
     necks: str | None = None  # folder of real scans that continue synthetic heads downwards
+    licence: str | None = None  # of what the pictures were made from
 
 
 @dataclass(frozen=True)
@@ -622,6 +623,7 @@ def card(sources: list[Source], options: Options, words: str, splits: dict) -> d
         "splits": splits,
         "seed": options.seed,
         "source": words,
+        "licence": options.licence,
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
     }
     return json.loads(json.dumps(content))
@@ -855,6 +857,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--labels", metavar="DIR", help="make them from these head label maps, not from phantoms")
     add("--necks", metavar="DIR", help="head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = "
         "brainstem) to continue them below the skull")  # fmt: skip
+    add("--licence", metavar="TEXT", help="of the scans or label maps, for the model's card")
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
     add("--size", type=int, default=512, help="pixels a side (%(default)s)")
     add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], metavar="VIEW",

@@ -1,0 +1,214 @@
+"""How good the masks are, on scans that no training has seen.
+
+    python benchmarks/accuracy.py synthetic --labels DIR   # 20 scans of held-out label maps
+    python benchmarks/accuracy.py slices --labels DIR      # their slices as PNG, turned, windowed
+    python benchmarks/accuracy.py axes --labels DIR        # one scan in 24 axis orders and 8 flips
+    python benchmarks/accuracy.py real --data DIR          # real scans with what is known of them
+
+The scans are made once, into --cache. DIR of `synthetic` holds label maps kept out of training;
+DIR of `real` holds ct/scct.nii.gz, ct/ge_dicom, headneck/ and trunk/, as README's sources give.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2  # noqa: E402
+
+import data  # noqa: E402
+import metrics  # noqa: E402
+import synthetic  # noqa: E402
+from errors import InputError, run  # noqa: E402
+from pred import Predictor, dice  # noqa: E402
+from volume import read_mask, read_volume  # noqa: E402
+
+# Five kinds of scan for each label map: what synthetic.py would otherwise draw.
+KINDS = {
+    "thin CTA": {"phase": "arterial", "thickness": 0.7, "tilt": 8.0, "plain": True},
+    "thick plain": {"phase": "none", "thickness": 5.0, "tilt": 8.0, "plain": True},
+    "turned CTA": {"phase": "arterial", "thickness": 1.5, "tilt": 180.0},
+    "venous, disease": {"phase": "venous", "thickness": 1.0, "tilt": 25.0},
+    "thick, disease": {"phase": "none", "thickness": 5.0, "tilt": 25.0},
+}
+FIELD = {"spacing": 0.6, "width": 225.0, "length": 190.0, "above": 8.0, "sharpness": 0.55}
+FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and prone
+PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whole": (-1024, 3071)}
+
+
+def held_out(labels: str, cache: str) -> list[tuple[str, Path]]:
+    """Kind and path of every held-out scan; makes those that the cache lacks."""
+    scans = []
+    for number, path in enumerate(synthetic.label_files(labels)):
+        for kind, (name, look) in enumerate(KINDS.items()):
+            target = Path(cache) / f"{data.stem(path)}_{kind}.nii.gz"
+            if not target.exists():
+                make(path, 5000 + 10 * number + kind, look, FLIPS[(number + kind) % 4], target)
+            scans.append((name, target))
+    return scans
+
+
+def make(labels: Path, seed: int, look: dict, axes: str, target: Path) -> None:
+    """Write a scan as its scanner stored it, with mask and vessels, in the axis order `axes`."""
+    made = synthetic.scan(seed, labels, stored=True, **FIELD | {"plain": False} | look)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for array, suffix in ((made.mask, "_mask"), (made.vessels, "_vessels"), (made.hu, "")):
+        kind = np.int16 if suffix == "" else np.uint8
+        image = nib.Nifti1Image(np.rint(array).astype(kind), made.affine)
+        image = image.as_reoriented(nib.orientations.ornt_transform(
+            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)))
+        nib.save(image, str(target).replace(".nii.gz", f"{suffix}.nii.gz"))
+
+
+def beside(path: Path, suffix: str, scan) -> np.ndarray:
+    """The mask (bool, canonical) whose name is the scan's with `suffix`."""
+    return read_mask(str(path).replace(".nii.gz", f"{suffix}.nii.gz"), scan)
+
+
+def on_synthetic(predictor: Predictor, args) -> pd.DataFrame:
+    """Dice, HD95, NSD, vessels kept and view agreement of each held-out scan."""
+    rows = []
+    for kind, path in tqdm(held_out(args.labels, args.cache)):
+        scan = read_volume(path)
+        truth, vessels = beside(path, "_mask", scan), beside(path, "_vessels", scan)
+        result = predictor.volume(scan)
+        row = {"scan": path.name, "kind": kind, "Dice": dice(truth, result.mask)}
+        row |= metrics.surface_scores(truth, result.mask, scan.spacing, tolerance=1.0)
+        if KINDS[kind]["phase"] != "none":
+            row["vessels kept"] = (vessels & result.mask).sum() / vessels.sum()
+        row["least view agreement"] = min(result.agreement.values(), default=None)
+        rows.append(row | {"bias %": 100 * (result.mask.sum() / truth.sum() - 1)})
+    return pd.DataFrame(rows)
+
+
+def on_slices(predictor: Predictor, args) -> pd.DataFrame:
+    """Dice of slices as PNG pictures of 512 x 512, in four windows, turned and mirrored."""
+    rows = []
+    for kind, path in tqdm(held_out(args.labels, args.cache)):
+        scan = read_volume(path)
+        truth = beside(path, "_mask", scan)
+        pictures, masks = data.stack(scan.hu, "axial"), data.stack(truth, "axial")
+        for index in np.linspace(0, len(pictures) - 1, 8).astype(int):
+            mask = cv2.resize(masks[index].astype(np.uint8), (512, 512)) > 0
+            hu = cv2.resize(pictures[index].astype(np.float32), (512, 512))
+            for window, limits in PNG_WINDOWS.items():
+                grey = np.rint(255 * data.normalise(hu, limits)).astype(np.uint8)
+                for turn, mirrored in itertools.product(range(4), (False, True)):
+                    a, b = (np.rot90(x[:, ::-1] if mirrored else x, turn) for x in (grey, mask))
+                    found = predictor.predict_slices([np.ascontiguousarray(a)])[0]
+                    rows.append({"scan": path.name, "kind": kind, "window": window, "slice": index,
+                                 "brain": int(b.sum()), "Dice": dice(b, found),
+                                 "found": int(found.sum())})
+    return pd.DataFrame(rows)
+
+
+def on_axes(predictor: Predictor, args) -> pd.DataFrame:
+    """Dice of one scan's masks in all axis orders and flips, each against the first."""
+    _, path = held_out(args.labels, args.cache)[0]
+    image = nib.load(path)
+    rows, first = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for order in tqdm(list(itertools.permutations(range(3)))):
+            for flips in itertools.product((1, -1), repeat=3):
+                turned = Path(folder) / "turned.nii"
+                nib.save(image.as_reoriented(np.column_stack([order, flips])), turned)
+                mask = predictor.volume(read_volume(turned)).mask
+                first = mask if first is None else first
+                rows.append({"order": str(order), "flips": str(flips), "Dice": dice(first, mask)})
+    return pd.DataFrame(rows)
+
+
+def on_real(predictor: Predictor, args) -> pd.DataFrame:
+    """What can be said of real scans: a template's Dice, agreement, nothing below the brainstem."""
+    folder, rows = Path(args.data), []
+    scan = read_volume(folder / "ct/scct.nii.gz")
+    truth, result = read_mask(folder / "ct/scct_mask.nii.gz", scan), None
+    result = predictor.volume(scan)
+    rows.append({"scan": "scct", "Dice": dice(truth, result.mask), **result.agreement,
+                 **metrics.surface_scores(truth, result.mask, scan.spacing, tolerance=2.0)})
+    head = predictor.volume(read_volume(folder / "ct/ge_dicom"))
+    rows.append({"scan": "ge_dicom"} | head.agreement)
+    trunk = predictor.volume(read_volume(folder / "trunk/example_ct.nii.gz"))
+    rows.append({"scan": "trunk", "mL": float(trunk.mask.sum())})
+    for path in tqdm(sorted((folder / "headneck").glob("*_ct.nii.gz"))):
+        rows.append({"scan": path.name} | below_brainstem(predictor, path))
+    return pd.DataFrame(rows)
+
+
+def below_brainstem(predictor: Predictor, path: Path) -> dict:
+    """Volume, lowest voxel against the brainstem's (mm, negative is below), share outside skull."""
+    scan = read_volume(path)
+    organs = nib.as_closest_canonical(nib.load(str(path).replace("_ct.", "_oar.")))
+    stem = np.argwhere(np.asarray(organs.dataobj) == 1)
+    result = predictor.volume(scan)
+    found = np.argwhere(result.mask)
+    row = {"mL": result.mask.sum() * np.prod(scan.spacing) / 1000, **result.agreement}
+    if len(found) and len(stem):
+        row["below stem mm"] = (found[:, 2].min() - stem[:, 2].min()) * scan.spacing[2]
+    inside = inside_skull(scan)
+    return row | {"outside skull": (result.mask & ~inside).sum() / max(1, result.mask.sum())}
+
+
+def inside_skull(scan) -> np.ndarray:
+    """What bone encloses in each axial slice, gaps up to 24 mm closed and holes filled."""
+    bone = scan.hu > 250
+    radius = int(np.ceil(12 / scan.spacing[0]))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)[..., None]
+    closed = ndimage.binary_closing(np.pad(bone, ((radius,) * 2, (radius,) * 2, (0, 0))), disc)
+    closed = closed[radius:-radius, radius:-radius]
+    for k in range(closed.shape[2]):
+        closed[..., k] = ndimage.binary_fill_holes(closed[..., k])
+    return closed
+
+
+TESTS = {"synthetic": on_synthetic, "slices": on_slices, "axes": on_axes, "real": on_real}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("test", choices=list(TESTS))
+    add("--labels", metavar="DIR", help="label maps that the training did not see")
+    add("--data", metavar="DIR", help="real scans")
+    add("--cache", default="files/held_out", help="where made scans are kept")
+    add("--model", default=None, help="default: the shipped one")
+    add("--csv", help="write every row there")
+    args = parser.parse_args(argv)
+    if args.test == "real" and not args.data:
+        raise InputError("name the folder of real scans with --data DIR")
+    if args.test != "real" and not args.labels:
+        raise InputError("name a folder of held-out label maps with --labels DIR")
+    table = TESTS[args.test](Predictor(args.model) if args.model else Predictor(), args)
+    if args.csv:
+        table.to_csv(args.csv, index=False)
+    show(args.test, table)
+    return 0
+
+
+def show(test: str, table: pd.DataFrame) -> None:
+    """Print the table, or for the slices its means."""
+    if test == "slices":
+        large, bare = table[table.brain > 1000], table[table.brain == 0]
+        print(large.groupby("window").Dice.describe()[["count", "mean", "min"]].round(4))
+        print(f"mean Dice over slices with more than 1000 brain pixels: {large.Dice.mean():.4f}")
+        print(f"slices without brain with more than 50 pixels found: {(bare.found > 50).mean():.2%}"
+              f" of {len(bare)}")
+        return
+    print(table.round(4).to_string(index=False))
+    numbers = table.select_dtypes("number")
+    print(numbers.agg(["mean", "min", "max"]).round(4).to_string())
+
+
+if __name__ == "__main__":
+    run(main)
