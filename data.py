@@ -888,7 +888,8 @@ def to_options(args: argparse.Namespace) -> Options:
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(args.size, tuple(dict.fromkeys(args.views)), window, args.slices, args.empty,
-                   tuple(args.split), args.seed, args.position, args.necks)  # fmt: skip
+                   tuple(args.split), args.seed, args.position, args.necks,
+                   args.licence)  # fmt: skip
 
 
 def to_window(words: Sequence) -> tuple[float, float]:
