@@ -14,6 +14,7 @@ import argparse
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -34,7 +35,7 @@ import pandas as pd
 import data
 import metrics
 import report
-from errors import InputError, replacing, run, warn
+from errors import InputError, explained, replacing, run, warn
 from model import build_unet, load_model, save_model
 
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
@@ -248,14 +249,14 @@ def card_of(path):
 
 
 def keep(path):
-    """Rename a model that is in the way, and its card, to model.previous[N].keras."""
+    """Rename a model that is in the way, with its card and export, to model.previous[N].keras."""
     if not path.exists():
         return
-    names = (path.with_name(f"{path.stem}.previous{n or ''}{path.suffix}") for n in range(10**6))
+    names = (path.with_name(f"{path.stem}.previous{n or ''}.keras") for n in itertools.count())
     kept = next(name for name in names if not name.exists())
-    os.replace(path, kept)
-    if path.with_suffix(".json").exists():
-        os.replace(path.with_suffix(".json"), kept.with_suffix(".json"))
+    for ending in (".keras", ".json", ".xml", ".bin"):
+        if path.with_suffix(ending).exists():
+            os.replace(path.with_suffix(ending), kept.with_suffix(ending))
     print(f"\nthe model that was in {path} is kept as {kept}")
 
 
@@ -389,7 +390,7 @@ def compile_model(model, args, steps):
             keras.metrics.MeanMetricWrapper(positive, name="positive"),
         ],
         # XLA halves the speed of TensorFlow on a CPU
-        jit_compile="auto" if keras.distribution.list_devices("gpu") else False,
+        jit_compile="auto" if gpus() else False,
     )
     model.optimizer.build(model.trainable_variables)
     nothing = np.zeros((1, args.size, args.size, 1), np.float32)
@@ -430,6 +431,10 @@ def options(argv=None):
     add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
     add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
     args = parser.parse_args(argv)
+    if min(args.epochs, args.batch, args.workers, args.steps or 1) < 1 or args.lr <= 0:
+        raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
+    if not 0 <= args.ema < 1:
+        raise InputError(f"--ema {args.ema} is no momentum: give 0 (off) or such as 0.999")
     args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return args
 
@@ -441,7 +446,8 @@ def main(argv=None):
     for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
         print(f"{len(pairs)} pictures to {purpose}")
         check_masks(pairs, args.seed)
-    best = train(args, train_pairs, val_pairs, about)
+    with explained(args.output):
+        best = train(args, train_pairs, val_pairs, about)
     print(f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
           f"{args.output}/model.keras; curves in {args.output}/curves.png")
 
@@ -449,10 +455,18 @@ def main(argv=None):
 def print_device(args):
     """Say what the training runs on, and choose the precision that suits it."""
     cv2.setNumThreads(1)  # the reading threads are enough
-    devices = keras.distribution.list_devices("gpu")
-    args.precision = args.precision or ("float16" if devices else "float32")
-    name = ", ".join(devices) if devices else f"CPU ({os.cpu_count()} cores)"
+    args.precision = args.precision or ("float16" if gpus() else "float32")
+    name = ", ".join(gpus()) or f"CPU ({os.cpu_count()} cores)"
     print(f"device: {name}; backend: {keras.backend.backend()}; precision: {args.precision}")
+
+
+def gpus():
+    """Names of the GPUs that Keras can use."""
+    if keras.backend.backend() == "torch":  # for which Keras lists no devices
+        import torch
+
+        return ["cuda"] if torch.cuda.is_available() else []
+    return keras.distribution.list_devices("gpu")
 
 
 def train(args, train_pairs, val_pairs, about):

@@ -101,6 +101,20 @@ def test_finetuning_starts_from_given_weights_and_keeps_the_model_in_the_way(
     load_model(tmp_path / "model.previous.keras")  # with a card that fits
 
 
+@pytest.mark.parametrize("options, words", [
+    ("--epochs 0", "1 or more"), ("--ema 1", "momentum"), ("--size 33", "multiple of 4"),
+])  # fmt: skip
+def test_options_that_make_no_run_are_refused(discs, tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        train.main([*TOY, "--data", str(discs), "--output", str(tmp_path), *options.split()])
+
+
+def test_an_output_that_is_a_file_is_refused(discs, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose another"):
+        train.main([*TOY, "--data", str(discs), "--output", str(tmp_path / "file")])
+
+
 # ---- input
 
 
