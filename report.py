@@ -131,12 +131,15 @@ def ranking(examples: Sequence[tuple], values: Sequence[float], png: str | Path)
 
 
 def _histogram(axis, values: np.ndarray) -> None:
-    axis.hist(values, bins=np.linspace(0, 1, 41), color=_hex(CYAN), alpha=0.85)
+    """How many scores lie where; the count on a scale on which one bad image shows."""
+    counts, _, _ = axis.hist(values, bins=np.linspace(0, 1, 41), color=_hex(CYAN), alpha=0.85)
     axis.axvline(np.median(values), color=INK, lw=1)
     axis.set_title(f"{len(values)} scores, median {np.median(values):.3f}", color=INK, fontsize=9)
     axis.set_xlabel("F1 (Dice)", color=MUTED, fontsize=8)
-    axis.set_ylabel("slices", color=MUTED, fontsize=8)
-    axis.set_yscale("symlog")  # one bad slice in a thousand must be seen
+    axis.set_ylabel("images", color=MUTED, fontsize=8)
+    axis.set_yscale("symlog")
+    axis.set_yticks([10**power for power in range(1 + math.ceil(math.log10(counts.max() + 1)))])
+    axis.yaxis.set_major_formatter("{x:.0f}")
 
 
 def _figure(width: float, height: float, rows: int, columns: int):
