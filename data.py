@@ -198,7 +198,9 @@ def to_grey(image: np.ndarray, path: Path) -> np.ndarray:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a uint8 or uint16 picture (H, W) as PNG."""
+    """Write a picture as PNG: grey (H, W), uint8 or uint16, or RGB (H, W, 3) uint8."""
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     with explained(path):
         path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 

@@ -11,6 +11,7 @@ batch normalisation, so that the output is as large as the input.
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def export_model(path: str | Path) -> Path:
     it was made and what its own checksum is, so that pred.py never runs a stale one.
     Raises InputError as `load_model` and `save_model` do.
     """
-    import openvino  # only who exports needs it
+    sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
+    import openvino
 
     path = Path(path)
     model, card = load_model(path)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import data
 import report
-from errors import InputError, explained, replacing, run, warn
+from errors import InputError, replacing, run, warn
 from volume import Grid, Volume, read_volume, regions, straighten, unstraighten, write_mask
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
@@ -59,10 +59,11 @@ def openvino_network(path: Path):
     A missing or stale export is made anew, for which Keras must be installed.
     Raises InputError when the model cannot be read or exported.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
     import openvino
 
     card = read_json(path.with_suffix(".json"))
-    if card.get("export") != checksums(path):
+    if checksums(path) is None or card.get("export") != checksums(path):
         warn(f"{path.with_suffix('.xml')} is missing or not made of {path}: exporting it again")
         from model import export_model  # needs the training stack
 
@@ -341,7 +342,7 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
     """
     jobs, taken = [], set()
     for path in paths:
-        name = data.stem(path.resolve())
+        name = data.stem(path.resolve()).removesuffix(".dcm")
         number = 1
         while True:
             folder = out / f"{name}_prediction{f'_{number}' if number > 1 else ''}"
@@ -456,10 +457,8 @@ def chosen_slices(masks: np.ndarray, most: int) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write a grey (H, W) or RGB (H, W, 3) uint8 picture, whole or not at all."""
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    with replacing(path) as temporary, explained(path):
-        temporary.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    with replacing(path) as temporary:
+        data.write_picture(temporary, image)
 
 
 # ---------------------------------------------------------------- command line

@@ -671,9 +671,7 @@ def at_heights(array, heights) -> np.ndarray:
 
 def preview(path: str | Path, labels=None, necks=None, count: int = 12, seed: int = 0) -> None:
     """Draw a sheet of samples with their masks: three views in each of `count` scans."""
-    import cv2
-
-    from data import WINDOW, normalise, stack
+    from data import WINDOW, normalise, stack, write_picture
     from report import montage, overlay
 
     files = label_files(labels) if labels else [None]
@@ -685,9 +683,8 @@ def preview(path: str | Path, labels=None, necks=None, count: int = 12, seed: in
             best = int(masks.sum((1, 2)).argmax())
             grey = (normalise(np.asarray(pictures[best]), WINDOW) * 255).astype(np.uint8)
             tiles.append(overlay(grey, np.asarray(masks[best])))
-    sheet = montage(tiles, columns=6)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    with replacing(path) as temporary:
+        write_picture(temporary, montage(tiles, columns=6))
 
 
 def write_sample(path: str | Path, seed: int = 3) -> Path:
