@@ -120,9 +120,15 @@ def _in_float32(model: keras.Model) -> keras.Model:
 
 
 def any_size(model: keras.Model) -> keras.Model:
-    """The same network, sharing its weights, for pictures or volumes of any divisible size."""
-    free = keras.Input((*[None] * (len(model.input_shape) - 2), model.input_shape[-1]))
-    return keras.Model(free, keras.models.clone_model(model, input_tensors=free).outputs)
+    """A copy of the network that takes pictures or volumes of any divisible size."""
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] == "InputLayer":
+            shape = layer["config"]["batch_shape"]
+            layer["config"]["batch_shape"] = (*[None] * (len(shape) - 1), shape[-1])
+    free = keras.Model.from_config(config)
+    free.set_weights(model.get_weights())
+    return free
 
 
 def export_model(path: str | Path) -> Path:

@@ -36,7 +36,7 @@ import data
 import metrics
 import report
 from errors import InputError, explained, replacing, run, warn
-from model import build_unet, load_model, save_model
+from model import build_unet, export_model, load_model, save_model
 
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 
@@ -501,6 +501,8 @@ def train(args, train_pairs, val_pairs, about):
     history = fit(model, slices, check, args.epochs, backup.epoch, callbacks)
     report.curves(output / "data.csv", output / "curves.png")
     refuse_nan(history, best)
+    if importlib.util.find_spec("openvino"):  # else pred.py does it when it first needs it
+        export_model(best.path)
     return card_of(best.path)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from errors import InputError
-from model import build_unet, checksum, default_card, load_model, save_model
+from model import any_size, build_unet, checksum, default_card, export_model, load_model, save_model
 
 
 @pytest.fixture
@@ -202,3 +202,17 @@ def test_saving_names_what_is_wrong_with_the_path(tmp_path, small):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         save_model(small, tmp_path / "file" / "m.keras", {})
+
+
+def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "model.keras"
+    save_model(build_unet((32, 32, 1), width=4, depth=2), path, {})
+    network, _ = load_model(path)
+    pictures = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
+    expected = network.predict_on_batch(pictures)
+    free = any_size(network)
+    np.testing.assert_allclose(free.predict_on_batch(pictures), expected, atol=1e-5)
+    assert free.predict_on_batch(pictures[:, :16, :24]).shape == (2, 16, 24, 1)
+    exported = openvino.Core().compile_model(export_model(path), "CPU")
+    np.testing.assert_allclose(exported(pictures)[0], expected, atol=0.03)  # 16-bit weights
