@@ -2,7 +2,7 @@
 
     python data.py --synthetic 20 --out files/dataset        # something to learn from
     python train.py                                          # files/model.keras, its card, curves
-    python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3 --ema 0.999
+    python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3
     python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
     KERAS_BACKEND=jax python train.py                        # any backend of Keras will do
 
@@ -210,9 +210,7 @@ class StandstillWarning(keras.callbacks.Callback):
 class BestModel(keras.callbacks.Callback):
     """ModelCheckpoint on validation Dice that writes model and card at once and atomically.
 
-    It saves as the validation ends, when the weights in the network are those that were
-    validated (the averaged ones, with --ema). What was at `path` and is not of this run
-    (`card["run"]`) is kept under another name. The best value so far is read from the card on
+    What was at `path` and is not of this run (`card["run"]`) is kept under another name. The best value so far is read from the card on
     disk, so that a resumed run never puts a worse network over a better one.
     """
 
@@ -328,19 +326,20 @@ def refuse_other_command(state, command, folder):
 
 
 # ---------------------------------------------------------------------------- network
-def for_training(model, precision):
+def for_training(model, precision, steps):
     """A copy of the network that computes in `precision`; its output stays float32.
 
-    Batch normalisation averages over some 20 batches: over Keras' 100, validation would lag
-    behind by an epoch or two on a small dataset, and show nonsense first.
+    Batch normalisation averages over a tenth of an epoch of `steps` batches, at most over Keras'
+    100: on a small dataset, validation would else show nonsense for an epoch or two.
     """
+    momentum = 1 - float(np.clip(10 / steps, 0.01, 0.5))
     policy = precision if precision == "float32" else f"mixed_{precision}"
     last = model.layers[-1].name
 
     def convert(layer):
         config = layer.get_config() | {"dtype": "float32" if layer.name == last else policy}
         if "momentum" in config:
-            config["momentum"] = 0.95
+            config["momentum"] = momentum
         return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=convert)
@@ -348,18 +347,18 @@ def for_training(model, precision):
     return copy
 
 
-def build(args):
+def build(args, steps):
     """The network to train: a new one, or the one of --start-from."""
     if not args.start_from:
         shape = (args.size, args.size, 1)
         model = build_unet(shape, width=args.width, depth=args.depth, dropout=args.dropout)
-        return for_training(model, args.precision)
+        return for_training(model, args.precision, steps)
     model, _ = load_model(args.start_from)
     if model.input_shape[1:] not in ((args.size, args.size, 1), (None, None, 1)):
         raise InputError(
             f"{args.start_from} takes {model.input_shape[1:]}: give --size {model.input_shape[1]}"
         )
-    return for_training(model, args.precision)
+    return for_training(model, args.precision, steps)
 
 
 def positive(mask, probability):
@@ -378,9 +377,8 @@ def compile_model(model, args, steps):
             args.lr / 100, max(1, total - warm), alpha=0.01, warmup_target=args.lr,
             warmup_steps=warm,
         )
-    average = {"use_ema": True, "ema_momentum": args.ema} if args.ema else {}
     model.compile(
-        optimizer=keras.optimizers.Adam(rate, **average),
+        optimizer=keras.optimizers.Adam(rate),
         loss=metrics.LOSSES[args.loss],
         metrics=[
             metrics.Dice(name="dice"),
@@ -420,8 +418,6 @@ def options(argv=None):
     add("--schedule", choices=("plateau", "cosine"), default="plateau",
         help="lower the rate when validation Dice rises no more, or warm up and follow a cosine "
         "to the last epoch (%(default)s)")
-    add("--ema", type=float, default=0.0, metavar="M",
-        help="validate and save averaged weights, momentum M such as 0.999 (default: off)")
     add("--patience", type=int, default=12,
         help="epochs without a better validation Dice before stopping (%(default)s)")
     add("--precision", choices=("float32", "bfloat16", "float16"),
@@ -433,8 +429,6 @@ def options(argv=None):
     args = parser.parse_args(argv)
     if min(args.epochs, args.batch, args.workers, args.steps or 1) < 1 or args.lr <= 0:
         raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
-    if not 0 <= args.ema < 1:
-        raise InputError(f"--ema {args.ema} is no momentum: give 0 (off) or such as 0.999")
     args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return args
 
@@ -482,14 +476,13 @@ def train(args, train_pairs, val_pairs, about):
     backup = BackupAndRestore(
         output / "training", command_of(args, train_pairs, val_pairs, about), patience, args.fresh
     )
-    model = build(args)
+    model = build(args, len(slices))
     compile_model(model, args, len(slices))
     backup.restore(model)
     cut_log(output / "data.csv", backup.epoch)
     best = BestModel(output / "model.keras", card(args, about, window, backup.state["run"]))
     callbacks = [
-        best,  # before SwapEMAWeights, which takes the averaged weights out again
-        *([keras.callbacks.SwapEMAWeights()] if args.ema else []),
+        best,
         keras.callbacks.TerminateOnNaN(),
         Progress(slices),
         StandstillWarning(args.data),

@@ -48,10 +48,10 @@ def discs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(discs, tmp_path_factory):
-    """One short run with averaged weights; its output folder."""
+    """One short run; its output folder."""
     output = tmp_path_factory.mktemp("trained")
     train.main([*TOY, "--data", str(discs), "--output", str(output), "--epochs", "3",
-                "--steps", "25", "--ema", "0.9", "--schedule", "cosine"])
+                "--steps", "25", "--schedule", "cosine"])
     return output
 
 
@@ -73,7 +73,7 @@ def test_validation_dice_rises_and_the_log_has_a_row_an_epoch(trained):
 
 
 def test_saved_weights_are_those_that_were_validated(trained, discs):
-    """Also of averaged weights: the saved model scores what its card says."""
+    """The saved model scores what its card says."""
     model, card = load_model(trained / "model.keras")
     pairs = data.read_dataset(discs)["Val"]
     images, masks = train.Slices(pairs, 32, len(pairs), None)[0]
@@ -83,7 +83,7 @@ def test_saved_weights_are_those_that_were_validated(trained, discs):
     assert card["validation"]["dice"] == pytest.approx(
         pd.read_csv(trained / "data.csv").val_dice.max(), abs=1e-5
     )
-    assert "--ema 0.9" in card["command"] and card["window"] == list(data.WINDOW)
+    assert "--steps 25" in card["command"] and card["window"] == list(data.WINDOW)
 
 
 def test_finetuning_starts_from_given_weights_and_keeps_the_model_in_the_way(
@@ -102,7 +102,7 @@ def test_finetuning_starts_from_given_weights_and_keeps_the_model_in_the_way(
 
 
 @pytest.mark.parametrize("options, words", [
-    ("--epochs 0", "1 or more"), ("--ema 1", "momentum"), ("--size 33", "multiple of 4"),
+    ("--epochs 0", "1 or more"), ("--size 33", "multiple of 4"),
 ])  # fmt: skip
 def test_options_that_make_no_run_are_refused(discs, tmp_path, options, words):
     with pytest.raises(InputError, match=words):
@@ -295,9 +295,9 @@ def test_a_loss_that_bursts_ends_in_one_line_and_leaves_no_backup(discs, tmp_pat
 
 
 def test_mixed_precision_keeps_the_output_and_the_weights_in_float32():
-    network = train.build(args_for("d", "o", "--precision", "bfloat16"))
+    network = train.build(args_for("d", "o", "--precision", "bfloat16"), 100)
     assert network.output.dtype == "float32"
-    half = train.for_training(network, "bfloat16")
+    half = train.for_training(network, "bfloat16", 100)
     assert half.output.dtype == "float32" and half.layers[1].compute_dtype == "bfloat16"
     np.testing.assert_array_equal(half.get_weights()[0], network.get_weights()[0])
 
