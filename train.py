@@ -210,8 +210,9 @@ class StandstillWarning(keras.callbacks.Callback):
 class BestModel(keras.callbacks.Callback):
     """ModelCheckpoint on validation Dice that writes model and card at once and atomically.
 
-    What was at `path` and is not of this run (`card["run"]`) is kept under another name. The best value so far is read from the card on
-    disk, so that a resumed run never puts a worse network over a better one.
+    What was at `path` and is not of this run (`card["run"]`) is kept under another name. The best
+    value so far is read from the card on disk, so that a resumed run never puts a worse network
+    over a better one.
     """
 
     def __init__(self, path, card):
