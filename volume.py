@@ -10,10 +10,9 @@ In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates a
 volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
 """
 
-import logging
 import math
 import os
-import warnings
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,28 +24,16 @@ from typing import NamedTuple
 import cv2
 import nibabel as nib
 import numpy as np
-import pydicom
 from isal import igzip, isal_zlib
 from nibabel import orientations
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
 from scipy import sparse
 
+import dicom
+from dicom import PADDING, POSITIONS
 from errors import InputError, replacing
 
+# Nothing is darker than air: padding, which lossy compression blurs, and all else below becomes AIR
 AIR = -1024
-# What scanners write outside their round field of view. Lossy compression blurs it and nothing is
-# darker than air, so whatever lies below AIR becomes AIR
-PADDING = (-1500, -2000, -3024)
-# Patient axes to which an array's columns (i), rows (j) and slices (k) run; DICOM PS3.3 C.7.3.1.1.2
-POSITIONS = {
-    "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
-    "FFS": "RPI", "FFP": "LAI", "FFDR": "ARI", "FFDL": "PLI",
-}  # fmt: skip
-DARK = -500  # a padding value brighter than this is a header's error: it would erase tissue
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-logging.getLogger("pydicom").setLevel(logging.ERROR)  # it reports every oddity of every file
-warnings.filterwarnings("ignore", module="pydicom")
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -60,6 +47,7 @@ class Volume:
     slice_axis: the axis of `hu` along which the source's slices are stacked.
     header, orientation: the source's NIfTI header and its nibabel orientation.
     position: the patient position taken because the header said nothing, else None.
+    slices: of DICOM, which file and frame each source slice is, else None.
     """
 
     hu: np.ndarray
@@ -72,6 +60,7 @@ class Volume:
     slice_axis: int = 2
     shifts: np.ndarray | None = None
     position: str | None = None
+    slices: tuple[dicom.Slice, ...] | None = None
 
     @property
     def spacing(self) -> np.ndarray:
@@ -114,8 +103,12 @@ class Grid:
 # ---------------------------------------------------------------- reading
 
 
-def read_volume(path: str | Path, position: str | None = None) -> Volume:
-    """Read a NIfTI file, a DICOM folder, or the series to which one DICOM file belongs.
+def read_volume(
+    path: str | Path, position: str | None = None, series: int | None = None
+) -> Volume:
+    """Read a NIfTI file, a DICOM folder tree or .zip, or the series to which a DICOM file belongs.
+
+    Of several DICOM series the head CT is taken, or the one numbered `series` (dicom.list_series).
 
     `position` (a key of POSITIONS) says how the array of a file without orientation lies. Such an
     array is taken as a scanner shows it: first axis to the picture's right, second down, third
@@ -131,7 +124,9 @@ def read_volume(path: str | Path, position: str | None = None) -> Volume:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty; copy or export it again")
     if path.is_dir() or not path.name.lower().endswith((".nii", ".nii.gz")):
-        return _read_dicom(path)
+        return _read_dicom(path, series)
+    if series is not None:
+        raise InputError(f"{path} is NIfTI and has no series to choose of; leave --series out")
     return _read_nifti(path, position)
 
 
@@ -263,7 +258,9 @@ def _lying(position: str, zooms, shape) -> np.ndarray:
     return affine
 
 
-def _canonical(array, affine, header, name, path, notes, shifts=None, position=None) -> Volume:
+def _canonical(
+    array, affine, header, name, path, notes, shifts=None, position=None, slices=None
+) -> Volume:
     """Turn a source array (I, J, K) with its affine into a Volume."""
     orientation = nib.io_orientation(affine)
     hu, found = _clean(nib.apply_orientation(array, orientation))
@@ -273,7 +270,7 @@ def _canonical(array, affine, header, name, path, notes, shifts=None, position=N
         shifts = shifts[::-1]
     return Volume(
         hu, affine @ orientations.inv_ornt_aff(orientation, array.shape), name, path,
-        (*notes, *found), header, orientation, int(axis), shifts, position,
+        (*notes, *found), header, orientation, int(axis), shifts, position, slices,
     )  # fmt: skip
 
 
@@ -310,159 +307,21 @@ def _slabs(array: np.ndarray) -> Iterator[np.ndarray]:
     return (array[start : start + 8] for start in range(0, len(array), 8))
 
 
-# ---------------------------------------------------------------- DICOM
-
-
-def _read_dicom(path: Path) -> Volume:
-    series, notes = _choose(_find_series(path), path)
-    first = series[0]
-    row, column = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
-    normal = np.cross(row, column)
-    places = np.array([h.ImagePositionPatient for h in series], float)
-    order = np.argsort(places @ normal, kind="stable")
-    gaps = np.diff((places @ normal)[order], prepend=-np.inf)
-    if (gaps < 1e-3).any():
-        notes.append(f"{(gaps < 1e-3).sum()} images at a place already taken left out")
-        order = order[gaps >= 1e-3]
-    series, places = [series[n] for n in order], places[order]
-    array = _stack_pixels(series)
-    affine, shifts, uneven = _dicom_geometry(first, row, column, places, array.shape)
-    _check_affine(affine, path)
+def _read_dicom(path: Path, series: int | None) -> Volume:
+    scan = dicom.read_series(path, series)
+    _check_affine(scan.affine, path)
     header = nib.Nifti1Header()
-    header.set_data_shape(array.shape)
+    header.set_data_shape(scan.array.shape)
     header.set_xyzt_units("mm")
-    header.set_sform(affine, 1)
+    header.set_sform(scan.affine, 1)
     # A qform knows no tilt; it serves readers that refuse one (ITK). The pictures' axes are kept
-    step = np.linalg.norm(affine[:3, 2])
-    upright = affine.copy()
-    upright[:3, 2] = LPS_TO_RAS[:3, :3] @ normal * step
+    upright = scan.affine.copy()
+    upright[:3, 2] = scan.normal * np.linalg.norm(scan.affine[:3, 2])
     header.set_qform(upright, 1)
-    folder = path if path.is_dir() else path.parent
-    name = path.stem if path.is_file() and len(series) == 1 else folder.resolve().name
-    return _canonical(array, affine, header, name, path, [*notes, *uneven], shifts)
-
-
-def _find_series(path: Path) -> dict[tuple, list[pydicom.Dataset]]:
-    """Image headers by series; images of another size or orientation count as their own series."""
-    files = sorted(path.parent.iterdir() if path.is_file() else path.rglob("*"))
-    headers = {file: _header(file) for file in files if file.is_file()}
-    if path.is_file():
-        if headers[path] is None:
-            raise InputError(f"{path} is neither a NIfTI nor a DICOM image; give a CT scan")
-        uid = headers[path].get("SeriesInstanceUID")
-        headers = {f: h for f, h in headers.items() if h and h.get("SeriesInstanceUID") == uid}
-    series = {}
-    for header in filter(None, headers.values()):
-        turn = np.round(np.array(header.get("ImageOrientationPatient") or [], float), 3)
-        key = (header.get("SeriesInstanceUID"), header.Rows, header.Columns, tuple(turn + 0.0))
-        series.setdefault(key, []).append(header)
-    if not series:
-        raise InputError(f"{path} holds no DICOM image; give the folder of one CT series")
-    return series
-
-
-def _header(file: Path) -> pydicom.Dataset | None:
-    """The header of a DICOM image without its pixels; None for any other file."""
-    try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError):
-        return None
-    return header if "Rows" in header and "Columns" in header else None
-
-
-def _choose(series: dict[tuple, list], path: Path) -> tuple[list, list[str]]:
-    """The series with most axial CT slices, and a note when there were others."""
-
-    def worth(item):
-        (_, _, _, turn), headers = item
-        ct = headers[0].get("Modality") == "CT"
-        scout = "LOCALIZER" in (headers[0].get("ImageType") or ())
-        axial = len(turn) == 6 and abs(np.cross(turn[:3], turn[3:])[2]) > 0.7
-        return len(turn) == 6, ct and not scout, axial, len(headers)
-
-    key, chosen = max(series.items(), key=worth)
-    first = chosen[0]
-    if first.get("NumberOfFrames", 1) not in (None, 1):
-        raise InputError(f"{path} is a multi-frame DICOM image; convert it with dcm2niix first")
-    for tag in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
-        if not all(header.get(tag) for header in chosen):
-            raise InputError(f"{path} has images without {tag}; give a NIfTI of the scan")
-    if first.get("SamplesPerPixel", 1) != 1 or not first.Rows * first.Columns:
-        raise InputError(
-            f"{path} holds colour or empty pictures, not HU; give the CT series itself"
-        )
-    notes = []
-    if len(series) > 1:
-        name = f"{first.get('SeriesNumber', '?')} ({len(chosen)} slices)"
-        notes.append(f"{len(series)} image series found; took series {name}")
-    if first.get("Modality") != "CT":
-        notes.append(f"the modality is {first.get('Modality', 'not stated')}, not CT")
-    return chosen, notes
-
-
-def _stack_pixels(series: list[pydicom.Dataset]) -> np.ndarray:
-    """(I, J, K) HU, rows stored bottom up as dcm2niix does; padding stays below air."""
-    scales = [(float(h.get("RescaleSlope") or 1), float(h.get("RescaleIntercept") or 0))
-              for h in series]  # fmt: skip
-    whole = all(value.is_integer() for scale in scales for value in scale)
-    stored_as, kind, number = (np.int16, np.int32, int) if whole else (np.float32,) * 3
-    stack = np.empty((len(series), series[0].Rows, series[0].Columns), stored_as)
-
-    def fill(n: int) -> None:
-        stored = _pixels(Path(series[n].filename))
-        slope, intercept = map(number, scales[n])
-        hu = stored.astype(kind) * slope + intercept
-        hu[_padding(series[n], stored) & (hu < DARK)] = min(PADDING)
-        stack[n] = np.clip(hu, -32768, 32767)[::-1]
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(fill, range(len(series))))
-    return stack.T
-
-
-def _pixels(file: Path) -> np.ndarray:
-    """(Rows, Columns) stored values, decompressed."""
-    try:
-        return pydicom.dcmread(file).pixel_array
-    except (AttributeError, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as e:
-        reason = " ".join(str(e).split())[:200]
-        raise InputError(f"{file} has no readable pixels ({reason}); export it again") from e
-
-
-def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Where the header says that there is no image (PS3.3 C.7.5.1.1.2)."""
-    value = header.get("PixelPaddingValue")
-    if value is None or isinstance(value, MultiValue):
-        return np.zeros(stored.shape, bool)
-    limit = header.get("PixelPaddingRangeLimit", value)
-    # Some writers give a signed value in the unsigned type
-    low, high = sorted(np.array([value, limit], np.int64).astype(stored.dtype).tolist())
-    return (stored >= low) & (stored <= high)
-
-
-def _dicom_geometry(first, row, column, places, shape):
-    """Affine (mean slice step) of the stored array, shifts of slices off it, and notes."""
-    across, along = (float(value) for value in first.PixelSpacing[::-1])
-    normal = np.cross(row, column)
-    count = len(places)
-    thick = float(first.get("SliceThickness") or 1)
-    step = (places[-1] - places[0]) / (count - 1) if count > 1 else normal * thick
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([row * across, -column * along, step], axis=1)
-    affine[:3, 3] = places[0] + column * along * (shape[1] - 1)
-    shifts = places - places[0] - np.arange(count)[:, None] * step
-    notes = []
-    tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
-    if tilt > 0.1:
-        notes.append(f"gantry tilt of {tilt:.1f} degrees")
-    if np.abs(shifts).max() < 0.02:
-        return LPS_TO_RAS @ affine, None, notes
-    gaps = np.diff(places @ normal)
-    notes.append(
-        f"slice gaps are uneven ({gaps.min():.1f} to {gaps.max():.1f} mm); "
-        f"files written have the mean, {gaps.mean():.2f} mm"
-    )
-    return LPS_TO_RAS @ affine, shifts @ LPS_TO_RAS[:3, :3], notes
+    return _canonical(
+        scan.array, scan.affine, header, scan.name, path, scan.notes, scan.shifts,
+        slices=scan.slices,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- writing
@@ -475,10 +334,7 @@ def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
     dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
     """
-    if mask.shape != volume.hu.shape:
-        raise ValueError(f"mask of shape {mask.shape} for a scan of {volume.hu.shape}")
-    back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), volume.orientation)
-    data = nib.apply_orientation(mask, back).astype(np.uint8)
+    data = _source_order(mask, volume).astype(np.uint8)
     header = volume.header.copy()
     header.set_data_shape(data.shape)
     header.set_data_dtype(np.uint8)
@@ -492,6 +348,42 @@ def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     with replacing(path) as temporary:
         compressed = temporary.name.lower().endswith(".gz")
         temporary.write_bytes(igzip.compress(content, mtime=0) if compressed else content)
+
+
+def write_dicom_seg(
+    mask: np.ndarray, volume: Volume, path: str | Path, version: str = "unknown"
+) -> None:
+    """Write a canonical mask (X, Y, Z) as a DICOM SEG, one frame a source slice, or not at all.
+
+    One binary segment, SNOMED CT 12738006 (brain), made automatically; `version`: of what made it,
+    such as the model's checksum. Voxel for voxel what `write_mask` writes. As DICOM demands, the
+    patient and study of the source are copied into it: it is as confidential as the scan.
+    Raises InputError for a scan that is no DICOM, or when `path` cannot be written.
+    """
+    if volume.slices is None:
+        raise InputError(f"{volume.path} is no DICOM scan, so no DICOM SEG can refer to it")
+    pictures = _source_order(mask, volume).astype(bool).T[:, ::-1]
+    dicom.write_seg(pictures, volume.slices, volume.path, path, version)
+
+
+def _source_order(mask: np.ndarray, volume: Volume) -> np.ndarray:
+    """A canonical array as the source stores it."""
+    if mask.shape != volume.hu.shape:
+        raise ValueError(f"mask of shape {mask.shape} for a scan of {volume.hu.shape}")
+    back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), volume.orientation)
+    return nib.apply_orientation(mask, back)
+
+
+def bids_mask_name(name: str) -> str | None:
+    """`sub-01_ses-02_desc-brain_mask` for a scan named `sub-01_ses-02_ct`; None if not BIDS.
+
+    BIDS 1.10, file name structure and "Imaging data type" of derivatives: key-value pairs, of
+    which `desc` is the last, and a suffix.
+    """
+    if not re.fullmatch(r"sub-[a-zA-Z0-9]+(_[a-z]+-[a-zA-Z0-9]+)*_[a-zA-Z0-9]+", name):
+        return None
+    pairs = [pair for pair in name.split("_")[:-1] if not pair.startswith("desc-")]
+    return "_".join([*pairs, "desc-brain", "mask"])
 
 
 # ---------------------------------------------------------------- straight grids

@@ -6,19 +6,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from dicom import POSITIONS
 from errors import InputError
 from volume import (
     AIR,
-    LPS_TO_RAS,
-    POSITIONS,
     Volume,
     read_mask,
     read_volume,
@@ -69,43 +65,6 @@ def save(path, array, affine=None, sform=1, qform=1, kind=nib.Nifti1Image):
 
 def asymmetric(shape=(9, 11, 7)):
     return np.random.default_rng(1).integers(-900, 900, shape).astype(np.int16)
-
-
-def write_dicom(folder, hu, places, row=(1, 0, 0), column=(0, 1, 0), spacing=(1.0, 1.0), **tags):
-    """hu (slices, Rows, Columns), places (slices, 3) LPS mm; file names shuffled."""
-    folder.mkdir(exist_ok=True)
-    uid = generate_uid()
-    names = np.random.default_rng(len(hu)).permutation(len(hu))
-    for n, (image, place) in enumerate(zip(hu, places, strict=True)):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        data.SeriesInstanceUID, data.Modality = uid, "CT"
-        data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        data.ImageOrientationPatient = [*map(float, row), *map(float, column)]
-        data.ImagePositionPatient = [float(value) for value in place]
-        data.PixelSpacing, data.SliceThickness = list(spacing), 2.0
-        data.Rows, data.Columns = image.shape
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-        slope, intercept = tags.get("scales", [(1, 0)] * len(hu))[n]
-        data.RescaleSlope, data.RescaleIntercept = slope, intercept
-        signed = tags.get("signed", True)
-        data.PixelRepresentation = int(signed)
-        for name in ("PixelPaddingValue", "SeriesNumber", "NumberOfFrames"):
-            if name in tags:
-                setattr(data, name, tags[name])
-        stored = np.rint((image - intercept) / slope)
-        data.PixelData = stored.astype(np.int16 if signed else np.uint16).tobytes()
-        data.save_as(folder / f"{tags.get('prefix', 'im')}{names[n]}", enforce_file_format=True)
-    return folder
-
-
-def stack(count, step=(0, 0, 2.0), start=(-5, -6, 3)):
-    return np.array(start) + np.arange(count)[:, None] * np.array(step)
 
 
 # ---------------------------------------------------------------- NIfTI in and out
@@ -304,153 +263,6 @@ def test_mask_is_not_written_through_a_file(tmp_path):
     volume = read_volume(save(tmp_path / "scan.nii", asymmetric()))
     with pytest.raises(InputError, match="cannot write"):
         write_mask(volume.hu > 0, volume, tmp_path / "scan.nii" / "mask.nii")
-
-
-# ---------------------------------------------------------------- DICOM
-
-
-def test_dicom_order_scale_sign_and_padding(tmp_path):
-    hu = asymmetric((6, 8, 10)).astype(float)
-    hu[0, 0, 0] = hu[3, 2, 1] = -2000
-    scales = [(1, -1024), (1, -1000), (1, -2048), (1, -2100), (1, -1024), (1, -1024)]
-    scales[0] = scales[3] = (1, -3000)
-    places = stack(6)
-    folder = write_dicom(
-        tmp_path / "head", hu, places, spacing=(0.5, 0.75), scales=scales, signed=False,
-        PixelPaddingValue=1000,
-    )  # fmt: skip
-    volume = read_volume(folder)
-    hu[hu == -2000] = AIR
-    assert volume.name == "head" and volume.hu.dtype == np.int16
-    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
-    np.testing.assert_allclose(volume.spacing, (0.75, 0.5, 2))
-    # PS3.3 C.7.6.2.1.1: the place of row 2, column 3 of slice 4
-    place = places[4] + np.array([3 * 0.75, 2 * 0.5, 0])
-    index = np.linalg.inv(volume.affine) @ LPS_TO_RAS @ [*place, 1]
-    assert volume.hu[tuple(np.rint(index[:3]).astype(int))] == hu[4, 2, 3]
-    np.testing.assert_allclose(index, np.rint(index), atol=1e-6)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    scan = reader.Execute()
-    write_mask(volume.hu > 300, volume, tmp_path / "mask.nii.gz")
-    mask = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
-    same = sitk.Resample(mask, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(same), hu > 300)
-
-
-def test_dicom_fractional_slopes(tmp_path):
-    hu = np.random.default_rng(0).integers(-400, 400, (3, 5, 6)) * 0.5
-    volume = read_volume(write_dicom(tmp_path / "a", hu, stack(3), scales=[(0.5, -100)] * 3))
-    assert volume.hu.dtype == np.float32
-    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-def test_dicom_in_any_position_is_one_canonical_array(tmp_path, position):
-    array = asymmetric()
-    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
-    row, column, normal = (towards[letter] for letter in POSITIONS[position])
-    orientation = nib.orientations.axcodes2ornt(POSITIONS[position])
-    back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
-    stored = nib.apply_orientation(array, back)
-    folder = write_dicom(
-        tmp_path / "a", stored.transpose(2, 1, 0), stack(stored.shape[2], normal * 1.0), row, column
-    )
-    np.testing.assert_array_equal(read_volume(folder).hu, array)
-
-
-def test_one_file_stands_for_its_series(tmp_path):
-    folder = write_dicom(tmp_path / "ct", asymmetric((5, 6, 7)), stack(5))
-    write_dicom(folder, asymmetric((9, 6, 7)), stack(9), prefix="other")
-    (folder / "notes.txt").write_text("no image")
-    volume = read_volume(folder / "im2")
-    assert volume.hu.shape == (7, 6, 5) and volume.name == "ct"
-    assert read_volume(folder / "other1").hu.shape == (7, 6, 9)
-
-
-def test_of_several_series_the_one_with_most_axial_slices(tmp_path):
-    write_dicom(tmp_path, asymmetric((5, 6, 7)), stack(5), SeriesNumber=4)
-    write_dicom(
-        tmp_path, asymmetric((9, 6, 7)), stack(9, (0, 2, 0)), (1, 0, 0), (0, 0, -1), prefix="mpr"
-    )
-    volume = read_volume(tmp_path)
-    assert volume.hu.shape == (7, 6, 5)
-    assert "2 image series found; took series 4 (5 slices)" in volume.notes
-
-
-def test_duplicate_place_and_foreign_size_are_left_out(tmp_path):
-    folder = write_dicom(tmp_path / "a", asymmetric((5, 6, 7)), stack(5)[[0, 1, 2, 2, 3]])
-    volume = read_volume(folder)
-    assert volume.hu.shape == (7, 6, 4) and "already taken" in volume.notes[0]
-
-
-def test_single_dicom_slice(tmp_path):
-    folder = write_dicom(tmp_path / "a", asymmetric((1, 6, 7)), stack(1))
-    volume = read_volume(folder / "im0")
-    assert volume.hu.shape == (7, 6, 1) and volume.name == "im0"
-    np.testing.assert_allclose(volume.spacing, (1, 1, 2))
-
-
-@pytest.mark.parametrize("coding", ["RLE", "jp2klossless", "jpeg_ls_lossless"])
-def test_compressed_dicom(coding):
-    plain = read_volume(pydicom.data.get_testdata_file("MR_small.dcm"))
-    packed = read_volume(pydicom.data.get_testdata_file(f"MR_small_{coding}.dcm"))
-    np.testing.assert_array_equal(packed.hu, plain.hu)
-    assert "the modality is MR, not CT" in packed.notes
-
-
-@pytest.mark.parametrize("name", ["J2K_pixelrep_mismatch.dcm", "693_J2KI.dcm"])
-def test_real_ct_slices_of_pydicom(name):
-    volume = read_volume(pydicom.data.get_testdata_file(name))
-    assert volume.hu.shape == (512, 512, 1) and volume.hu.dtype == np.int16
-    assert volume.hu.min() == AIR and 1000 < volume.hu.max() < 4096
-    assert 0 < np.median(volume.hu[abs(volume.hu) < 200]) < 60  # soft tissue
-    assert any("padding" in note for note in volume.notes)
-
-
-def test_padding_that_would_erase_tissue_is_not_believed(tmp_path):
-    hu = np.zeros((2, 6, 7))
-    assert not read_volume(write_dicom(tmp_path / "a", hu, stack(2), PixelPaddingValue=0)).hu.any()
-
-
-def test_truncated_and_multi_frame_dicom_are_refused(tmp_path):
-    folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2))
-    file = folder / "im0"
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(InputError, match="no readable pixels"):
-        read_volume(folder)
-    folder = write_dicom(tmp_path / "b", asymmetric((1, 6, 7)), stack(1), NumberOfFrames=3)
-    with pytest.raises(InputError, match="multi-frame"):
-        read_volume(folder)
-
-
-@pytest.mark.parametrize("tag", ["ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"])
-def test_dicom_without_geometry_is_refused(tmp_path, tag):
-    folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2))
-    for file in folder.iterdir():
-        data = pydicom.dcmread(file)
-        setattr(data, tag, None)
-        data.save_as(file)
-    with pytest.raises(InputError, match=tag):
-        read_volume(folder)
-
-
-@pytest.mark.parametrize("feet_first", [False, True])
-def test_tilted_uneven_series_knows_where_each_slice_lies(tmp_path, feet_first):
-    angle = np.radians(20)
-    row = (-1 if feet_first else 1, 0, 0)
-    column = (0, np.cos(angle), -np.sin(angle))
-    heights = np.cumsum([0, 2, 2, 5, 1, 3])
-    places = np.array([-5, -6, 3]) + heights[:, None] * [0, 0, 1]
-    volume = read_volume(write_dicom(tmp_path / "a", asymmetric((6, 7, 8)), places, row, column))
-    assert any("tilt of 20.0" in note for note in volume.notes)
-    assert any("uneven" in note for note in volume.notes)
-    points = world(volume.affine, volume.hu.shape, volume.shifts)
-    # A picture's first pixel, at ImagePositionPatient, lies at the back, on the left or right
-    np.testing.assert_allclose(points[0 if feet_first else -1, -1], places * [-1, -1, 1], atol=1e-5)
-    write_mask(volume.hu > 0, volume, tmp_path / "mask.nii.gz")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), volume.hu > 0)
-    assert sitk.ReadImage(str(tmp_path / "mask.nii.gz")).GetSize() == (8, 7, 6)
 
 
 # ---------------------------------------------------------------- straight grids
