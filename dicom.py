@@ -26,9 +26,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from errors import InputError, replacing
 
@@ -245,8 +247,11 @@ class Files:
         if self.archive:
             names = {info.filename for info in self.archive.infolist() if not info.is_dir()}
         else:
-            found = self.root.iterdir() if self.given else self.root.rglob("*")
-            names = {str(file.relative_to(self.root)) for file in found if file.is_file()}
+            try:
+                found = self.root.iterdir() if self.given else self.root.rglob("*")
+                names = {str(file.relative_to(self.root)) for file in found if file.is_file()}
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be listed; check its permissions") from error
         return sorted(n for n in names if not re.search(r"(^|[/\\])(\.[^/\\.]|__MACOSX)", n))
 
     def open(self, name: str) -> BinaryIO:
@@ -386,13 +391,24 @@ def _image(files: Files, name: str) -> _Image | bool | None:
             if not magic and not name.lower().endswith((".dcm", ".ima")):
                 return None
             file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS + NAMING)
-        if "Rows" in header and "Columns" in header:
+            header = _parse(file, stop_before_pixels=True, specific_tags=TAGS + NAMING)
+        if "SOPClassUID" in header and "Rows" in header and "Columns" in header:
             return _Image(header, list(_slices(name, header)))
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         return None if kind and "CT Image" not in kind.name else False
     except UNREADABLE:
         return False
+
+
+def _parse(file: BinaryIO, **options) -> FileDataset:
+    """A file as pydicom reads it, or, as old archives give them, without preamble and file meta."""
+    data = pydicom.dcmread(file, force=True, **options)
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit = data.original_encoding[0]
+        data.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    return data
 
 
 def _series(number: int, images: list[_Image], files: Files, words: re.Pattern) -> Series:
@@ -506,7 +522,7 @@ def _candidates(found: list[Series], number: int | None, path: Path) -> list[Ser
             raise InputError(f"{path} has no series {number}; choose of {there}")
     if reasons := _true(found[0].unusable):
         raise InputError(f"{path} holds {reasons[0]}; give the CT series itself, or a NIfTI of it")
-    return [s for s in found if s.rank[:2] == found[0].rank[:2]]
+    return [s for s in found if s.rank[:3] == found[0].rank[:3]]
 
 
 def _true(flaws: dict[str, bool]) -> list[str]:
@@ -544,7 +560,8 @@ def _listed(names, words: re.Pattern, most: int = 4) -> str:
 
 def _read(series: Series, files: Files) -> Scan:
     array, slices, damaged = _stack_pixels(series, files)
-    notes = [*series.notes, *_true(series.unlike), *_position_note(series)]
+    unlike = [w if w.startswith("the") else f"the series is {w}" for w in _true(series.unlike)]
+    notes = [*series.notes, *unlike, *_position_note(series)]
     if damaged:
         names = _listed(map(_called, damaged), series.words)
         notes.append(f"{_count(damaged, 'slice')} without readable pixels left out: {names}")
@@ -617,7 +634,7 @@ def _stack_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice]
 def _pixels(files: Files, name: str, frames: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stored values (rows, columns) of a file's frames, decompressed, and where there is none."""
     with files.open(name) as file:
-        data = pydicom.dcmread(file)
+        data = _parse(file)
     if data.get("NumberOfFrames", 1) in (None, 1):
         stored = data.pixel_array
         yield stored, _padding(data, stored)
@@ -730,7 +747,7 @@ def write_seg(masks: np.ndarray, slices: tuple[Slice, ...], source: Path, path, 
 def _full_header(files: Files, name: str) -> pydicom.Dataset:
     try:
         with files.open(name) as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
+            header = _parse(file, stop_before_pixels=True)
         for tag in EMPTY:
             header.setdefault(tag, "")
         return header

@@ -330,6 +330,22 @@ def test_enhanced_multi_frame(tmp_path, coding):
         assert volume.name == given.stem and not volume.notes
 
 
+@pytest.mark.parametrize("implicit", [True, False])
+def test_old_files_without_preamble(tmp_path, implicit):
+    hu = asymmetric((4, 6, 7))
+    folder = write_dicom(tmp_path / "a", hu, stack(4), prefix="im.")
+    for file in list(folder.iterdir()):
+        data = pydicom.dcmread(file)
+        pydicom.dcmwrite(
+            file.with_name(file.name + ".dcm"), Dataset(data), implicit_vr=implicit,
+            little_endian=True, enforce_file_format=False,
+        )  # fmt: skip
+        file.unlink()
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.hu, canonical(hu))
+    seg_of(tmp_path / "seg.dcm", volume.hu > 0, volume)
+
+
 def test_frames_without_a_place_are_refused(tmp_path):
     folder = write_dicom(tmp_path / "b", asymmetric((1, 6, 7)), stack(1), NumberOfFrames=3)
     with pytest.raises(InputError, match="ImageOrientationPatient"):
@@ -683,7 +699,8 @@ def seg_of(path, mask, volume) -> tuple[hd.seg.Segmentation, np.ndarray]:
     """The SEG of a folder's mask, and what it says (slices, rows, columns) of each source slice."""
     write_dicom_seg(mask, volume, path, "0123456789abcdef")
     seg = hd.seg.segread(path)
-    uids = [pydicom.dcmread(volume.path / image.file).SOPInstanceUID for image in volume.slices]
+    sources = [pydicom.dcmread(volume.path / s.file, force=True) for s in volume.slices]
+    uids = [source.SOPInstanceUID for source in sources]
     return seg, seg.get_pixels_by_source_instance(uids)[..., 0].astype(bool)
 
 
