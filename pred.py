@@ -34,6 +34,7 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE = 2  # the head is looked for on cubes so many times larger
 MARGIN = 18.0  # mm kept around the brain that the coarse look found: skull and scalp
+THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
 LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
 
@@ -42,7 +43,7 @@ LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
 class Result:
     """A scan's mask (bool, on the volume's canonical voxels) and what was noticed on the way.
 
-    `agreement` holds the Dice of each pair of views, nothing where the scan is a single slice.
+    `agreement` holds the Dice of each pair of views, nothing where the scan is a thin one.
     """
 
     mask: np.ndarray
@@ -62,12 +63,15 @@ def openvino_network(path: Path):
     sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
     import openvino
 
+    if not path.is_file():
+        raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
     card = read_json(path.with_suffix(".json"))
     if checksums(path) is None or card.get("export") != checksums(path):
-        warn(f"{path.with_suffix('.xml')} is missing or not made of {path}: exporting it again")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is chatty on stderr
         from model import export_model  # needs the training stack
 
         export_model(path)
+        warn(f"{path.with_suffix('.xml')} was missing or not made of {path}: exported it again")
         card = read_json(path.with_suffix(".json"))
     try:
         network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU")
@@ -77,8 +81,9 @@ def openvino_network(path: Path):
 
 
 def checksums(path: Path) -> dict | None:
-    """A card's `export` as it should be for a .keras file and the .bin beside it, None without."""
+    """A card's `export` as it should be for a .keras file and its export, None without one."""
     try:
+        path.with_suffix(".xml").stat()
         files = {"made_from": path, "sha256": path.with_suffix(".bin")}
         return {key: sha256(file) for key, file in files.items()}
     except OSError:
@@ -147,8 +152,8 @@ class Predictor:
 
     def volume(self, scan: Volume) -> Result:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
-        if min(scan.hu.shape) == 1:
-            return self.single_slice(scan)
+        if min(scan.hu.shape * scan.spacing) < THIN:
+            return self.thin_scan(scan)
         box = self.find_head(scan)
         if box is None:
             return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
@@ -159,16 +164,17 @@ class Predictor:
         mask = np.zeros_like(scan.hu, bool)
         for region in regions(grid, scan):
             mask[region] = refine(scan.hu[region], border, grid, scan, region)
+        mask = tidy(mask)
         if mask.sum() * voxel_ml(scan) < LEAST_BRAIN:
             return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
         return Result(mask, agreement(views))
 
-    def single_slice(self, scan: Volume) -> Result:
-        """The mask of a scan of one slice, taken as a picture in HU."""
-        axis = int(np.argmin(scan.hu.shape))
-        picture = np.take(scan.hu, 0, axis).astype(np.float32)
-        mask = clean_slice(self.slice_probability(picture))
-        return Result(np.expand_dims(mask, axis), notes=() if mask.any() else (NO_HEAD,))
+    def thin_scan(self, scan: Volume) -> Result:
+        """The mask of a scan of one slice or few, each taken as a picture in HU."""
+        axis = int(np.argmin(scan.hu.shape * scan.spacing))
+        pictures = np.moveaxis(scan.hu, axis, 0).astype(np.float32)
+        mask = np.stack(self.predict_slices(pictures), axis)
+        return Result(mask, notes=() if mask.any() else (NO_HEAD,))
 
     def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
@@ -212,6 +218,14 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
     probability = np.where(near, probability, 0)
     holes = ndimage.binary_fill_holes(mask) & ~mask
     return np.where(holes, 1, probability).astype(np.float32)
+
+
+def tidy(mask: np.ndarray) -> np.ndarray:
+    """A mask (X, Y, Z) with only its largest component, and no holes."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    for box in boxes:  # one, or none of an empty mask; far quicker than all of a large scan
+        mask[box] = ndimage.binary_fill_holes(largest(mask[box]))
+    return mask
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
@@ -481,7 +495,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def is_done(job: Job, predictor: Predictor) -> bool:
     """Whether the job's result stands there already, made by the same network."""
     about = read_json(job.folder / f"{job.name}.json")
-    return about.get("model") == predictor.card.get("sha256") and "input" in about
+    mask = job.folder / about.get("mask", "no mask")
+    return about.get("model") == predictor.card.get("sha256") and mask.is_file()
 
 
 def main(argv: list[str] | None = None) -> int:

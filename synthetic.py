@@ -191,7 +191,12 @@ def signed_distance(mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def phantom(seed: int) -> Anatomy:
-    """Return a procedural head: ellipsoids for brain, skull, face, neck and shoulders."""
+    """Return a procedural head."""
+    return anatomy(phantom_labels(seed), f"phantom_{seed:04d}")
+
+
+def phantom_labels(seed: int) -> np.ndarray:
+    """Return a label map (X, Y, Z) at 1 mm: ellipsoids for brain, skull, face, neck, shoulders."""
     rng = np.random.default_rng([seed, 77])
     shape = np.array([220, 240, 290])
     x, y, z = (np.arange(n, dtype=np.float32) - c
@@ -244,7 +249,7 @@ def phantom(seed: int) -> Anatomy:
     labels[stem & (z >= stem_low)] = 16
     labels[stem & (z < stem_low)] = 512
     labels[~head] = 0
-    return anatomy(labels, f"phantom_{seed:04d}")
+    return labels
 
 
 # ---------------------------------------------------------------- one scan
@@ -281,6 +286,7 @@ def scan(
     mask = largest(at_heights(space["inner"], heights) < -look["border"])
     about = {"source": head.name, "seed": seed} | look
     affine = np.diag(look["spacing"] * np.array([1, 1, heights[1] - heights[0], 0])) + AFFINE_ONE
+    affine[2, 3] = look["spacing"] * heights[0]
     return Scan(hu, mask, vessels[..., nearest] & mask, affine, about)
 
 
