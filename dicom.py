@@ -14,10 +14,8 @@ import logging
 import math
 import os
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,7 +25,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -50,11 +47,6 @@ FEW = 5  # slices: an original series of fewer is a test shot, so a derived one 
 SAME = 0.01  # mm: images no farther apart are at one place
 THREADS = min(4, os.cpu_count() or 1)
 MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory
-UNREADABLE = (
-    AttributeError, EOFError, IndexError, InvalidDicomError, KeyError, MemoryError,
-    NotImplementedError, OSError, OverflowError, RuntimeError, TypeError, ValueError,
-    struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip  # of files that are damaged or no DICOM
 TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "ImageType", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent",
@@ -392,11 +384,12 @@ def _image(files: Files, name: str) -> _Image | bool | None:
                 return None
             file.seek(0)
             header = _parse(file, stop_before_pixels=True, specific_tags=TAGS + NAMING)
+        list(header)  # pydicom converts a value when it is asked for: find the senseless ones now
         if "SOPClassUID" in header and "Rows" in header and "Columns" in header:
             return _Image(header, list(_slices(name, header)))
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         return None if kind and "CT Image" not in kind.name else False
-    except UNREADABLE:
+    except Exception:  # of a damaged file pydicom may raise anything
         return False
 
 
@@ -613,7 +606,7 @@ def _stack_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice]
                 hu[padded & (hu < DARK)] = min(PADDING)
                 stack[left[0]] = np.clip(hu, -32768, 32767)[::-1]
                 left.pop(0)
-        except UNREADABLE as error:
+        except Exception as error:
             errors[name] = error
         bad.update(left)
 
@@ -751,5 +744,5 @@ def _full_header(files: Files, name: str) -> pydicom.Dataset:
         for tag in EMPTY:
             header.setdefault(tag, "")
         return header
-    except UNREADABLE as error:
+    except Exception as error:
         raise InputError(f"{files.path} has changed since it was read; run again") from error

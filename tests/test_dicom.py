@@ -557,6 +557,17 @@ def test_no_truncation_sinks_the_series_or_slips_by(tmp_path, coding):
             assert noted(volume, "im2")
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_flipped_bytes_never_crash(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    folder = write_dicom(tmp_path / "a", asymmetric((4, 8, 8)), stack(4))
+    content = bytearray((folder / "im2").read_bytes())
+    for place in rng.integers(132, len(content) - 128, 3):
+        content[place] = rng.integers(256)
+    (folder / "im2").write_bytes(content)
+    assert read_volume(folder).hu.shape[:2] == (8, 8)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", b"\0" * 128 + b"DICM"])
 def test_damaged_file_beside_a_series_is_named(tmp_path, content):
     folder = write_dicom(tmp_path / "a", asymmetric((4, 6, 7)), stack(4))
