@@ -57,6 +57,20 @@ def explained(path: str | Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {advice[error.errno]}") from error
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Hide what TensorFlow's C++ prints while it is imported: it would bury our one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what it says later, only what is fatal
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C."""
     try:

@@ -12,12 +12,14 @@ background) out. All is computed in float32.
 
 import warnings
 
-import keras
 import numpy as np
 import surface_distance
-from keras import ops
 
-from errors import InputError
+from errors import InputError, quietly
+
+with quietly():
+    import keras
+    from keras import ops
 
 SMOOTH = 1.0  # voxels; two empty masks cost 0, and no gradient divides by 0
 

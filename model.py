@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
-from keras import layers
+from errors import InputError, quietly, replacing, warn
 
-from errors import InputError, replacing, warn
+with quietly():
+    import keras
+    from keras import layers
 
 
 def build_unet(

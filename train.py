@@ -25,18 +25,18 @@ import time
 import uuid
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before Keras loads TensorFlow
-
 import cv2
-import keras
 import numpy as np
 import pandas as pd
 
 import data
 import metrics
 import report
-from errors import InputError, explained, replacing, run, warn
+from errors import InputError, explained, quietly, replacing, run, warn
 from model import build_unet, export_model, load_model, save_model
+
+with quietly():
+    import keras
 
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 
