@@ -149,11 +149,11 @@ class Series:
     @property
     def unlike(self) -> dict[str, bool]:
         """What makes it no head CT."""
-        modality = plain(self.header.get("Modality") or "not stated", self.words)
+        modality = self.header.get("Modality") or "not stated"
         captured = "Secondary Capture" in getattr(self.header.get("SOPClassUID"), "name", "")
         part = str(self.header.get("BodyPartExamined") or "").upper()
         return {
-            f"the modality is {modality}, not CT": modality != "CT",
+            f"the modality is {plain(modality, self.words)}, not CT": modality != "CT",
             "a localizer": bool(self.kind & {"LOCALIZER", "SCOUT", "TOPOGRAM"}),
             "a secondary capture": captured or bool(self.kind & {"SCREEN", "DOSE"}),
             "of another body part": bool(re.search(ELSEWHERE, part)) and "HEAD" not in part,
@@ -365,6 +365,7 @@ def _images(files: Files) -> tuple[list[_Image], list[str]]:
             )
         if len(own.slices) > 1:
             return [own], []
+        names = sorted({files.given, *names})
     with ThreadPoolExecutor(THREADS) as pool:
         images = list(pool.map(lambda name: _image(files, name), names))
     damaged = [name for name, image in zip(names, images, strict=True) if image is False]
@@ -412,16 +413,21 @@ def _series(number: int, images: list[_Image], files: Files, words: re.Pattern) 
     stack, notes = stacks[0], []
     others = [image for other in stacks[1:] for image in other]
     if others:
-        kinds = {"unknown place": any(i.missing for i in others),
-                 "size": any(i.size != stack[0].size for i in others)}  # fmt: skip
-        what = " or ".join(kind for kind in kinds if kinds[kind]) or "orientation or pixel spacing"
-        notes.append(f"{_count(others, 'image')} of another {what} left out: "
-                     f"{_listed(map(_called, others), words)}")  # fmt: skip
+        kinds = {
+            "unknown place": any(i.missing for i in others),
+            "another size": any(i.size != stack[0].size for i in others),
+        }
+        what = " or ".join(_true(kinds)) or "another orientation or pixel spacing"
+        notes.append(
+            f"{_count(others, 'image')} of {what} left out: {_listed(map(_called, others), words)}"
+        )
     if not stack[0].missing:
         stack, doubles = _ordered(stack)
         if doubles:
-            notes.append(f"{_count(doubles, 'image')} at a place already taken left out: "
-                         f"{_listed(map(_called, doubles), words)}")  # fmt: skip
+            notes.append(
+                f"{_count(doubles, 'image')} at a place already taken left out: "
+                f"{_listed(map(_called, doubles), words)}"
+            )
     return Series(number, headers[stack[0].file], stack, notes, words)
 
 

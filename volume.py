@@ -1,6 +1,6 @@
 """A 3-D scan: NIfTI or DICOM in, one canonical orientation in HU; masks out on the scan's own grid.
 
-    volume = read_volume("scan.nii.gz")                   # or a DICOM folder, or one file of it
+    volume = read_volume("scan.nii.gz")                   # or DICOM: a folder, a .zip, one file
     array, grid = straighten(volume.hu, volume, 1.5)      # 1.5 mm cubes, tilt and gaps undone
     for region in regions(grid, volume):                  # slabs of the scan's own voxels
         mask[region] = unstraighten(probability, grid, volume, region) > 0.5

@@ -401,7 +401,7 @@ def test_foreign_image_in_the_series_is_named(tmp_path, foreign):
     )  # fmt: skip
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.hu, canonical(hu))
-    assert noted(volume, "1 image of another") and noted(volume, "other0")
+    assert noted(volume, "1 image of ") and noted(volume, "other0")
     assert noted(volume, foreign)
 
 
@@ -497,6 +497,13 @@ def test_numbers_are_unique_where_headers_are_not(tmp_path):
 def test_mpr_is_taken_when_its_source_is_not_there(tmp_path):
     write_dicom(tmp_path, asymmetric((9, 6, 7)), stack(9), ImageType=["DERIVED", "PRIMARY", "MPR"])
     assert read_volume(tmp_path).hu.shape == (7, 6, 9)
+
+
+def test_a_patient_called_as_the_modality_changes_nothing(tmp_path):
+    name = {"PatientID": "CT-001", "PatientName": "Head^Ct"}
+    write_dicom(tmp_path, asymmetric((5, 6, 7)), stack(5), **name)
+    assert not read_volume(tmp_path).notes
+    assert list_series(tmp_path)[0].why_not == ""
 
 
 def test_two_patients_are_noticed(tmp_path):
