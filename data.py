@@ -10,6 +10,8 @@ dataset.json (what the dataset is). Cases are split, never slices. Run the same 
 an interruption and it goes on where it was.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import json
@@ -26,17 +28,20 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-import synthetic
 from errors import InputError, explained, replacing, run, warn
-from volume import AIR, POSITIONS, Volume, read_mask, read_volume, straighten
 
+# Whatever only the making of datasets needs is imported there: pred.py must not wait for it
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from volume import Volume
+
+AIR = -1024  # HU: volume.AIR
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone
 VIEWS = ("axial", "coronal", "sagittal")
 SPLITS = ("Train", "Val", "Test")
@@ -382,6 +387,8 @@ def read_manifest(folder: Path) -> dict[str, list[Pair]]:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """Rows of a manifest; a case called 001 or NA keeps its name."""
+    import pandas as pd
+
     return pd.read_csv(path, dtype={"case": str, "scan": str}, keep_default_na=False)
 
 
@@ -432,6 +439,8 @@ class Source:
 
 def synthetic_sources(count: int, labels: str | Path | None, seed: int) -> list[Source]:
     """`count` synthetic scans, spread evenly over the label maps of a folder; phantoms without."""
+    import synthetic
+
     maps = synthetic.label_files(labels) if labels else []
     sources = []
     for index in range(count):
@@ -487,8 +496,12 @@ def choose_slices(
 def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
     """HU (X, Y, Z), bool mask, spacing (3,) in mm and notes of a source, on straight, even axes."""
     if source.seed is not None:
+        import synthetic
+
         scan = synthetic.scan(source.seed, source.path, options.necks)
         return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0), ()
+    from volume import read_mask, read_volume, straighten
+
     scan = read_volume(source.path, options.position)
     mask = read_mask(source.mask, scan)
     if is_straight(scan):
@@ -510,6 +523,8 @@ def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple
 
     Returns what there is to say about the scan and whether it could be used.
     """
+    import pandas as pd
+
     try:
         hu, mask, spacing, notes = load(source, options)
     except InputError as error:
@@ -568,6 +583,8 @@ def make_dataset(
     Goes on where an interrupted run of the same options stopped. Raises InputError when the folder
     was made with other options, or when nothing came out.
     """
+    from tqdm import tqdm
+
     out = Path(out)
     splits = split_cases([s.case for s in sources], options.seed, options.split)
     split_of = {case: split for split, cases in splits.items() for case in cases}
@@ -602,6 +619,8 @@ def in_parallel(function, tasks: list[tuple], jobs: int) -> Iterator:
 def be_a_worker() -> None:
     """One thread a process; Ctrl-C is left to the parent, and no worker outlives it."""
     cv2.setNumThreads(1)
+    from threadpoolctl import threadpool_limits
+
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -661,6 +680,8 @@ def difference(key: str, then, now) -> str:
 
 def finished_rows(out: Path) -> pd.DataFrame:
     """Rows of all finished scans: those of the manifest and those that wait to be added to it."""
+    import pandas as pd
+
     files = [out / "manifest.csv", *sorted((out / ".scans").glob("*.csv"))]
     tables = [read_rows(file) for file in files if file.exists() and file.stat().st_size > 1]
     return pd.concat(tables).drop_duplicates("image") if tables else pd.DataFrame({"scan": []})
@@ -849,6 +870,8 @@ EFFECTS = (
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from volume import POSITIONS
+
     parser = argparse.ArgumentParser(
         description="Slice scans and their brain masks into PNG pairs, split by case."
     )

@@ -8,26 +8,31 @@ Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` 
 mL, the grid, the model's checksum and what was noticed. What is already done is not done again.
 """
 
+from __future__ import annotations
+
 import argparse
+import csv
 import hashlib
 import json
-import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 from scipy.special import erfinv
-from tqdm import tqdm
 
 import data
 import report
 from errors import InputError, replacing, run, warn
-from volume import Grid, Volume, read_volume, regions, straighten, unstraighten, write_mask
+
+if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
+    from volume import Grid, Volume
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
@@ -67,7 +72,6 @@ def openvino_network(path: Path):
         raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
     card = read_json(path.with_suffix(".json"))
     if checksums(path) is None or card.get("export") != checksums(path):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is chatty on stderr
         from model import export_model  # needs the training stack
 
         export_model(path)
@@ -98,7 +102,6 @@ def sha256(path: Path) -> str:
 
 def keras_network(path: Path):
     """The same function run by Keras itself (GPU included), and the model's card."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is chatty on stderr
     from model import any_size, load_model
 
     network, card = load_model(path)
@@ -154,6 +157,8 @@ class Predictor:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
         if min(scan.hu.shape * scan.spacing) < THIN:
             return self.thin_scan(scan)
+        from volume import regions, straighten
+
         box = self.find_head(scan)
         if box is None:
             return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
@@ -178,6 +183,8 @@ class Predictor:
 
     def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
+        from volume import straighten
+
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
         views = self.views(cubes)
         found = largest(sum(views.values()) / len(views) > 0.5)
@@ -285,6 +292,8 @@ def refine(hu: np.ndarray, border: Border, grid: Grid, scan: Volume, region) -> 
     Deeper than SHRINK and farther than GROW the network decides; between them, where bone is
     near, the scan's own HU: brain is what lies below the HU at which bone begins.
     """
+    from volume import unstraighten
+
     # unstraighten gives 0 beyond the grid: there the distance is FAR, and no bone
     distance = FAR - unstraighten(FAR - border.distance, grid, scan, region)
     ease = unstraighten(1 / border.limit, grid, scan, region)
@@ -380,42 +389,123 @@ def read_json(path: Path) -> dict:
 # ---------------------------------------------------------------- one input to its files
 
 
-def predict_file(job: Job, predictor: Predictor) -> dict:
-    """Predict one input, write mask, overlay and JSON, and return the JSON's content.
+@dataclass
+class Work:
+    """An input on its way through `read`, `predict` and `write`.
 
-    Raises InputError when the input cannot be used or the results cannot be written.
+    `about` is what its JSON says in the end; `error` why there is none.
     """
-    start = time.perf_counter()
-    is_picture = job.path.name.lower().endswith(data.PICTURES)
-    about = (predict_picture if is_picture else predict_scan)(job, predictor)
-    about = {"input": str(job.path.resolve())} | about | {
+
+    job: Job
+    source: np.ndarray | Volume | None = None
+    result: Result | None = None
+    about: dict = field(default_factory=dict)
+    error: InputError | None = None
+    seconds: float = 0.0
+
+
+def predict_files(jobs: list[Job], load: Callable[[], Predictor]) -> Iterator[Work]:
+    """Predict the inputs and write their results, in order; `load` gives the network.
+
+    While one is predicted, the next is read and the one before written, each in a thread: no more
+    than three are in memory. Reading begins before the network is loaded.
+    """
+    waiting = in_background(step(read), map(Work, jobs))
+    predictor = load()
+    predicted = map(step(lambda work: predict(work, predictor)), waiting)
+    return in_background(step(lambda work: write(work, predictor)), predicted)
+
+
+def in_background(function: Callable, items: Iterable) -> Iterator:
+    """function(item) for each item, in order: begun in a thread before the last one is given."""
+    thread, items = ThreadPoolExecutor(1), iter(items)
+
+    def begin():
+        return next((thread.submit(function, item) for item in items), None)
+
+    def results(under_way):
+        while under_way:
+            following = begin()
+            yield under_way.result()
+            under_way = following
+
+    return results(begin())
+
+
+def step(function: Callable[[Work], None]) -> Callable[[Work], Work]:
+    """`function` timed, its InputError kept; work that failed before is passed on."""
+
+    def run_step(work: Work) -> Work:
+        start = time.perf_counter()
+        if work.error is None:
+            try:
+                function(work)
+            except InputError as error:
+                work.error = error
+                work.source = work.result = None
+        work.seconds += time.perf_counter() - start
+        return work
+
+    return run_step
+
+
+def is_picture(job: Job) -> bool:
+    return job.path.name.lower().endswith(data.PICTURES)
+
+
+def read(work: Work) -> None:
+    """Read a PNG or JPEG slice, or a NIfTI or DICOM scan."""
+    if is_picture(work.job):
+        work.source = data.read_picture(work.job.path)
+    else:
+        from volume import read_volume
+
+        work.source = read_volume(work.job.path)
+
+
+def predict(work: Work, predictor: Predictor) -> None:
+    """Find the mask."""
+    if is_picture(work.job):
+        mask = predictor.predict_slices([work.source])[0]
+        notes = () if mask.any() else ("no brain was found in this slice",)
+        work.result = Result(mask, notes=notes)
+    else:
+        work.result = predictor.volume(work.source)
+
+
+def write(work: Work, predictor: Predictor) -> None:
+    """Write mask, overlay and, last, the JSON; let go of the scan."""
+    start, job = time.perf_counter(), work.job
+    about = (write_picture if is_picture(job) else write_scan)(job, work.source, work.result)
+    seconds = work.seconds + time.perf_counter() - start
+    work.about = {"input": str(job.path.resolve())} | about | {
         "model": predictor.card.get("sha256"),
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(seconds, 2),
     }
     with replacing(job.folder / f"{job.name}.json") as path:
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return about
+        path.write_text(json.dumps(work.about, indent=2) + "\n", encoding="utf-8")
+    work.source = work.result = None
 
 
-def predict_picture(job: Job, predictor: Predictor) -> dict:
-    """Write the mask and overlay of a PNG or JPEG slice; return what its JSON says."""
-    picture = data.read_picture(job.path)
-    mask = predictor.predict_slices([picture])[0]
+def write_picture(job: Job, picture: np.ndarray, result: Result) -> dict:
+    """Write the mask and overlay of a slice; return what its JSON says."""
+    mask = result.mask
     target = job.folder / f"{job.name}_predicted_mask.png"
     write_image(target, np.uint8(255) * mask)
     write_image(job.folder / f"{job.name}_overlay.png", report.overlay(grey(picture), mask))
-    notes = [] if mask.any() else ["no brain was found in this slice"]
     return {"mask": target.name, "brain_pixels": int(mask.sum()), "shape": list(mask.shape),
-            "notes": notes}  # fmt: skip
+            "notes": list(result.notes)}  # fmt: skip
 
 
-def predict_scan(job: Job, predictor: Predictor) -> dict:
-    """Write the mask and overlay of a NIfTI or DICOM scan; return what its JSON says."""
-    scan = read_volume(job.path)
-    result = predictor.volume(scan)
+def write_scan(job: Job, scan: Volume, result: Result) -> dict:
+    """Write the mask and overlay of a scan, at one time; return what its JSON says."""
+    from volume import write_mask
+
     target = job.folder / f"{job.name}_predicted_mask.nii.gz"
-    write_mask(result.mask, scan, target)
-    write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
+    with ThreadPoolExecutor(1) as thread:
+        mask_written = thread.submit(write_mask, result.mask, scan, target)
+        write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
+        mask_written.result()
     return {
         "mask": target.name,
         "volume_ml": round(float(result.mask.sum() * voxel_ml(scan)), 1),
@@ -492,50 +582,64 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def is_done(job: Job, predictor: Predictor) -> bool:
+def is_done(job: Job, model: str | Path) -> bool:
     """Whether the job's result stands there already, made by the same network."""
     about = read_json(job.folder / f"{job.name}.json")
-    mask = job.folder / about.get("mask", "no mask")
-    return about.get("model") == predictor.card.get("sha256") and mask.is_file()
+    card = read_json(Path(model).with_suffix(".json"))
+    return "input" in about and about.get("model") == card.get("sha256")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    jobs = plan(find_inputs(args.paths), Path(args.out))
-    predictor = Predictor(args.model, args.backend)
-    done = [job for job in jobs if not args.overwrite and is_done(job, predictor)]
-    rows, failed = [], 0
-    bar = tqdm(jobs, disable=len(jobs) == 1, unit="input")
-    for job in bar:
-        bar.set_postfix_str(job.name)
-        try:
-            about = (read_json(job.folder / f"{job.name}.json") if job in done
-                     else predict_file(job, predictor))
-            rows.append(summary(job, about, job in done))
-            for note in about["notes"]:
-                bar.clear()
-                warn(f"{job.path}: {note}")
-        except InputError as error:
-            failed += 1
-            bar.clear()
-            print(f"error: {error}", file=sys.stderr)
-    bar.close()
-    if rows:
-        print(pd.DataFrame(rows).fillna("").to_string(index=False))
+    out = Path(args.out)
+    jobs = plan(find_inputs(args.paths), out)
+    todo = [job for job in jobs if args.overwrite or not is_done(job, args.model)]
+    done = {job.folder: Work(job, about=read_json(job.folder / f"{job.name}.json"))
+            for job in jobs if job not in todo}  # fmt: skip
+    works = predict_files(todo, lambda: Predictor(args.model, args.backend))
+    for work in progress(works, len(todo)):
+        done[work.job.folder] = work
+        for note in work.about.get("notes", ()):
+            warn(f"{work.job.path}: {note}")
+        if work.error:
+            print(f"error: {work.error}", file=sys.stderr)
+    works = [done[job.folder] for job in jobs]
+    write_summary(works, out / "summary.csv")
+    failed = sum(work.error is not None for work in works)
+    show(work for work in works if not work.error)
     if failed and len(jobs) > 1:
         print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)
     return 2 if failed else 0
 
 
-def summary(job: Job, about: dict, was_done: bool) -> dict:
-    """A row of the table that a run ends with."""
-    return {
-        "input": job.path.name,
-        "brain": (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about
-                  else f"{about['brain_pixels']} px"),
-        "seconds": "done before" if was_done else about["seconds"],
-        "mask": str(job.folder / about["mask"]),
-    }
+def progress(works: Iterator[Work], count: int) -> Iterator[Work]:
+    """The works, with a progress bar on a terminal if there are several."""
+    if count < 2:
+        return works
+    from tqdm import tqdm
+
+    return tqdm(works, total=count, unit="input", disable=None)
+
+
+def write_summary(works: list[Work], path: Path) -> None:
+    """Write a row for every input: scan, mL (nothing for a slice), seconds, warnings."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["scan", "mL", "seconds", "warnings"])
+        for work in works:
+            said = [f"error: {work.error}"] if work.error else work.about.get("notes", [])
+            rows.writerow([work.job.path.name, work.about.get("volume_ml", ""),
+                           work.about.get("seconds", ""), "; ".join(said)])  # fmt: skip
+
+
+def show(works: Iterable[Work]) -> None:
+    """Print where the masks are."""
+    for work in works:
+        about = work.about
+        size = (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about
+                else f"{about['brain_pixels']} px")  # fmt: skip
+        took = f"{about['seconds']} s" if work.seconds else "done before"
+        print(f"{size:>9}  {took:>11}  {work.job.folder / about['mask']}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from errors import InputError, replacing
 
@@ -71,6 +70,8 @@ def curves(csv: str | Path, png: str | Path) -> None:
     `csv` is train.py's data.csv: a row an epoch, from 0, columns such as dice and val_dice.
     Raises InputError when there is no row to draw, or when `png` cannot be written.
     """
+    import pandas as pd  # as matplotlib below: a prediction need not wait for it
+
     try:
         log = pd.read_csv(csv)
     except (OSError, ValueError) as error:
@@ -91,7 +92,7 @@ def curves(csv: str | Path, png: str | Path) -> None:
     _write(figure, png)
 
 
-def _curve(axis, log: pd.DataFrame, name: str) -> None:
+def _curve(axis, log, name: str) -> None:
     """One panel: training muted, validation bright, the best validation epoch marked."""
     epochs, marker = log.epoch + 1, "o" if len(log) < 3 else None
     axis.set_title(name.replace("_", " "), color=INK, fontsize=11, loc="left")
