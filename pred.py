@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from scipy import ndimage
-from scipy.special import erfinv
 
 import data
 import report
 from errors import InputError, replacing, run, warn
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
-    from volume import Grid, Volume
+    from volume import Volume
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
@@ -157,6 +156,7 @@ class Predictor:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
         if min(scan.hu.shape * scan.spacing) < THIN:
             return self.thin_scan(scan)
+        from border import find_border, refine
         from volume import regions, straighten
 
         box = self.find_head(scan)
@@ -165,10 +165,10 @@ class Predictor:
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
-        border = find_border(probability, cubes, grid.spacing)
+        border = find_border(probability, cubes, grid, scan)
         mask = np.zeros_like(scan.hu, bool)
         for region in regions(grid, scan):
-            mask[region] = refine(scan.hu[region], border, grid, scan, region)
+            mask[region] = refine(border, scan, region)
         mask = tidy(mask)
         if mask.sum() * voxel_ml(scan) < LEAST_BRAIN:
             return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
@@ -229,9 +229,12 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
 
 def tidy(mask: np.ndarray) -> np.ndarray:
     """A mask (X, Y, Z) with only its largest component, and no holes."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    for box in boxes:  # one, or none of an empty mask; far quicker than all of a large scan
-        mask[box] = ndimage.binary_fill_holes(largest(mask[box]))
+    inside = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if len(inside[0]):  # far quicker than all of a large scan
+        box = tuple(slice(line[0], line[-1] + 1) for line in inside)
+        outside, _ = ndimage.label(~np.pad(largest(mask[box]), 1))
+        mask = np.zeros_like(mask)
+        mask[box] = outside[1:-1, 1:-1, 1:-1] != outside[0, 0, 0]
     return mask
 
 
@@ -239,76 +242,6 @@ def largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected component of a mask (the mask itself when empty)."""
     parts, count = ndimage.label(mask)
     return mask if count < 2 else parts == np.bincount(parts.ravel())[1:].argmax() + 1
-
-
-# ---------------------------------------------------------------- the border
-
-
-@dataclass(frozen=True)
-class Border:
-    """On the network's cubes: distance to the network's border (mm, negative inside, within some
-    4 mm of it), the HU inside of it nearby, and the HU at which bone begins there (infinite where
-    no bone is near)."""
-
-    distance: np.ndarray
-    inside: np.ndarray
-    limit: np.ndarray
-
-
-FAR = 4.0  # mm: distances beyond are flat
-SHRINK, GROW = 1.5, 1.0  # mm by which the inner table may move the network's border
-BONE = 250.0  # HU: bone enough to have an edge
-EDGE = 0.12  # of the step from brain to bone: there a voxel begins to hold bone
-
-
-def find_border(probability: np.ndarray, cubes: np.ndarray, spacing: float) -> Border:
-    """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on cubes of `spacing`.
-
-    The level inside is taken 1.5 to 6 mm from the border, so that beside a sinus full of contrast
-    the bone's edge is sought above the contrast, not above the brain.
-    """
-    sigma = 1.2
-    level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
-    distance = np.clip(-np.sqrt(2) * sigma * spacing * erfinv(level), -FAR, FAR)
-    deep = distance < -1.5
-    inside = local_mean(cubes, deep, 2.5 / spacing)
-    bone, share = local_mean(cubes, (distance > -1) & (cubes > BONE), 2 / spacing, both=True)
-    limit = np.where(share > 0.01, inside + np.maximum(EDGE * (bone - inside), 60), np.inf)
-    return Border(distance.astype(np.float32), inside, limit.astype(np.float32))
-
-
-def local_mean(values: np.ndarray, where: np.ndarray, sigma: float, both: bool = False):
-    """Mean of `values` over `where` about each voxel (Gaussian weights); with `both`, and the
-    weight that lies there."""
-    weight = where.astype(np.float32)
-    share = ndimage.gaussian_filter(weight, sigma)
-    mean = ndimage.gaussian_filter(values * weight, sigma) / np.maximum(share, 1e-6)
-    return (mean, share) if both else mean
-
-
-def refine(hu: np.ndarray, border: Border, grid: Grid, scan: Volume, region) -> np.ndarray:
-    """The mask (bool) of a region of the scan: the network's, its edge moved to the inner table.
-
-    Deeper than SHRINK and farther than GROW the network decides; between them, where bone is
-    near, the scan's own HU: brain is what lies below the HU at which bone begins.
-    """
-    from volume import unstraighten
-
-    # unstraighten gives 0 beyond the grid: there the distance is FAR, and no bone
-    distance = FAR - unstraighten(FAR - border.distance, grid, scan, region)
-    ease = unstraighten(1 / border.limit, grid, scan, region)
-    inside = unstraighten(border.inside, grid, scan, region)
-    smooth = blur_slices(hu, scan.slice_axis)
-    soft = (smooth * ease < 1) & (smooth > inside - 60)
-    in_band = (distance > -SHRINK) & (distance < GROW) & (ease > 1e-4)
-    return np.where(in_band, soft, distance < 0)
-
-
-def blur_slices(hu: np.ndarray, axis: int) -> np.ndarray:
-    """Means of 3 x 3 pixels in each slice across `axis`, float32: less noise, hardly less edge."""
-    slices = np.moveaxis(hu, axis, 0)
-    smooth = np.stack([cv2.blur(np.ascontiguousarray(s, np.float32), (3, 3)) for s in slices])
-    return np.moveaxis(smooth, 0, axis)
 
 
 def agreement(views: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,0 +1,132 @@
+"""The mask's edge at the scan's own resolution: the network says roughly where, bone exactly where.
+
+The scanner blurs the inner table over a millimetre or two, so that the voxels before it hold some
+bone already. Brain ends where that begins: at EDGE of the step from brain to bone. A vessel full of
+contrast is as bright as such a voxel; it is told apart by lying farther from the bone's own face
+(half of the step) than the blur reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from scipy.special import erfinv
+
+if TYPE_CHECKING:
+    from volume import Grid, Volume
+
+FAR = 4.0  # mm: distances to the border are not told apart beyond
+SHRINK, GROW = 1.5, 1.0  # mm by which bone may move the network's border in and out
+BONE = 250.0  # HU: bone enough to have a face
+EDGE = 0.12  # of the step from brain to bone
+LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
+FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
+REACH = 1.17  # standard deviations of the blur between EDGE and half of a step: -ndtri(0.12)
+
+
+@dataclass(frozen=True)
+class Border:
+    """On a grid of cubes, (X, Y, Z) float32: mm from the network's border (negative inside), the
+    HU inside nearby, and the step from there to the bone nearby (0 where there is none). `blur` is
+    the standard deviation in mm of the scanner's blur in a slice."""
+
+    grid: Grid
+    distance: np.ndarray
+    inside: np.ndarray
+    step: np.ndarray
+    blur: float = 0.5
+
+
+def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
+    """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
+    sigma = 1.2
+    level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
+    # a blurred flat edge is the error function of the distance to it
+    distance = np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
+    inside, _ = local_mean(cubes, distance < -1.5, 2.5 / grid.spacing)
+    # the brightest cube nearby: the mean would hold the bone's blurred face, and vessels
+    peak = ndimage.maximum_filter(cubes, 3)
+    bone, share = local_mean(peak, (distance > -1) & (cubes > BONE), 2 / grid.spacing)
+    step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
+    fields = (x.astype(np.float32) for x in (distance, inside, step))
+    border = Border(grid, *fields)
+    return Border(grid, border.distance, border.inside, border.step, measure_blur(border, scan))
+
+
+def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
+    """Mean of `values` over `where` about each voxel (Gaussian weights), and the weight there."""
+    weight = where.astype(np.float32)
+    share = ndimage.gaussian_filter(weight, sigma)
+    return ndimage.gaussian_filter(values * weight, sigma) / np.maximum(share, 1e-6), share
+
+
+def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
+    """Standard deviation in mm of the scanner's blur in its slices, 0.3 to 3, from bone's face.
+
+    The slope of a blurred step is steepest halfway: step / (sqrt(2 pi) sigma).
+    """
+    from volume import regions
+
+    widths = []
+    across = [axis for axis in range(3) if axis != scan.slice_axis]
+    every = list(regions(border.grid, scan, depth=1))
+    for region in every[:: max(1, len(every) // slices)]:
+        hu = scan.hu[region].astype(np.float32)
+        if min(hu.shape[axis] for axis in across) < 3:
+            continue
+        distance, inside, step = on_scan(border, scan, region)
+        slopes = [np.gradient(hu, scan.spacing[axis], axis=axis) for axis in across]
+        slope = np.hypot(*slopes)
+        halfway = np.abs(hu - inside - step / 2) < 0.2 * step
+        face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
+        widths.append(step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope[face], 1)))
+    widths = np.concatenate(widths) if widths else np.zeros(0)
+    # where the face lies aslant in the slice, its slope is less: the median would be too wide
+    return float(np.clip(np.quantile(widths, 0.25), 0.3, 3)) if len(widths) > 100 else 0.5
+
+
+def on_scan(border: Border, scan: Volume, region) -> list[np.ndarray]:
+    """Distance, inside and step on the scan's own voxels of a region."""
+    from volume import unstraighten
+
+    # unstraighten gives 0 beyond the grid: there the distance is FAR, and no bone
+    fields = (FAR - border.distance, border.inside, border.step)
+    far, inside, step = (unstraighten(field, border.grid, scan, region) for field in fields)
+    return [FAR - far, inside, step]
+
+
+def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
+    """The mask (bool) of a region of the scan: the network's, its edge moved to the inner table.
+
+    Deeper than SHRINK and farther than GROW the network decides, and wherever no bone is near;
+    between them, the scan's own HU.
+    """
+    distance, inside, step = on_scan(border, scan, region)
+    hu = scan.hu[region]
+    pixel = [s for axis, s in enumerate(scan.spacing) if axis != scan.slice_axis]
+    smooth = in_slices(lambda s: cv2.blur(s, (3, 3)), hu, scan.slice_axis)
+    face = smooth > inside + step / 2
+    reach = disc(REACH * border.blur, pixel)
+    near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
+    hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
+    in_band = (distance > -SHRINK) & (distance < GROW) & (step > 0)
+    return np.where(in_band, ~hard & (smooth > inside - FAT), distance < 0)
+
+
+def in_slices(function, array: np.ndarray, axis: int) -> np.ndarray:
+    """float32 of function(slice) for every slice (H, W) float32 across `axis`."""
+    slices = np.moveaxis(array, axis, 0)
+    done = np.stack([function(np.ascontiguousarray(s, np.float32)) for s in slices])
+    return np.moveaxis(done, 0, axis)
+
+
+def disc(radius: float, pixel) -> np.ndarray:
+    """Pixels (uint8) whose centres lie within `radius` mm, and half a pixel, of the middle one."""
+    reach = [int(np.ceil(radius / size)) for size in pixel]
+    rows, columns = (np.arange(-n, n + 1) * size for n, size in zip(reach, pixel, strict=True))
+    away = np.hypot(rows[:, None], columns)
+    return (away <= radius + 0.5 * min(pixel)).astype(np.uint8)
