@@ -289,6 +289,18 @@ def _patient_words(headers) -> re.Pattern:
 # ---------------------------------------------------------------- finding and choosing
 
 
+def study(folder: Path) -> str:
+    """StudyInstanceUID of the first DICOM image right in a folder; "" when there is none."""
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        try:
+            header = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"])
+        except (pydicom.errors.InvalidDicomError, OSError):
+            continue
+        if uid := header.get("StudyInstanceUID"):
+            return str(uid)
+    return ""
+
+
 def list_series(path: str | Path) -> list[Series]:
     """The image series of a folder's tree, of a .zip, or the one of a file; best first.
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -281,14 +281,31 @@ def find_inputs(paths: list[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
-        inside = [path] if path.is_file() or data.is_dicom_folder(path) else sorted(
-            p for p in path.iterdir() if not p.name.startswith(".") and (
-                p.name.lower().endswith(data.SCANS + data.PICTURES) or data.is_dicom_folder(p))
-        )
+        inside = [path] if path.is_file() else inputs_inside(path)
         if not inside:
             raise InputError(f"{path} holds no scan and no picture (NIfTI, DICOM, PNG, JPEG)")
         found += [p for p in inside if p not in found]
     return found
+
+
+def inputs_inside(folder: Path) -> list[Path]:
+    """The files of a folder that are scans or pictures, or the DICOM series and studies in it."""
+    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")
+             and p.name.lower().endswith((*data.SCANS, *data.PICTURES, ".zip"))]  # fmt: skip
+    return files + dicom_inputs(folder)
+
+
+def dicom_inputs(folder: Path) -> list[Path]:
+    """The folders below that each hold one DICOM study: series of one study are one input."""
+    if data.is_dicom_folder(folder):
+        return [folder]
+    below = [q for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
+             for q in dicom_inputs(p)]  # fmt: skip
+    if len(below) > 1:
+        from dicom import study
+
+        return [folder] if len(set(map(study, below))) == 1 else below
+    return below
 
 
 def plan(paths: list[Path], out: Path) -> list[Job]:
@@ -298,7 +315,8 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
     """
     jobs, taken = [], set()
     for path in paths:
-        name = data.stem(path.resolve()).removesuffix(".dcm")
+        name = data.stem(path.resolve())
+        name = name.removesuffix(".dcm").removesuffix(".zip")
         number = 1
         while True:
             folder = out / f"{name}_prediction{f'_{number}' if number > 1 else ''}"
@@ -337,16 +355,26 @@ class Work:
     seconds: float = 0.0
 
 
-def predict_files(jobs: list[Job], load: Callable[[], Predictor]) -> Iterator[Work]:
+@dataclass(frozen=True)
+class Wanted:
+    """What a command line asks for beside the mask itself: the DICOM series, the masks' formats."""
+
+    series: int | None = None
+    formats: tuple[str, ...] = ("nii",)
+
+
+def predict_files(
+    jobs: list[Job], load: Callable[[], Predictor], wanted: Wanted = Wanted()
+) -> Iterator[Work]:
     """Predict the inputs and write their results, in order; `load` gives the network.
 
     While one is predicted, the next is read and the one before written, each in a thread: no more
     than three are in memory. Reading begins before the network is loaded.
     """
-    waiting = in_background(step(read), map(Work, jobs))
+    waiting = in_background(step(lambda work: read(work, wanted)), map(Work, jobs))
     predictor = load()
     predicted = map(step(lambda work: predict(work, predictor)), waiting)
-    return in_background(step(lambda work: write(work, predictor)), predicted)
+    return in_background(step(lambda work: write(work, predictor, wanted)), predicted)
 
 
 def in_background(function: Callable, items: Iterable) -> Iterator:
@@ -386,14 +414,14 @@ def is_picture(job: Job) -> bool:
     return job.path.name.lower().endswith(data.PICTURES)
 
 
-def read(work: Work) -> None:
+def read(work: Work, wanted: Wanted) -> None:
     """Read a PNG or JPEG slice, or a NIfTI or DICOM scan."""
     if is_picture(work.job):
         work.source = data.read_picture(work.job.path)
     else:
         from volume import read_volume
 
-        work.source = read_volume(work.job.path)
+        work.source = read_volume(work.job.path, series=wanted.series)
 
 
 def predict(work: Work, predictor: Predictor) -> None:
@@ -406,13 +434,17 @@ def predict(work: Work, predictor: Predictor) -> None:
         work.result = predictor.volume(work.source)
 
 
-def write(work: Work, predictor: Predictor) -> None:
+def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
     """Write mask, overlay and, last, the JSON; let go of the scan."""
     start, job = time.perf_counter(), work.job
-    about = (write_picture if is_picture(job) else write_scan)(job, work.source, work.result)
+    if is_picture(job):
+        about = write_picture(job, work.source, work.result)
+    else:
+        about = write_scan(job, work.source, work.result, wanted, predictor.card)
     seconds = work.seconds + time.perf_counter() - start
     work.about = {"input": str(job.path.resolve())} | about | {
         "model": predictor.card.get("sha256"),
+        "wanted": asdict(wanted),
         "seconds": round(seconds, 2),
     }
     with replacing(job.folder / f"{job.name}.json") as path:
@@ -430,17 +462,15 @@ def write_picture(job: Job, picture: np.ndarray, result: Result) -> dict:
             "notes": list(result.notes)}  # fmt: skip
 
 
-def write_scan(job: Job, scan: Volume, result: Result) -> dict:
-    """Write the mask and overlay of a scan, at one time; return what its JSON says."""
-    from volume import write_mask
-
-    target = job.folder / f"{job.name}_predicted_mask.nii.gz"
+def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dict) -> dict:
+    """Write the masks and the overlay of a scan, at one time; return what its JSON says."""
     with ThreadPoolExecutor(1) as thread:
-        mask_written = thread.submit(write_mask, result.mask, scan, target)
+        written = thread.submit(write_masks, job, scan, result.mask, wanted, card)
         write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
-        mask_written.result()
+        masks = written.result()
     return {
-        "mask": target.name,
+        "mask": masks[0],
+        "masks": masks,
         "volume_ml": round(float(result.mask.sum() * voxel_ml(scan)), 1),
         "shape": list(scan.hu.shape),
         "spacing_mm": [round(float(s), 4) for s in scan.spacing],
@@ -448,6 +478,33 @@ def write_scan(job: Job, scan: Volume, result: Result) -> dict:
         "view_agreement": result.agreement,
         "notes": [*scan.notes, *result.notes],
     }
+
+
+def write_masks(
+    job: Job, scan: Volume, mask: np.ndarray, wanted: Wanted, card: dict
+) -> list[str]:
+    """Write a scan's mask in each format wanted, BIDS' name for a BIDS scan; return the names."""
+    from volume import bids_mask_name, write_dicom_seg, write_mask
+
+    bids = bids_mask_name(job.name)
+    target = job.folder / (bids or f"{job.name}_predicted_mask")
+    names = []
+    if "nii" in wanted.formats:
+        names.append(f"{target.name}.nii.gz")
+        write_mask(mask, scan, job.folder / names[-1])
+    if "dicom-seg" in wanted.formats:
+        names.append(f"{target.name}.dcm")
+        write_dicom_seg(mask, scan, job.folder / names[-1], version=card["sha256"])
+    if "png" in wanted.formats:
+        names.append(f"{target.name}_png")
+        for index, slice_mask in enumerate(data.stack(mask, "axial")):
+            picture = np.uint8(255) * slice_mask
+            write_image(job.folder / names[-1] / f"axial_{index:04d}.png", picture)
+    if bids:
+        with replacing(target.with_suffix(".json")) as path:
+            content = {"Type": "Brain", "Sources": [job.path.name]}
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return names
 
 
 def voxel_ml(scan: Volume) -> float:
@@ -511,25 +568,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
     add("--backend", default="openvino", choices=list(BACKENDS),
         help="what runs the network; keras takes a GPU if there is one (default: %(default)s)")
+    add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
+    add("--format", nargs="+", default=["nii"], choices=["nii", "dicom-seg", "png"],
+        help="of a scan's mask; a DICOM SEG names the patient as its source does (default: nii)")
     add("--overwrite", action="store_true", help="predict again what is already done")
     return parser.parse_args(argv)
 
 
-def is_done(job: Job, model: str | Path) -> bool:
-    """Whether the job's result stands there already, made by the same network."""
+def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
+    """Whether the job's result stands there already, made by the same network and as wanted."""
     about = read_json(job.folder / f"{job.name}.json")
     card = read_json(Path(model).with_suffix(".json"))
-    return "input" in about and about.get("model") == card.get("sha256")
+    as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
+    return as_wanted and about.get("model") == card.get("sha256")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out = Path(args.out)
     jobs = plan(find_inputs(args.paths), out)
-    todo = [job for job in jobs if args.overwrite or not is_done(job, args.model)]
+    wanted = Wanted(args.series, tuple(args.format))
+    todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]
     done = {job.folder: Work(job, about=read_json(job.folder / f"{job.name}.json"))
             for job in jobs if job not in todo}  # fmt: skip
-    works = predict_files(todo, lambda: Predictor(args.model, args.backend))
+    works = predict_files(todo, lambda: Predictor(args.model, args.backend), wanted)
     for work in progress(works, len(todo)):
         done[work.job.folder] = work
         for note in work.about.get("notes", ()):
