@@ -157,7 +157,7 @@ class Predictor:
         if min(scan.hu.shape * scan.spacing) < THIN:
             return self.thin_scan(scan)
         from border import find_border, refine
-        from volume import regions, straighten
+        from volume import millilitres, regions, straighten
 
         box = self.find_head(scan)
         if box is None:
@@ -170,7 +170,7 @@ class Predictor:
         for region in regions(grid, scan):
             mask[region] = refine(border, scan, region)
         mask = tidy(mask)
-        if mask.sum() * voxel_ml(scan) < LEAST_BRAIN:
+        if millilitres(mask, scan) < LEAST_BRAIN:
             return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
         return Result(mask, agreement(views))
 
@@ -464,6 +464,8 @@ def write_picture(job: Job, picture: np.ndarray, result: Result) -> dict:
 
 def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dict) -> dict:
     """Write the masks and the overlay of a scan, at one time; return what its JSON says."""
+    from volume import millilitres
+
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write_masks, job, scan, result.mask, wanted, card)
         write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
@@ -471,7 +473,7 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
     return {
         "mask": masks[0],
         "masks": masks,
-        "volume_ml": round(float(result.mask.sum() * voxel_ml(scan)), 1),
+        "volume_ml": round(millilitres(result.mask, scan), 1),
         "shape": list(scan.hu.shape),
         "spacing_mm": [round(float(s), 4) for s in scan.spacing],
         "affine": np.round(scan.affine, 6).tolist(),
@@ -505,11 +507,6 @@ def write_masks(
             content = {"Type": "Brain", "Sources": [job.path.name]}
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return names
-
-
-def voxel_ml(scan: Volume) -> float:
-    """The volume of a voxel in mL (of a sheared one, too)."""
-    return abs(np.linalg.det(scan.affine[:3, :3])) / 1000
 
 
 def grey(picture: np.ndarray) -> np.ndarray:

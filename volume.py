@@ -386,6 +386,14 @@ def bids_mask_name(name: str) -> str | None:
     return "_".join([*pairs, "desc-brain", "mask"])
 
 
+def millilitres(mask: np.ndarray, volume: Volume) -> float:
+    """The volume in mL of a canonical mask (X, Y, Z); a slice reaches halfway to its neighbours."""
+    lie = _layout(volume)
+    thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
+    voxels = np.count_nonzero(mask, axis=lie.order[1:])
+    return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
+
+
 # ---------------------------------------------------------------- straight grids
 
 
