@@ -16,6 +16,7 @@ from errors import InputError
 from volume import (
     AIR,
     Volume,
+    millilitres,
     read_mask,
     read_volume,
     regions,
@@ -378,6 +379,22 @@ def test_tilted_phantom_is_a_ball_again(tmp_path):
 
 
 @pytest.mark.skipif(not GE.exists(), reason="../shared/data/ct/ge_dicom is not here")
+def test_volume_in_ml_follows_the_slice_gaps(tmp_path):
+    even, _ = scan_of(tmp_path, "tilted")
+    everything = np.ones_like(even.hu, bool)
+    voxel = abs(np.linalg.det(even.affine[:3, :3])) / 1000
+    assert millilitres(everything, even) == pytest.approx(everything.sum() * voxel)
+    uneven, _ = scan_of(tmp_path, "tilted", uneven=True)
+    one = np.zeros_like(uneven.hu, bool)
+    volumes = []
+    for index in range(one.shape[uneven.slice_axis]):
+        one[:] = False
+        np.moveaxis(one, uneven.slice_axis, 0)[index] = True
+        volumes.append(millilitres(one, uneven))
+    assert np.ptp(volumes) > 0.1 * np.mean(volumes)
+    assert sum(volumes) == pytest.approx(millilitres(np.ones_like(one), uneven))
+
+
 def test_real_tilted_series():
     """Against dcm2niix 1.0.20260724: same array, first voxel and in-plane steps."""
     volume = read_volume(GE)
