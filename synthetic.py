@@ -16,6 +16,7 @@ Medical Image Analysis 86 (2023).
 """
 
 import argparse
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -104,7 +105,7 @@ def load_anatomy(path: str) -> Anatomy:
     try:
         image = nib.as_closest_canonical(nib.load(path))
         labels = np.asarray(image.dataobj).astype(np.int16)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise InputError(f"{path} is not a readable NIfTI label map: {error}") from error
     if labels.ndim != 3 or 16 not in labels:
         raise InputError(f"{path} has no brainstem (label 16); it is no FreeSurfer head label map")
@@ -227,8 +228,8 @@ def phantom_labels(seed: int) -> np.ndarray:
     for side in (-1, 1):
         labels[ball((side * 32, 86, -38), (13, 13, 13))] = 506
         labels[ball((side * 30, 62, -62), (15, 18, 15))] = 0
-        labels[(x - side * 30) ** 2 + (y - 0) ** 2 + 0 * z < 3.5**2] = 502  # carotids
-        labels[(x - side * 44) ** 2 + (y + 5) ** 2 + 0 * z < 5**2] = 514  # jugulars
+        labels[((x - side * 30) ** 2 + y**2 < 3.5**2) & (z < -20)] = 502  # carotids
+        labels[((x - side * 44) ** 2 + (y + 5) ** 2 < 5**2) & (z < -20)] = 514  # jugulars
     labels[((x / 9) ** 2 + ((y - 28) / 8) ** 2 + 0 * z < 1) & (z < -75)] = 0  # airway
     labels[~head] = 0
     cavity = ball((0, 0, 0), (a, b, c))
@@ -694,11 +695,16 @@ def preview(path: str | Path, labels=None, necks=None, count: int = 12, seed: in
 
 
 def write_sample(path: str | Path, seed: int = 3) -> Path:
-    """Write a CTA of the phantom (NIfTI), its mask as `<name>_mask`; return the mask's path."""
+    """Write a CTA of the phantom, its mask as `<name>_mask`; return the mask's path.
+
+    InputError when `path` does not end as a NIfTI file does.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path} is no name of a NIfTI file; let it end in .nii.gz")
+    mask_path = path.with_name(path.name.replace(".nii", "_mask.nii"))
     made = scan(seed, plain=True, spacing=0.9, phase="arterial", width=230.0, length=240.0,
                 thickness=0.9)
-    path = Path(path)
-    mask_path = path.with_name(path.name.replace(".nii", "_mask.nii"))
     for array, target in ((np.rint(made.hu).astype(np.int16), path),
                           (made.mask.astype(np.uint8), mask_path)):
         image = nib.Nifti1Image(array, made.affine)
