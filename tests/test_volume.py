@@ -378,7 +378,6 @@ def test_tilted_phantom_is_a_ball_again(tmp_path):
     assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.97
 
 
-@pytest.mark.skipif(not GE.exists(), reason="../shared/data/ct/ge_dicom is not here")
 def test_volume_in_ml_follows_the_slice_gaps(tmp_path):
     even, _ = scan_of(tmp_path, "tilted")
     everything = np.ones_like(even.hu, bool)
@@ -395,6 +394,7 @@ def test_volume_in_ml_follows_the_slice_gaps(tmp_path):
     assert sum(volumes) == pytest.approx(millilitres(np.ones_like(one), uneven))
 
 
+@pytest.mark.skipif(not GE.exists(), reason="../shared/data/ct/ge_dicom is not here")
 def test_real_tilted_series():
     """Against dcm2niix 1.0.20260724: same array, first voxel and in-plane steps."""
     volume = read_volume(GE)
