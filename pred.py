@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ import numpy as np
 from scipy import ndimage
 
 import data
+import quality
 import report
 from errors import InputError, replacing, run, warn
 
@@ -47,12 +48,14 @@ LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
 class Result:
     """A scan's mask (bool, on the volume's canonical voxels) and what was noticed on the way.
 
-    `agreement` holds the Dice of each pair of views, nothing where the scan is a thin one.
+    `agreement` holds the Dice of each pair of views, nothing where the scan is a thin one;
+    `verdict` says whether to trust the mask, None for a single picture.
     """
 
     mask: np.ndarray
     agreement: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    verdict: quality.Verdict | None = None
 
 
 # ---------------------------------------------------------------- the network
@@ -161,7 +164,7 @@ class Predictor:
 
         box = self.find_head(scan)
         if box is None:
-            return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
+            return no_head(scan)
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
@@ -171,15 +174,16 @@ class Predictor:
             mask[region] = refine(border, scan, region)
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
-            return Result(np.zeros_like(scan.hu, bool), notes=(NO_HEAD,))
-        return Result(mask, agreement(views))
+            return no_head(scan)
+        signs = quality.signs_of_cubes(views, probability > 0.5, cubes, grid.spacing)
+        return Result(mask, agreement(views), verdict=judge(mask, scan, signs))
 
     def thin_scan(self, scan: Volume) -> Result:
         """The mask of a scan of one slice or few, each taken as a picture in HU."""
         axis = int(np.argmin(scan.hu.shape * scan.spacing))
         pictures = np.moveaxis(scan.hu, axis, 0).astype(np.float32)
         mask = np.stack(self.predict_slices(pictures), axis)
-        return Result(mask, notes=() if mask.any() else (NO_HEAD,))
+        return Result(mask, verdict=judge(mask, scan, {})) if mask.any() else no_head(scan)
 
     def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
@@ -206,6 +210,21 @@ class Predictor:
 
 
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
+
+
+def no_head(scan: Volume) -> Result:
+    """The result for a scan in which there is no brain."""
+    mask = np.zeros_like(scan.hu, bool)
+    return Result(mask, notes=(NO_HEAD,), verdict=judge(mask, scan, {}))
+
+
+def judge(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> quality.Verdict:
+    """The verdict on a scan's mask, from `signs` of the network's answer and from the scan."""
+    from volume import millilitres
+
+    size = millilitres(mask, scan)
+    signs = signs | quality.signs_of_scan(scan.hu, mask, scan.spacing, size)
+    return quality.judge(signs, quality.strange_hu(scan.hu))
 
 
 def clean_slice(probability: np.ndarray) -> np.ndarray:
@@ -419,9 +438,16 @@ def read(work: Work, wanted: Wanted) -> None:
     if is_picture(work.job):
         work.source = data.read_picture(work.job.path)
     else:
-        from volume import read_volume
+        work.source = read_scan(work.job.path, wanted.series)
 
-        work.source = read_volume(work.job.path, series=wanted.series)
+
+def read_scan(path: str | Path, series: int | None = None) -> Volume:
+    """A scan whose values are HU, as far as that could be seen to be mended."""
+    from volume import read_volume
+
+    scan = read_volume(path, series=series)
+    hu, notes = quality.to_hu(scan.hu)
+    return replace(scan, hu=hu, notes=(*scan.notes, *notes))
 
 
 def predict(work: Work, predictor: Predictor) -> None:
@@ -477,6 +503,10 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
         "shape": list(scan.hu.shape),
         "spacing_mm": [round(float(s), 4) for s in scan.spacing],
         "affine": np.round(scan.affine, 6).tolist(),
+        "verdict": result.verdict.grade,
+        "reasons": list(result.verdict.reasons),
+        "signs": result.verdict.signs,
+        "left_right": quality.LEFT_RIGHT,
         "view_agreement": result.agreement,
         "notes": [*scan.notes, *result.notes],
     }

@@ -163,13 +163,13 @@ def bone_share(hu: np.ndarray) -> bool:
 # ---------------------------------------------------------------- signs of the mask on its scan
 
 
-def signs_of_scan(hu: np.ndarray, mask: np.ndarray, spacing, voxel_ml: float) -> dict[str, float]:
-    """Volume, mm² of the mask at each face of the scan, and whether the head is up.
+def signs_of_scan(hu: np.ndarray, mask: np.ndarray, spacing, volume_ml: float) -> dict[str, float]:
+    """mm² of the mask at each face of the scan, and whether the head is up; its volume is given.
 
     hu and mask (X, Y, Z) RAS+, `spacing` (3,) mm; a face counts where the scan is thick enough
     (five slices) for it to be more than a stripe. volume_ml, cut_<face>_mm2, upright.
     """
-    signs = {"volume_ml": float(np.count_nonzero(mask) * voxel_ml)}
+    signs = {"volume_ml": volume_ml}
     for axis, faces in enumerate(FACES):
         area = np.prod(np.delete(spacing, axis))
         for face, end in zip(faces, (0, -1), strict=True):
