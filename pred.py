@@ -351,9 +351,10 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
 def read_json(path: Path) -> dict:
     """A JSON file's object; {} when there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 # ---------------------------------------------------------------- one input to its files
@@ -607,7 +608,8 @@ def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
     about = read_json(job.folder / f"{job.name}.json")
     card = read_json(Path(model).with_suffix(".json"))
     as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
-    return as_wanted and about.get("model") == card.get("sha256")
+    is_there = (job.folder / about.get("mask", "no mask")).is_file()
+    return is_there and as_wanted and about.get("model") == card.get("sha256")
 
 
 def main(argv: list[str] | None = None) -> int:
