@@ -257,6 +257,28 @@ def tidy(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
+def grow(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
+    """A mask (X, Y, Z) grown by `mm` in all directions, or shrunk where negative.
+
+    Distances are Euclidean, between the centres of voxels of `spacing` (3,) mm. A face of the scan
+    is no border: where the mask is cut, it does not shrink.
+    """
+    if mm == 0 or not mask.any():
+        return mask
+    reach = np.ceil(abs(mm) / np.asarray(spacing)).astype(int) + 1
+    box = tuple(slice(max(line[0] - r, 0), line[-1] + 1 + r) for line, r in zip(
+        (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))), reach,
+        strict=True))  # fmt: skip
+    part = mask[box]
+    if part.all() and mm < 0:
+        return mask
+    away = ndimage.distance_transform_edt(~part if mm > 0 else part, sampling=spacing)
+    grown = np.zeros_like(mask)
+    # a hair's breadth more, for distances that are not exact in binary
+    grown[box] = away <= mm + 1e-6 if mm > 0 else away > 1e-6 - mm
+    return grown
+
+
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected component of a mask (the mask itself when empty)."""
     parts, count = ndimage.label(mask)
@@ -377,10 +399,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a command line asks for beside the mask itself: the DICOM series, the masks' formats."""
+    """What a command line asks for beside the mask itself: the DICOM series, the masks' formats,
+    the brain cut out of the scan, the mm by which the mask is grown."""
 
     series: int | None = None
     formats: tuple[str, ...] = ("nii",)
+    brain: bool = False
+    border: float = 0.0
 
 
 def predict_files(
@@ -493,20 +518,22 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
     """Write the masks and the overlay of a scan, at one time; return what its JSON says."""
     from volume import millilitres
 
+    mask, verdict = grow(result.mask, scan.spacing, wanted.border), result.verdict
     with ThreadPoolExecutor(1) as thread:
-        written = thread.submit(write_masks, job, scan, result.mask, wanted, card)
-        write_image(job.folder / f"{job.name}_overlay.png", draw_scan(scan, result.mask))
+        written = thread.submit(write_masks, job, scan, mask, wanted, card)
+        sheet = report.captioned(draw_scan(scan, mask), verdict.grade, verdict.reasons)
+        write_image(job.folder / f"{job.name}_overlay.png", sheet)
         masks = written.result()
     return {
         "mask": masks[0],
         "masks": masks,
-        "volume_ml": round(millilitres(result.mask, scan), 1),
+        "volume_ml": round(millilitres(mask, scan), 1),
         "shape": list(scan.hu.shape),
         "spacing_mm": [round(float(s), 4) for s in scan.spacing],
         "affine": np.round(scan.affine, 6).tolist(),
-        "verdict": result.verdict.grade,
-        "reasons": list(result.verdict.reasons),
-        "signs": result.verdict.signs,
+        "verdict": verdict.grade,
+        "reasons": list(verdict.reasons),
+        "signs": verdict.signs,
         "left_right": quality.LEFT_RIGHT,
         "view_agreement": result.agreement,
         "notes": [*scan.notes, *result.notes],
@@ -517,7 +544,7 @@ def write_masks(
     job: Job, scan: Volume, mask: np.ndarray, wanted: Wanted, card: dict
 ) -> list[str]:
     """Write a scan's mask in each format wanted, BIDS' name for a BIDS scan; return the names."""
-    from volume import bids_mask_name, write_dicom_seg, write_mask
+    from volume import bids_mask_name, write_brain, write_dicom_seg, write_mask
 
     bids = bids_mask_name(job.name)
     target = job.folder / (bids or f"{job.name}_predicted_mask")
@@ -533,6 +560,9 @@ def write_masks(
         for index, slice_mask in enumerate(data.stack(mask, "axial")):
             picture = np.uint8(255) * slice_mask
             write_image(job.folder / names[-1] / f"axial_{index:04d}.png", picture)
+    if wanted.brain:
+        brain = bids.removesuffix("mask") + job.name.split("_")[-1] if bids else f"{job.name}_brain"
+        write_brain(mask, scan, job.folder / f"{brain}.nii.gz")
     if bids:
         with replacing(target.with_suffix(".json")) as path:
             content = {"Type": "Brain", "Sources": [job.path.name]}
@@ -599,6 +629,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--format", nargs="+", default=["nii"], choices=["nii", "dicom-seg", "png"],
         help="of a scan's mask; a DICOM SEG names the patient as its source does (default: nii)")
+    add("--brain", action="store_true", help="write the scan, too, with all but the brain as air")
+    add("--border", type=float, default=0.0, metavar="MM",
+        help="grow a scan's mask by MM, or shrink it where negative (default: 0)")
     add("--overwrite", action="store_true", help="predict again what is already done")
     return parser.parse_args(argv)
 
@@ -616,7 +649,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out = Path(args.out)
     jobs = plan(find_inputs(args.paths), out)
-    wanted = Wanted(args.series, tuple(args.format))
+    wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
     todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]
     done = {job.folder: Work(job, about=read_json(job.folder / f"{job.name}.json"))
             for job in jobs if job not in todo}  # fmt: skip
@@ -629,6 +662,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {work.error}", file=sys.stderr)
     works = [done[job.folder] for job in jobs]
     write_summary(works, out / "summary.csv")
+    if len(works) > 1:
+        write_page(works, out / "report.html")
     failed = sum(work.error is not None for work in works)
     show(work for work in works if not work.error)
     if failed and len(jobs) > 1:
@@ -654,6 +689,19 @@ def write_summary(works: list[Work], path: Path) -> None:
             said = [f"error: {work.error}"] if work.error else work.about.get("notes", [])
             rows.writerow([work.job.path.name, work.about.get("volume_ml", ""),
                            work.about.get("seconds", ""), "; ".join(said)])  # fmt: skip
+
+
+def write_page(works: list[Work], path: Path) -> None:
+    """Write report.html: a row for every input, with its overlay, verdict and reasons."""
+    rows = []
+    for work in works:
+        about = work.about
+        said = [str(work.error)] if work.error else about.get("reasons", []) + about.get("notes", [])
+        picture = None if work.error else work.job.folder / f"{work.job.name}_overlay.png"
+        rows.append({"name": work.job.path.name, "picture": picture, "reasons": said,
+                     "verdict": "failed" if work.error else about.get("verdict", ""),
+                     "ml": about.get("volume_ml", ""), "seconds": about.get("seconds", "")})
+    report.page(rows, path)
 
 
 def show(works: Iterable[Work]) -> None:

@@ -3,7 +3,11 @@
 Pictures are RGB uint8 arrays (H, W, 3); figures are written to files, whole or not at all.
 """
 
+import base64
+import html
 import math
+import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +17,8 @@ import numpy as np
 from errors import InputError, replacing
 
 CYAN, ORANGE = (64, 224, 255), (255, 158, 44)  # RGB: what was predicted, what is true
+GREEN, RED = (110, 200, 120), (255, 92, 80)
+VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
 NIGHT = (16, 18, 22)  # the ground that scans lie on
 INK, MUTED = "#d8dee6", "#7d8894"
 
@@ -59,6 +65,84 @@ def montage(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int
         cell = picture if picture.ndim == 3 else picture[..., None]
         sheet[top : top + height, left : left + width] = cell
     return sheet
+
+
+def captioned(sheet: np.ndarray, verdict: str, reasons: Sequence[str] = ()) -> np.ndarray:
+    """The sheet (H, W, 3) below a strip that says the verdict, in its colour, and its reasons."""
+    lines = [verdict, *reasons]
+    width = max(20, sheet.shape[1] // 8 - 2)
+    lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]
+    strip = np.full((20 * len(lines) + 10, sheet.shape[1], 3), NIGHT, np.uint8)
+    for row, line in enumerate(lines):
+        text = line.replace("²", "2")  # OpenCV's font knows no more than ASCII
+        colour = VERDICTS[verdict] if row == 0 else (216, 222, 230)
+        cv2.putText(strip, text, (8, 20 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1,
+                    cv2.LINE_AA)  # fmt: skip
+    return np.concatenate([strip, sheet])
+
+
+# ---------------------------------------------------------------- a page for a run
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Brain masks</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body {{ background: #101216; color: #d8dee6; font: 15px/1.45 system-ui, sans-serif; margin: 2rem }}
+table {{ border-collapse: collapse; width: 100% }}
+th, td {{ padding: .6rem .8rem; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #2a3038 }}
+th {{ color: #7d8894; font-weight: 500 }}
+td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
+img {{ display: block; max-width: 30rem; width: 100% }}
+ul {{ margin: 0; padding-left: 1.1rem }} a {{ color: inherit }}
+{colours}
+</style>
+<h1>Brain masks</h1><p>{summary}</p>
+<table><tr><th>scan<th><th>verdict<th>reasons and notes<th>mL<th>seconds</tr>
+{rows}
+</table></html>
+"""
+
+
+def page(rows: Sequence[dict], path: str | Path) -> None:
+    """Write one HTML page for a run, with its pictures inside: it opens offline, with no server.
+
+    Each row: name; verdict (a key of VERDICTS, or "" where none is given) and reasons (texts);
+    picture, the path of an overlay or None; ml and seconds, numbers or "".
+    Raises InputError when `path` cannot be written.
+    """
+    path = Path(path)
+    counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    colours = "\n".join(f".{v} {{ color: {_hex(c)} }}" for v, c in VERDICTS.items())
+    body = "\n".join(_row(row, path.parent) for row in rows)
+    with replacing(path) as temporary:
+        text = PAGE.format(colours=colours, summary=summary, rows=body)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _row(row: dict, folder: Path) -> str:
+    """One scan's line of the page; its thumbnail leads to the overlay itself."""
+    name, verdict = html.escape(row["name"]), html.escape(row["verdict"])
+    reasons = "".join(f"<li>{html.escape(reason)}" for reason in row["reasons"])
+    picture = ""
+    if row["picture"] and (small := thumbnail(row["picture"])):
+        target = html.escape(os.path.relpath(row["picture"], folder).replace(os.sep, "/"))
+        picture = f'<a href="{target}"><img src="{small}" alt="mask of {name}"></a>'
+    numbers = "".join(f'<td class="n">{html.escape(str(row[key]))}' for key in ("ml", "seconds"))
+    return (f'<tr><td>{name}<td>{picture}<td class="{verdict}">{verdict or "–"}'
+            f"<td><ul>{reasons}</ul>{numbers}</tr>")  # fmt: skip
+
+
+def thumbnail(path: str | Path, width: int = 640) -> str:
+    """A picture file as a data: URL of a JPEG no wider than `width`; "" where it is unreadable."""
+    picture = cv2.imread(str(path))
+    if picture is None:
+        return ""
+    scale = min(1.0, width / picture.shape[1])
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 # ---------------------------------------------------------------- figures

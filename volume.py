@@ -334,11 +334,26 @@ def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
     dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
     """
-    data = _source_order(mask, volume).astype(np.uint8)
+    _write_nifti(_source_order(mask, volume).astype(np.uint8), (0, 1), volume, path)
+
+
+def write_brain(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
+    """Write the scan with everything outside its canonical mask (X, Y, Z) set to air, HU, NIfTI.
+
+    On the scan's own grid as `write_mask` does; int16 or float32, as `volume.hu`.
+    Raises InputError when `path` cannot be written.
+    """
+    brain = np.full_like(volume.hu, AIR)
+    np.copyto(brain, volume.hu, where=mask)
+    _write_nifti(_source_order(brain, volume), (0, 0), volume, path)
+
+
+def _write_nifti(data: np.ndarray, shown: tuple, volume: Volume, path: str | Path) -> None:
+    """Write an array in the source's order under the source's header, freed of texts."""
     header = volume.header.copy()
     header.set_data_shape(data.shape)
-    header.set_data_dtype(np.uint8)
-    header["cal_min"], header["cal_max"] = 0, 1
+    header.set_data_dtype(data.dtype)
+    header["cal_min"], header["cal_max"] = shown
     header.set_slope_inter(1, 0)
     header.extensions.clear()  # these and the texts may name the patient
     for text in {"descrip", "aux_file", "db_name", "intent_name"} & set(header.keys()):
