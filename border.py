@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FAR = 4.0  # mm: distances to the border are not told apart beyond
 SHRINK, GROW = 1.5, 1.0  # mm by which bone may move the network's border in and out
 BONE = 250.0  # HU: bone enough to have a face
+PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
@@ -49,7 +50,7 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     distance = np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
     inside, _ = local_mean(cubes, distance < -1.5, 2.5 / grid.spacing)
     # the brightest cube nearby: the mean would hold the bone's blurred face, and vessels
-    peak = ndimage.maximum_filter(cubes, 3)
+    peak = ndimage.maximum_filter(cubes, PEAK)
     bone, share = local_mean(peak, (distance > -1) & (cubes > BONE), 2 / grid.spacing)
     step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
     fields = (x.astype(np.float32) for x in (distance, inside, step))
