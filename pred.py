@@ -661,10 +661,11 @@ def main(argv: list[str] | None = None) -> int:
         if work.error:
             print(f"error: {work.error}", file=sys.stderr)
     works = [done[job.folder] for job in jobs]
-    write_summary(works, out / "summary.csv")
-    if len(works) > 1:
-        write_page(works, out / "report.html")
     failed = sum(work.error is not None for work in works)
+    if failed < len(works):
+        write_summary(works, out / "summary.csv")
+        if len(works) > 1:
+            write_page(works, out / "report.html")
     show(work for work in works if not work.error)
     if failed and len(jobs) > 1:
         print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)

@@ -42,7 +42,7 @@ def find(folder: str | Path, masks: str | Path | None = None) -> list[data.Pair]
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder, or make one with data.py")
-    if masks is None and is_dataset(folder):
+    if masks is None and folder.is_dir() and is_dataset(folder):
         if pairs := data.read_dataset(folder)["Test"]:
             return pairs
         raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
