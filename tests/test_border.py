@@ -1,0 +1,84 @@
+"""border.py on a ball of brain in a skull, whose edges are known to a fraction of a voxel."""
+
+import numpy as np
+import pytest
+
+import border
+from volume import read_volume, regions, straighten
+
+SIZE = 72  # voxels of 1 mm
+FROM_CENTRE = np.indices((SIZE,) * 3) - (SIZE - 1) / 2
+RADIUS = np.linalg.norm(FROM_CENTRE, axis=0)
+
+
+def share(distance):
+    """Of a voxel that lies inside a surface, by the distance of its middle to it."""
+    return np.clip(0.5 - distance, 0, 1)
+
+
+def skull(radius):
+    """HU of a ball of brain in 5 mm of bone, edges as voxels average them."""
+    brain, head = share(RADIUS - radius), share(RADIUS - radius - 5)
+    return -1000 + head * (1000 + brain * 35 + (1 - brain) * 1200)
+
+
+def refined(hu, distance, path, save_nifti_as):
+    """The mask of a scan (1 mm) for a network whose border lies at `distance` 0 (mm)."""
+    noise = 5 * np.random.default_rng(0).standard_normal(hu.shape)
+    scan = read_volume(save_nifti_as(path / "ball.nii.gz", (hu + noise).astype(np.float32)))
+    cubes, grid = straighten(scan.hu, scan, 1.5)
+    coarse, _ = straighten(distance.astype(np.float32), scan, 1.5, outside=50)
+    found = border.find_border(1 / (1 + np.exp(coarse / 0.7)), cubes, grid, scan)
+    mask = np.zeros(scan.hu.shape, bool)
+    for region in regions(grid, scan):
+        mask[region] = border.refine(found, scan, region)
+    return mask
+
+
+def radius_of(mask):
+    """Of the ball of a mask's volume, mm."""
+    return (3 * mask.sum() / (4 * np.pi)) ** (1 / 3)
+
+
+def test_the_border_goes_to_the_bone_wherever_the_network_put_it(tmp_path, save_nifti_as):
+    """From 1.2 mm inside of the edge to 0.5 mm outside: one border, to a twentieth of a voxel."""
+    hu = skull(22.3)
+    radii = [radius_of(refined(hu, RADIUS - 22.3 - off, tmp_path, save_nifti_as))
+             for off in (-1.2, -0.5, 0.0, 0.5)]  # fmt: skip
+    assert np.ptp(radii) < 0.05
+    assert 22.3 - 1.3 < np.mean(radii) < 22.3, "inside the edge, where no voxel holds bone"
+
+
+def test_the_border_follows_an_edge_by_fractions_of_a_voxel(tmp_path, save_nifti_as):
+    """Heads that grow by a quarter of a voxel, and a network that sees no difference."""
+    edges = np.array([22.0, 22.25, 22.5, 22.75])
+    radii = [radius_of(refined(skull(edge), RADIUS - 22, tmp_path, save_nifti_as))
+             for edge in edges]  # fmt: skip
+    np.testing.assert_allclose(np.diff(radii), 0.25, atol=0.12)
+    assert radii[-1] - radii[0] == pytest.approx(0.75, abs=0.1)
+
+
+def test_contrast_beside_bone_stays(tmp_path, save_nifti_as):
+    """A vessel as wide as a sinus, full of contrast, against the inner table."""
+    hu, edge, (x, y, _) = skull(24), 24, FROM_CENTRE
+    away = np.hypot(x - (edge - 5.5), y)
+    vessel = (away < 6) & (edge - 1.5 > RADIUS)  # the last voxel before the bone aside
+    filled = np.where(edge > RADIUS, hu + share(away - 6) * (400 - hu), hu)
+    mask = refined(filled, RADIUS - edge, tmp_path, save_nifti_as)
+    assert mask[vessel].mean() > 0.9
+    assert RADIUS[mask].max() < edge + 0.5
+
+
+@pytest.mark.parametrize("hole", [3, 8])
+def test_the_mask_does_not_leak_through_a_hole_in_the_bone(hole, tmp_path, save_nifti_as):
+    _, y, z = FROM_CENTRE
+    open_skull = np.where((np.hypot(y, z) < hole) & (RADIUS > 23.5), 40, skull(24))
+    mask = refined(open_skull, RADIUS - 24, tmp_path, save_nifti_as)
+    assert RADIUS[mask].max() < 24 + border.GROW + 0.5, "no farther than it may go anywhere"
+    assert radius_of(mask) < 24
+
+
+def test_where_no_bone_is_the_network_decides(tmp_path, save_nifti_as):
+    soft = np.where(RADIUS < 34, 40.0, -1000)
+    mask = refined(soft, RADIUS - 20, tmp_path, save_nifti_as)
+    assert radius_of(mask) == pytest.approx(20, abs=0.3)  # smoothed: balls shrink
