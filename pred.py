@@ -697,7 +697,8 @@ def write_page(works: list[Work], path: Path) -> None:
     rows = []
     for work in works:
         about = work.about
-        said = [str(work.error)] if work.error else about.get("reasons", []) + about.get("notes", [])
+        said = about.get("reasons", []) + about.get("notes", [])
+        said = [str(work.error)] if work.error else said
         picture = None if work.error else work.job.folder / f"{work.job.name}_overlay.png"
         rows.append({"name": work.job.path.name, "picture": picture, "reasons": said,
                      "verdict": "failed" if work.error else about.get("verdict", ""),
