@@ -174,7 +174,8 @@ def signs_of_scan(hu: np.ndarray, mask: np.ndarray, spacing, volume_ml: float) -
         area = np.prod(np.delete(spacing, axis))
         for face, end in zip(faces, (0, -1), strict=True):
             if mask.shape[axis] >= 5:
-                signs[f"cut_{face}_mm2"] = float(mask.take(end, axis).sum() * area)
+                # not take(), which copies all of an array that lies in Fortran order
+                signs[f"cut_{face}_mm2"] = float(np.moveaxis(mask, axis, 0)[end].sum() * area)
     up = upright(hu, mask, spacing)
     return signs if up is None else signs | {"upright": up}
 
