@@ -143,11 +143,20 @@ class Predictor:
     # ------------------------------------------------------------ one slice
 
     def slice_probability(self, picture: np.ndarray) -> np.ndarray:
-        """Brain probability (H, W) float32 of a picture: uint8 as it is, or float32 HU."""
+        """Brain probability (H, W) float32 of a picture: uint8 as it is, or float32 HU.
+
+        The mean over its four quarter turns and their mirror images, so that none gives another.
+        """
         window = None if picture.dtype == np.uint8 else self.window
         square, place = data.fit(picture, self.size, outside=data.outside(picture))
         square = data.normalise(square, window)
-        return data.unfit(self.probabilities(square[None])[0], place)
+        seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(4)]
+        seen = self.probabilities(np.stack(seen))
+        plain, mirrored = (
+            np.mean([np.rot90(x, -turn) for turn, x in enumerate(part)], axis=0)
+            for part in (seen[:4], seen[4:])
+        )
+        return data.unfit((plain + mirrored[:, ::-1]) / 2, place)
 
     def predict_slices(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """Masks (bool, each of its picture's own size) of pictures as `slice_probability` takes."""
