@@ -179,8 +179,12 @@ class Predictor:
         probability = clean_volume(sum(views.values()) / len(views))
         border = find_border(probability, cubes, grid, scan)
         mask = np.zeros_like(scan.hu, bool)
-        for region in regions(grid, scan):
+
+        def fill(region):
             mask[region] = refine(border, scan, region)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(fill, regions(grid, scan)))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
