@@ -1,0 +1,456 @@
+"""pred.py with the shipped network: names and folders, grids, masks, and where the border lies."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel import orientations
+from pydicom.data import get_testdata_file
+from scipy import ndimage
+
+import data
+import pred
+from errors import InputError
+from model import export_model, save_model
+from pred import dice
+from volume import read_volume
+
+ROOT = Path(pred.__file__).parent
+
+
+@pytest.fixture(scope="session")
+def predictor():
+    return pred.Predictor()
+
+
+@pytest.fixture(scope="session")
+def found(predictor, cta_file):
+    """The mask of the phantom's CTA, as the scan lies in memory."""
+    return predictor.volume(read_volume(cta_file))
+
+
+@pytest.fixture(scope="session")
+def head_slice(cta):
+    """An axial slice of the phantom in a CTA's window (H, W) uint8, and its mask."""
+    index = int(cta.mask.sum((0, 1)).argmax())
+    pictures, masks = data.stack(cta.hu, "axial"), data.stack(cta.mask, "axial")
+    return np.rint(255 * data.normalise(pictures[index])).astype(np.uint8), masks[index]
+
+
+@pytest.fixture
+def slice_file(head_slice, tmp_path):
+    """Writes the slice under a name, wider than high."""
+
+    def write(name):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.pad(head_slice[0], ((0, 0), (10, 13))))
+        return path
+
+    return write
+
+
+def run(*words, out):
+    return pred.main([*map(str, words), "--out", str(out)])
+
+
+def files_in(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def about(out, name, number=""):
+    return json.loads((out / f"{name}_prediction{number}" / f"{name}.json").read_text())
+
+
+# ---------------------------------------------------------------- names, folders, what is done
+
+
+def test_a_slice_gets_mask_overlay_and_json(slice_file, tmp_path, head_slice, capsys):
+    path, out = slice_file("head.v2.png"), tmp_path / "out"
+    assert run(path, out=out) == 0
+    folder = out / "head.v2_prediction"
+    assert files_in(folder) == ["head.v2.json", "head.v2_overlay.png", "head.v2_predicted_mask.png"]
+    mask = cv2.imread(str(folder / "head.v2_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
+    assert mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 255}
+    assert dice(mask[:, 10:-13] > 0, head_slice[1]) > 0.9
+    assert not mask[:, :5].any() and not mask[:, -5:].any()
+    said = about(out, "head.v2")
+    assert said["input"] == str(path) and said["brain_pixels"] == (mask > 0).sum()
+    assert said["model"] == pred.sha256(pred.MODEL) and said["seconds"] > 0
+    overlay = cv2.imread(str(folder / "head.v2_overlay.png"))
+    assert (np.ptp(overlay.astype(int), axis=2) > 30).any(), "drawn in colour"
+    assert str(folder / "head.v2_predicted_mask.png") in capsys.readouterr().out
+
+
+def test_two_inputs_of_one_name_keep_their_results(slice_file, tmp_path, capsys):
+    first, second, out = slice_file("a/same.png"), slice_file("b/same.png"), tmp_path / "out"
+    assert run(first, second, out=out) == 0
+    folders = sorted(p.name for p in out.iterdir() if p.is_dir())
+    assert folders == ["same_prediction", "same_prediction_2"]
+    owners = [about(out, "same")["input"], about(out, "same", "_2")["input"]]
+    assert owners == [str(first), str(second)]
+    capsys.readouterr()
+    assert run(second, first, out=out) == 0, "in whatever order they come"
+    assert [about(out, "same")["input"], about(out, "same", "_2")["input"]] == owners
+    assert capsys.readouterr().out.count("done before") == 2
+    third = slice_file("c/same.png")
+    assert run(third, out=out) == 0
+    assert about(out, "same", "_3")["input"] == str(third)
+
+
+def test_the_same_path_twice_is_one_input(slice_file, tmp_path):
+    path = slice_file("x.png")
+    assert pred.find_inputs([path, path, path.parent]) == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("head.nii.gz", "head"),
+        ("head.NII", "head"),
+        ("sub-1.5_ct.nii", "sub-1.5_ct"),
+        ("IM0001.dcm", "IM0001"),
+        ("IM0001", "IM0001"),
+        ("dicom.v2/series 3", "series 3"),
+        ("slice.jpeg", "slice"),
+    ],
+)
+def test_a_result_is_named_as_its_input_without_ending(tmp_path, path, name):
+    job = pred.plan([tmp_path / path], tmp_path / "out")[0]
+    assert (job.name, job.folder) == (name, tmp_path / "out" / f"{name}_prediction")
+
+
+def stamp(out, name):
+    """The moment at which a result was written."""
+    return (out / f"{name}_prediction" / f"{name}.json").stat().st_mtime_ns
+
+
+def test_work_that_is_done_is_not_done_again(slice_file, tmp_path, capsys):
+    path, out = slice_file("x.png"), tmp_path / "out"
+    run(path, out=out)
+    before = stamp(out, "x")
+    assert run(path, out=out) == 0 and stamp(out, "x") == before
+    assert "done before" in capsys.readouterr().out
+    assert run(path, "--overwrite", out=out) == 0 and stamp(out, "x") > before
+
+
+def test_another_networks_result_is_made_anew(slice_file, tmp_path):
+    path, out = slice_file("x.png"), tmp_path / "out"
+    run(path, out=out)
+    said = out / "x_prediction" / "x.json"
+    said.write_text(json.dumps(about(out, "x") | {"model": "0" * 64}))
+    run(path, out=out)
+    assert about(out, "x")["model"] == pred.sha256(pred.MODEL)
+
+
+def test_a_result_whose_mask_is_gone_is_made_anew(slice_file, tmp_path):
+    path, out = slice_file("x.png"), tmp_path / "out"
+    run(path, out=out)
+    mask = out / "x_prediction" / "x_predicted_mask.png"
+    mask.unlink()
+    run(path, out=out)
+    assert mask.exists()
+
+
+def test_a_json_of_someone_else_does_not_stop_the_work(slice_file, tmp_path):
+    """test.py writes its JSON into the same folders; a killed run may leave a broken one."""
+    path, out = slice_file("x.png"), tmp_path / "out"
+    for content in (json.dumps({"input": str(path), "scores": {}}), "{", "[1]"):
+        (out / "x_prediction").mkdir(parents=True, exist_ok=True)
+        (out / "x_prediction" / "x.json").write_text(content)
+        assert run(path, out=out) == 0
+        assert about(out, "x")["brain_pixels"] > 0
+
+
+def test_a_folder_is_searched_for_scans_and_pictures(slice_file, tmp_path):
+    wanted = [slice_file("in/b.png"), slice_file("in/a.JPG")]
+    series = tmp_path / "in" / "c"
+    series.mkdir()
+    shutil.copy(get_testdata_file("CT_small.dcm"), series)
+    for name in ("notes.txt", ".hidden.png", "d"):
+        (tmp_path / "in" / name).touch()
+    assert sorted(pred.find_inputs([tmp_path / "in"])) == sorted([*wanted, series])
+
+
+def test_a_broken_scan_does_not_stop_the_good_one(slice_file, tmp_path, capsys):
+    slice_file("in/good.png")
+    (tmp_path / "in" / "bad.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "in" / "worse.nii.gz").write_bytes(b"")
+    assert run(tmp_path / "in", out=tmp_path / "out") == 2
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "bad.png" in errors[0] and "worse.nii.gz" in errors[1]
+    assert "2 of 3 inputs failed" in said.err and "good_predicted_mask.png" in said.out
+    assert [p for p in files_in(tmp_path / "out") if "prediction/" in p] == [
+        f"good_prediction/good{end}" for end in (".json", "_overlay.png", "_predicted_mask.png")
+    ]
+
+
+# ---------------------------------------------------------------- slices
+
+
+def test_any_window_and_aspect_of_a_slice_will_do(predictor, cta, head_slice):
+    index = int(cta.mask.sum((0, 1)).argmax())
+    hu = data.stack(cta.hu, "axial")[index]
+    for low, high in ((0, 80), (-100, 500), (-1000, 2000)):
+        picture = np.rint(255 * data.normalise(hu, (low, high))).astype(np.uint8)
+        assert dice(predictor.predict_slices([picture])[0], head_slice[1]) > 0.9, (low, high)
+    squashed = cv2.resize(head_slice[0], (101, 80))
+    mask = cv2.resize(head_slice[1].astype(np.uint8), (101, 80)) > 0
+    assert dice(predictor.predict_slices([squashed])[0], mask) > 0.9
+
+
+def test_a_picture_in_hu_is_seen_as_one_in_the_networks_window(predictor, cta, head_slice):
+    index = int(cta.mask.sum((0, 1)).argmax())
+    hu = np.ascontiguousarray(data.stack(cta.hu, "axial")[index], np.float32)
+    grey = np.rint(255 * data.normalise(hu, predictor.window)).astype(np.uint8)
+    masks = predictor.predict_slices([hu, grey])
+    assert dice(*masks) > 0.97
+
+
+def test_probabilities_of_any_size_are_those_of_the_padded_picture(predictor):
+    pictures = np.random.default_rng(0).random((3, 37, 50), np.float32)
+    padded = np.pad(pictures, ((0, 0), (0, 11), (0, 14)))
+    whole = predictor.probabilities(pictures, batch=2)
+    assert whole.shape == (3, 37, 50) and whole.dtype == np.float32
+    np.testing.assert_allclose(whole, predictor.probabilities(padded)[:, :37, :50], atol=1e-3)
+
+
+def test_a_real_slice_in_dicom(tmp_path):
+    """A lossless axial slice through a skull base, from the files that pydicom installs."""
+    source = tmp_path / "J2K_pixelrep_mismatch.dcm"
+    shutil.copy(get_testdata_file(source.name, download=False), source)
+    assert run(source, out=tmp_path / "out") == 0
+    said = about(tmp_path / "out", "J2K_pixelrep_mismatch")
+    folder = tmp_path / "out" / "J2K_pixelrep_mismatch_prediction"
+    mask = np.asarray(nib.load(folder / said["mask"]).dataobj)
+    scan = read_volume(source)
+    assert sorted(mask.shape) == sorted(scan.hu.shape) and min(mask.shape) == 1
+    assert 0.04 < mask.mean() < 0.4, "some of the picture is brain"
+    canonical = np.asarray(nib.as_closest_canonical(nib.load(folder / said["mask"])).dataobj) > 0
+    inside = scan.hu[canonical]
+    assert 0 < np.median(inside) < 80 and (inside > 400).mean() < 0.1
+
+
+def test_clean_slice_fills_holes_and_drops_specks():
+    probability = np.zeros((100, 100), np.float32)
+    probability[20:70, 20:70] = 0.9
+    probability[40:45, 40:45] = 0.1  # a hole
+    probability[80:90, 80:90] = 0.6  # a second part, large enough
+    probability[5:7, 5:7] = 1.0  # a speck
+    mask = pred.clean_slice(probability)
+    assert mask.dtype == bool and mask.sum() == 2500 + 100
+    assert not pred.clean_slice(np.full((50, 50), 0.4)).any()
+
+
+# ---------------------------------------------------------------- scans
+
+
+def test_the_phantoms_mask_is_found(found, cta):
+    assert dice(found.mask, cta.mask) > 0.95
+    assert (found.mask & cta.vessels).sum() / cta.vessels.sum() > 0.8
+    assert ndimage.label(found.mask)[1] == 1
+    np.testing.assert_array_equal(ndimage.binary_fill_holes(found.mask), found.mask)
+    assert min(found.agreement.values()) > 0.8 and not found.notes
+
+
+ORDERS = {
+    "PIR": [[1, -1], [2, -1], [0, 1]],
+    "RSA": [[0, 1], [2, 1], [1, 1]],
+    "LPI": [[0, -1], [1, -1], [2, -1]],
+}
+
+
+def test_a_scan_in_any_axis_order_gets_its_mask_on_its_own_grid(cta_file, found, tmp_path):
+    """The same head stored in three ways, oblique in space: one mask, each on its scan's grid."""
+    image = nib.load(cta_file)
+    turned = image.affine.copy()
+    turned[:3, :3] = [[2.4, -0.7, 0.1], [0.7, 2.4, 0.0], [-0.1, 0.05, 2.5]]
+    turned[:3, 3] = 30, -12, 400
+    (tmp_path / "in").mkdir()
+    for name, order in ORDERS.items():
+        there = orientations.inv_ornt_aff(np.array(order), image.shape)
+        array = nib.apply_orientation(np.asarray(image.dataobj), order)
+        stored = nib.Nifti1Image(array, turned @ there)
+        stored.header.set_sform(stored.affine, 2)
+        stored.header.set_qform(None, 0)
+        nib.save(stored, tmp_path / "in" / f"{name}.nii.gz")
+    assert run(tmp_path / "in", out=tmp_path / "out") == 0
+    for name in ORDERS:
+        scan = nib.load(tmp_path / "in" / f"{name}.nii.gz")
+        said = about(tmp_path / "out", name)
+        mask = nib.load(tmp_path / "out" / f"{name}_prediction" / f"{name}_predicted_mask.nii.gz")
+        assert mask.shape == scan.shape and mask.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(mask.affine, scan.affine)
+        assert (mask.header["sform_code"], mask.header["qform_code"]) == (2, 0)
+        array = np.asarray(mask.dataobj)
+        assert set(np.unique(array)) == {0, 1}
+        voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+        assert said["volume_ml"] == pytest.approx(array.sum() * voxel, abs=0.1)
+        canonical = np.asarray(nib.as_closest_canonical(mask).dataobj) > 0
+        assert dice(canonical, found.mask) > 0.985, name
+        overlay = cv2.imread(str(tmp_path / "out" / f"{name}_prediction" / f"{name}_overlay.png"))
+        assert overlay.shape[0] > 256 and (np.ptp(overlay.astype(int), axis=2) > 30).any()
+
+
+@pytest.mark.parametrize("flips", [(1, 1, -1), (-1, -1, 1)])
+def test_a_head_upside_down_gets_nearly_the_same_mask(
+    predictor, cta, found, flips, tmp_path, save_nifti_as
+):
+    order = np.column_stack([range(3), flips])
+    path = save_nifti_as(tmp_path / "x.nii.gz", nib.apply_orientation(cta.hu, order), cta.affine)
+    mask = nib.apply_orientation(predictor.volume(read_volume(path)).mask, order)
+    assert dice(mask, found.mask) > 0.97
+    assert dice(mask, cta.mask) > 0.94
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_few_slices_are_enough(predictor, cta, axis, count, tmp_path, save_nifti_as):
+    middle = range(40 - count // 2, 40 - count // 2 + count)
+    path = save_nifti_as(tmp_path / "slab.nii.gz", cta.hu.take(middle, axis), cta.affine)
+    scan = read_volume(path)
+    result = predictor.volume(scan)
+    assert result.mask.shape == scan.hu.shape and not result.notes
+    assert dice(result.mask, cta.mask.take(middle, axis)) > 0.9
+    assert pred.draw_scan(scan, result.mask).ndim == 3
+
+
+def test_a_real_head_ct(predictor, shared):
+    scan = read_volume(shared("ct/scct.nii.gz"))
+    mask = np.asarray(nib.as_closest_canonical(nib.load(shared("ct/scct_mask.nii.gz"))).dataobj)
+    assert dice(predictor.volume(scan).mask, mask > 0.5) > 0.93
+
+
+def test_no_head_gives_an_empty_mask_and_a_warning(tmp_path, shared, save_nifti_as, capsys):
+    air = np.random.default_rng(0).normal(-1000, 20, (40, 40, 40)).astype(np.float32)
+    save_nifti_as(tmp_path / "air.nii.gz", air, np.diag([4.0, 4, 4, 1]))
+    save_nifti_as(tmp_path / "void.nii.gz", np.zeros((40, 40, 40), np.int16), np.diag([4.0] * 4))
+    for name in ("air", "void"):
+        assert run(tmp_path / f"{name}.nii.gz", out=tmp_path / "out") == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("warning: ") and "no brain" in lines[0]
+        said = about(tmp_path / "out", name)
+        mask = nib.load(tmp_path / "out" / f"{name}_prediction" / said["mask"])
+        assert mask.shape == (40, 40, 40) and not np.asarray(mask.dataobj).any()
+        assert said["volume_ml"] == 0 and "no brain" in said["notes"][-1]
+
+
+def test_a_trunk_has_no_brain(predictor, shared):
+    result = predictor.volume(read_volume(shared("trunk/example_ct.nii.gz")))
+    assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
+
+
+def test_clean_volume_keeps_the_largest_part_and_fills_it():
+    probability = np.zeros((30, 30, 30), np.float32)
+    probability[5:20, 5:20, 5:20] = 0.9
+    probability[10:13, 10:13, 10:13] = 0.2
+    probability[24:28, 24:28, 24:28] = 1.0
+    probability[20:22, 5:20, 5:20] = 0.4  # the soft border of the large part
+    clean = pred.clean_volume(probability)
+    assert clean.dtype == np.float32 and (clean[10:13, 10:13, 10:13] == 1).all()
+    assert not clean[24:].any()
+    np.testing.assert_allclose(clean[20, 5:20, 5:20], 0.4, atol=1e-6)
+    assert not pred.clean_volume(np.zeros((4, 4, 4), np.float32)).any()
+
+
+def test_agreement_is_the_dice_of_each_pair_of_views():
+    views = {"axial": np.array([1.0, 1, 0, 0]), "coronal": np.array([1.0, 0, 0, 0]),
+             "sagittal": np.array([0.0, 0, 0, 1])}  # fmt: skip
+    assert pred.agreement(views) == {
+        "axial-coronal": pytest.approx(2 / 3, abs=1e-4), "axial-sagittal": 0, "coronal-sagittal": 0
+    }  # fmt: skip
+    assert dice(np.zeros(3, bool), np.zeros(3, bool)) == 1
+
+
+def test_chosen_slices_are_spread_over_the_brain_from_the_top():
+    masks = np.zeros((100, 2, 2), bool)
+    masks[20:60, 0, 0] = True
+    masks[30] = False  # a gap is shown, too
+    assert pred.chosen_slices(masks, 100).tolist() == list(range(59, 19, -1))
+    few = pred.chosen_slices(masks, 4)
+    assert few.tolist() == [55, 45, 35, 25]
+    assert len(pred.chosen_slices(np.zeros((50, 2, 2), bool), 5)) == 5, "no brain: over the scan"
+    assert pred.chosen_slices(masks[20:21], 4).tolist() == [0]
+
+
+# ---------------------------------------------------------------- what runs the network
+
+
+def test_openvino_and_keras_find_the_same(predictor, cta):
+    pictures = np.ascontiguousarray(data.stack(cta.hu, "axial")[10:60:5], np.float32)
+    masks = np.stack(predictor.predict_slices(pictures))
+    by_keras = np.stack(pred.Predictor(backend="keras").predict_slices(pictures))
+    assert masks.any() and dice(masks, by_keras) >= 0.999
+
+
+def make_model(path, over):
+    """A network that calls brain what is brighter than `over` in 0..1, saved but not exported."""
+    inputs = keras.Input((None, None, 1))
+    decide = keras.layers.Conv2D(1, 1, activation="sigmoid")
+    network = keras.Model(inputs, decide(inputs))
+    decide.set_weights([np.full((1, 1, 1, 1), 200.0), np.array([-200.0 * over])])
+    save_model(network, path, {"window": [-200, 800]})
+    return path
+
+
+def brighter_than(path, grey):
+    """Whether a model calls a grey of 0..1 brain."""
+    picture = np.full((1, 32, 32), grey, np.float32)
+    return bool((pred.Predictor(path).probabilities(picture) > 0.5).all())
+
+
+def test_an_export_that_is_stale_or_gone_is_made_anew(tmp_path, capsys):
+    path = make_model(tmp_path / "m.keras", 0.3)
+    export_model(path)
+    capsys.readouterr()
+    assert brighter_than(path, 0.5) and not capsys.readouterr().err
+    make_model(path, 0.7)
+    assert not brighter_than(path, 0.5), "the network of the new file"
+    assert "m.xml was missing or not made of" in capsys.readouterr().err
+    assert not brighter_than(path, 0.5) and not capsys.readouterr().err
+    path.with_suffix(".xml").unlink()
+    assert not brighter_than(path, 0.5) and capsys.readouterr().err.startswith("warning: ")
+    path.with_suffix(".bin").write_bytes(b"\0" * 8)
+    assert not brighter_than(path, 0.5) and capsys.readouterr().err.startswith("warning: ")
+
+
+def test_an_unreadable_export_is_named(tmp_path):
+    path = make_model(tmp_path / "m.keras", 0.3)
+    export_model(path)
+    path.with_suffix(".xml").write_text("<net>")
+    with pytest.raises(InputError, match=r"m\.xml") as caught:
+        pred.Predictor(path)
+    assert len(str(caught.value).splitlines()[0]) > 20
+
+
+def test_predicting_loads_no_training_library(slice_file, tmp_path):
+    """With openvino, a newcomer's first mask does not wait for TensorFlow."""
+    script = """
+import sys, pred
+assert pred.main(sys.argv[1:]) == 0
+heavy = {"keras", "tensorflow", "torch", "jax", "openvino_telemetry", "sklearn", "matplotlib"}
+print("loaded:", *(name for name in heavy if sys.modules.get(name)))
+"""
+    words = [str(slice_file("x.png")), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "loaded:" and not done.stderr
+    assert (tmp_path / "out" / "x_prediction" / "x_predicted_mask.png").exists()
+
+
+def test_help_needs_no_model(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, ROOT / "pred.py", "--help"], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and "--overwrite" in done.stdout and not done.stderr
