@@ -80,7 +80,8 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
 def test_what_a_script_imports_is_a_direct_requirement(path):
     direct = names(requirements("requirements.txt")[0])
-    assert [p for p in imported(path) if not distributions(p) & direct] == []
+    chosen = {"torch"}  # by who sets KERAS_BACKEND
+    assert [p for p in imported(path) - chosen if not distributions(p) & direct] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
