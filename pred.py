@@ -658,7 +658,7 @@ def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
     about = read_json(job.folder / f"{job.name}.json")
     card = read_json(Path(model).with_suffix(".json"))
     as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
-    is_there = (job.folder / about.get("mask", "no mask")).is_file()
+    is_there = (job.folder / about.get("mask", "no mask")).exists()
     return is_there and as_wanted and about.get("model") == card.get("sha256")
 
 
