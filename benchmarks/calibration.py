@@ -130,6 +130,18 @@ def mri(hu, rng):
     return rng.uniform(1, 8) * np.interp(hu, levels, bright)
 
 
+def noise(hu, rng):
+    """Of 100 to 1000 HU."""
+    return hu + 10 ** rng.uniform(2, 3) * rng.standard_normal(hu.shape)
+
+
+def shuffled(case, rng):
+    """Blocks of an eighth of the slices in another order, brain and all."""
+    blocks = np.array_split(np.arange(case.hu.shape[2]), 8)
+    order = np.concatenate([blocks[i] for i in rng.permutation(8)])
+    return case._replace(hu=case.hu[..., order], mask=case.mask[..., order])
+
+
 def stretched(case, rng):
     """Slices at a wrong distance."""
     return case._replace(affine=case.affine @ np.diag([1, 1, rng.choice([0.5, 1.8, 2.5]), 1]))
@@ -165,7 +177,8 @@ WRONG = {
     "8 bits": of_hu(lambda hu, rng: np.rint(255 * data.normalise(hu, (-100, 300)))),
     "shifted by 200 to 500": of_hu(lambda hu, rng: hu + rng.uniform(200, 500)),
     "slope missing": of_hu(lambda hu, rng: (hu + 1024) * rng.choice([0.25, 0.5, 4])),
-    "heavy noise": of_hu(lambda hu, rng: hu + rng.uniform(80, 300) * rng.standard_normal(hu.shape)),
+    "heavy noise": of_hu(noise),
+    "slices out of order": shuffled,
     "blurred": of_hu(lambda hu, rng: ndimage.gaussian_filter(hu, rng.uniform(3, 6))),
     "bone erased": of_hu(lambda hu, rng: np.where(hu > 150, 40, hu)),
 }
