@@ -5,7 +5,8 @@
     python pred.py folder_of_scans --out masks
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
-mL, the grid, the model's checksum and what was noticed. What is already done is not done again.
+mL, a verdict (ok, check, failed) and its reasons, the grid, the model's checksum and what was
+noticed. Several inputs get a page, `report.html`. What is already done is not done again.
 """
 
 from __future__ import annotations
