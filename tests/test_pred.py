@@ -11,6 +11,7 @@ import cv2
 import keras
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nibabel import orientations
 from pydicom.data import get_testdata_file
@@ -190,6 +191,10 @@ def test_a_broken_scan_does_not_stop_the_good_one(slice_file, tmp_path, capsys):
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "bad.png" in errors[0] and "worse.nii.gz" in errors[1]
     assert "2 of 3 inputs failed" in said.err and "good_predicted_mask.png" in said.out
+    rows = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("scan")
+    assert list(rows) == ["mL", "seconds", "warnings"] and len(rows) == 3
+    assert rows.seconds["good.png"] > 0 and "bad.png" in rows.warnings["bad.png"]
+    assert (tmp_path / "out" / "report.html").exists()
     assert [p for p in files_in(tmp_path / "out") if "prediction/" in p] == [
         f"good_prediction/good{end}" for end in (".json", "_overlay.png", "_predicted_mask.png")
     ]
@@ -313,6 +318,26 @@ def test_a_head_upside_down_gets_nearly_the_same_mask(
     assert dice(mask, cta.mask) > 0.94
 
 
+def test_masks_as_pictures_and_the_brain_alone(cta, tmp_path, save_nifti_as, capsys):
+    path = save_nifti_as(tmp_path / "slab.nii.gz", cta.hu[..., 40:44], cta.affine)
+    words = [path, "--format", "png", "--brain"]
+    assert run(*words, out=tmp_path / "out") == 0
+    folder = tmp_path / "out" / "slab_prediction"
+    pictures = sorted((folder / "slab_predicted_mask_png").iterdir())
+    masks = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) > 0 for p in pictures]
+    assert len(masks) == 4
+    assert dice(np.stack(masks), data.stack(cta.mask[..., 40:44], "axial")) > 0.9
+    brain = nib.load(folder / "slab_brain.nii.gz")
+    hu, mask = np.asarray(brain.dataobj), data.unstack(np.stack(masks), "axial")
+    np.testing.assert_array_equal(hu[mask], np.rint(cta.hu[..., 40:44])[mask])
+    assert (hu[~mask] <= -1000).all()
+    capsys.readouterr()
+    assert run(*words, out=tmp_path / "out") == 0
+    assert "done before" in capsys.readouterr().out
+    assert run(path, out=tmp_path / "out") == 0, "in another format it is not done"
+    assert (folder / "slab_predicted_mask.nii.gz").exists()
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_few_slices_are_enough(predictor, cta, axis, count, tmp_path, save_nifti_as):
@@ -359,8 +384,41 @@ def test_clean_volume_keeps_the_largest_part_and_fills_it():
     clean = pred.clean_volume(probability)
     assert clean.dtype == np.float32 and (clean[10:13, 10:13, 10:13] == 1).all()
     assert not clean[24:].any()
-    np.testing.assert_allclose(clean[20, 5:20, 5:20], 0.4, atol=1e-6)
+    np.testing.assert_allclose(clean[20, 7:18, 7:18], 0.4, atol=1e-6)
+    assert (clean[6:19, 6:19, 6:19] > 0.5).all()
     assert not pred.clean_volume(np.zeros((4, 4, 4), np.float32)).any()
+
+
+def test_clean_volume_cuts_off_what_hangs_by_a_thread():
+    """An orbit painted through the optic canal, two cubes wide."""
+    probability = np.zeros((40, 30, 30), np.float32)
+    probability[3:18, 5:25, 5:25] = 0.9
+    probability[18:26, 12:14, 12:14] = 0.9
+    probability[26:36, 8:18, 8:18] = 0.9
+    clean = pred.clean_volume(probability) > 0.5
+    assert clean[4:17, 6:24, 6:24].all() and not clean[22:].any()
+
+
+def test_tidy_keeps_one_part_and_fills_it():
+    mask = np.zeros((12, 12, 12), bool)
+    mask[2:9, 2:9, 2:9] = True
+    mask[5, 5, 5] = False
+    mask[10, 10, 10] = True
+    tidied = pred.tidy(mask.copy())
+    assert tidied.sum() == 7**3 and tidied[5, 5, 5] and not tidied[10, 10, 10]
+    assert not pred.tidy(np.zeros((3, 3, 3), bool)).any()
+
+
+def test_a_mask_grows_and_shrinks_by_mm_whatever_the_voxels():
+    mask = np.zeros((41, 41, 21), bool)
+    mask[10:31, 10:31, 8:13] = True
+    spacing = np.array([1.0, 1, 2])
+    for mm, counts in ((2, (25, 25, 7)), (-2, (17, 17, 3)), (0, (21, 21, 5))):
+        grown = pred.grow(mask, spacing, mm)
+        lines = (grown[:, 20, 10], grown[20, :, 10], grown[20, 20])
+        assert tuple(line.sum() for line in lines) == counts, mm
+    whole = np.ones((6, 6, 6), bool)
+    assert pred.grow(whole, spacing, -2).all(), "a face of the scan is no border"
 
 
 def test_agreement_is_the_dice_of_each_pair_of_views():
