@@ -42,7 +42,7 @@ WAYS = {
     "keras": "ours, --backend keras",
     "classic": "classic U-Net, 31 M weights, 512x512 (¹)",
     "deepbet": "deepbet 1.0.2",
-    "brainextractor": "brainextractor 0.3.0 (BET)",
+    "brainextractor": "brainextractor 0.3.0, BET (²)",
     "antspyx": "antspyx 0.6.3, SyN of a template (²)",
 }
 PEERS = {  # what each needs in an environment of its own
@@ -52,9 +52,9 @@ PEERS = {  # what each needs in an environment of its own
 }
 NOTES = """
 (¹) {timed} slices were timed and the rest scaled by their median, in two dimensions and with no
-weights trained. (²) At 2 mm, as it is used; the template is a phantom like the scan.
-Not run: HD-BET 2.0.1, TotalSegmentator and brainchop, which fetch their weights from elsewhere
-when they first run; SynthStrip and ROBEX, which are not on PyPI.
+weights trained. (²) Brought to 1 mm (BET) or 2 mm (registration) first, which makes them quick.
+Not run: HD-BET 2.0.1 (weights from zenodo.org when first run) and brainchop 0.2.5 (from
+github.com): a package without its weights. SynthStrip and ROBEX are not on PyPI.
 """
 
 
