@@ -300,7 +300,7 @@ def grow(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected component of a mask (the mask itself when empty)."""
     parts, count = ndimage.label(mask)
-    return mask if count < 2 else parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    return mask if count < 2 else parts == np.bincount(parts[mask]).argmax()
 
 
 def agreement(views: dict[str, np.ndarray]) -> dict[str, float]:

@@ -334,7 +334,8 @@ def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
     dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
     """
-    _write_nifti(_source_order(mask, volume).astype(np.uint8), (0, 1), volume, path)
+    array = _source_order(mask, volume).astype(bool, copy=False).view(np.uint8)  # no copy
+    _write_nifti(array, (0, 1), volume, path)
 
 
 def write_brain(mask: np.ndarray, volume: Volume, path: str | Path) -> None:

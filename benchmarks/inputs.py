@@ -10,7 +10,6 @@ heads/          twenty head CTs, which differ in their noise
 template*.nii.gz  another phantom with its mask, for registration
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -77,7 +76,6 @@ def main() -> int:
         print(__doc__)
         return 0
     folder = Path(sys.argv[1])
-    shutil.rmtree(folder / "heads", ignore_errors=True)
     make(folder)
     return 0
 
