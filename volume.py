@@ -275,10 +275,21 @@ def _canonical(
 
 
 def _stacked(affine: np.ndarray) -> int:
-    """The source axis along which slices are stacked: the third unless the other two are skew."""
-    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    skew = [abs(unit[:, (axis + 1) % 3] @ unit[:, (axis + 2) % 3]) for axis in (2, 1, 0)]
-    return 2 - int(np.argmin(np.round(skew, 3)))
+    """The source axis along which slices are stacked, however the file orders its axes.
+
+    A tilt leaves the other two orthogonal. Without one it is the axis of the odd spacing, and of
+    cubes the one most along the body.
+    """
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    unit = affine[:3, :3] / size
+
+    def stacked(axis: int) -> tuple:
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        skew = abs(unit[:, first] @ unit[:, second])
+        odd = abs(np.log(size[axis] ** 2 / (size[first] * size[second])))
+        return -round(skew, 3), round(odd, 2), abs(unit[2, axis])
+
+    return max((2, 1, 0), key=stacked)
 
 
 def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
