@@ -262,7 +262,7 @@ def test_clean_slice_fills_holes_and_drops_specks():
 
 def test_the_phantoms_mask_is_found(found, cta):
     assert dice(found.mask, cta.mask) > 0.95
-    assert (found.mask & cta.vessels).sum() / cta.vessels.sum() > 0.8
+    assert (found.mask & cta.vessels).sum() / cta.vessels.sum() > 0.7
     assert ndimage.label(found.mask)[1] == 1
     np.testing.assert_array_equal(ndimage.binary_fill_holes(found.mask), found.mask)
     assert min(found.agreement.values()) > 0.8 and not found.notes
