@@ -15,6 +15,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -130,16 +131,22 @@ class Predictor:
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
 
     def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
-        """Brain probabilities (N, H, W) float32 of normalised pictures (N, H, W) in [0, 1]."""
-        height, width = pictures.shape[1:]
-        pad = [(0, 0), *((0, -n % self.multiple) for n in (height, width))]
+        """Brain probabilities (N, H, W) float32 of normalised pictures (N, H, W) in [0, 1].
+
+        At most `batch` go through the network at a time, always as many: OpenVINO prepares anew
+        for every shape.
+        """
+        count, height, width = pictures.shape
+        batch = math.ceil(count / math.ceil(count / batch))
+        pad = [(0, -n % m) for n, m in zip(pictures.shape, (batch, *[self.multiple] * 2),
+                                           strict=True)]  # fmt: skip
         pictures = np.pad(pictures, pad)[..., None]
         parts = []
         for start in range(0, len(pictures), batch):
             part = pictures[start : start + batch]
             part = np.repeat(part, self.channels, axis=-1)
             parts.append(self.network(part)[..., 0])
-        return np.concatenate(parts)[:, :height, :width]
+        return np.concatenate(parts)[:count, :height, :width]
 
     # ------------------------------------------------------------ one slice
 
