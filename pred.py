@@ -490,6 +490,8 @@ def read(work: Work, wanted: Wanted) -> None:
         work.source = data.read_picture(work.job.path)
     else:
         work.source = read_scan(work.job.path, wanted.series)
+        if "dicom-seg" in wanted.formats and work.source.slices is None:
+            raise InputError(f"{work.job.path} is no DICOM scan: leave --format dicom-seg out")
 
 
 def read_scan(path: str | Path, series: int | None = None) -> Volume:
