@@ -63,7 +63,7 @@ class Limit:
 # 2010, doi:10.1007/s00276-010-0650-4); of children from 600 mL in the first months to 1200 mL at
 # five years (Sgouros et al., J Neurosurg 91:610, 1999).
 LIMITS = [
-    Limit("volume_ml", 850, 300, "{:.0f} mL is less than the skull of all but infants holds",
+    Limit("volume_ml", 700, 300, "{:.0f} mL is less than the skull of all but infants holds",
           low=True),
     Limit("volume_ml", 1950, 2600, "{:.0f} mL is more than a skull holds"),
     Limit("agreement", 0.96, 0.70, "the three views disagree (Dice {:.2f})", low=True),
@@ -79,7 +79,7 @@ LIMITS = [
     Limit("faces_air", 0.05, 0.5, "{:.0%} of the mask's border lies against air or blanked voxels"),
     Limit("near_bone", 0.85, 0.30, "only {:.0%} of the mask's border has bone beside it", low=True),
     Limit("bone_inside", 0.03, 0.3, "{:.0%} of the mask is as dense as bone"),
-    Limit("fat_inside", 0.015, 0.3, "{:.0%} of the mask is fat or air"),
+    Limit("fat_inside", 0.06, 0.3, "{:.0%} of the mask is fat or air"),
     Limit("median_hu", 0, -60, "the mask's median of {:.0f} HU is too low for a brain", low=True),
     Limit("median_hu", 90, 250, "the mask's median of {:.0f} HU is too high for a brain"),
     Limit("tail_mm", 20, None, "the mask runs {:.0f} mm down what looks like the spinal canal"),

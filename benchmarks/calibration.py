@@ -35,7 +35,7 @@ from errors import InputError, run  # noqa: E402
 from pred import Predictor, dice, read_scan  # noqa: E402
 from quality import GRADES, OK  # noqa: E402
 
-SETS = {"tune": 9000, "report": 9500}  # first seed
+SETS = {"tune": 9000, "report": 9700}  # first seed; 9500 was reported once, then tuned on, too
 NECKS = slice(0, 4), slice(4, 8)  # of headneck/: those of each set
 GOOD = 0.95  # Dice
 
