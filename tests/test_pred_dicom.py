@@ -1,0 +1,102 @@
+"""pred.py on DICOM studies: which series, which formats, and no patient's name."""
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.uid import generate_uid
+from test_dicom import write_dicom
+
+import data
+import pred
+from dicom import POSITIONS
+
+STEP = 2.5  # mm: the fixture's cubes
+
+
+@pytest.fixture(scope="module")
+def study(cta, tmp_path_factory):
+    """The phantom as a patient's study: the CTA, and a scout of three slices."""
+    folder = tmp_path_factory.mktemp("patients") / "patient"
+    hu = cta.hu.transpose(2, 1, 0)[:, ::-1, ::-1]  # slices, rows to the back, columns to the left
+    places = np.array([[-100, -100, STEP * k] for k in range(len(hu))])
+    write_dicom(folder / "1", hu, places, spacing=(STEP, STEP), SeriesDescription="Doe Jane CTA",
+                PatientPosition="HFS", SeriesNumber=1)  # fmt: skip
+    write_dicom(folder / "2", hu[:3], places[:3], spacing=(STEP, STEP), SeriesNumber=2,
+                ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("predicted")
+    assert pred.main([str(study), "--format", "nii", "dicom-seg", "png", "--out", str(out)]) == 0
+    return out / "patient_prediction"
+
+
+def test_a_study_is_one_input_and_its_head_ct_is_taken(study, predicted):
+    about = pred.read_json(predicted / "patient.json")
+    assert pred.find_inputs([study]) == [study] == pred.find_inputs([study.parent])
+    assert about["shape"][2] > 3 and about["volume_ml"] > 500
+    assert any("series" in note for note in about["notes"])
+
+
+def test_the_series_can_be_chosen(study, tmp_path):
+    assert pred.main([str(study), "--series", "2", "--out", str(tmp_path)]) == 0
+    about = pred.read_json(tmp_path / "patient_prediction" / "patient.json")
+    assert about["shape"][2] == 3
+
+
+def test_studies_of_two_patients_are_two_inputs(study, tmp_path, cta):
+    for name in ("a", "b"):
+        hu = cta.hu[:, :, :4].transpose(2, 1, 0)
+        places = [[0, 0, STEP * k] for k in range(4)]
+        write_dicom(tmp_path / name / "1", hu, places, StudyInstanceUID=generate_uid())
+    assert pred.find_inputs([tmp_path]) == [tmp_path / "a/1", tmp_path / "b/1"]
+
+
+def test_all_formats_hold_the_same_mask(predicted):
+    mask = nib.load(predicted / "patient_predicted_mask.nii.gz")
+    mask = np.asarray(nib.as_closest_canonical(mask).dataobj) > 0
+    pictures = sorted((predicted / "patient_predicted_mask_png").glob("*.png"))
+    stacked = np.stack([data.read_picture(path) for path in pictures]) > 0
+    np.testing.assert_array_equal(data.unstack(stacked, "axial"), mask)
+    seg = highdicom.seg.segread(predicted / "patient_predicted_mask.dcm")
+    volume = seg.get_volume(combine_segments=True).to_patient_orientation("RAS")
+    np.testing.assert_array_equal(volume.array > 0, mask)
+
+
+def test_no_patient_is_named_but_in_the_seg(predicted):
+    for path in predicted.rglob("*"):
+        if path.is_file() and path.suffix != ".dcm":
+            content = path.read_bytes().lower() + path.name.lower().encode()
+            assert not [word for word in (b"doe", b"jane", b"mrn4711", b"19700131")
+                        if word in content and path.suffix != ".gz" and path.suffix != ".png"]
+
+
+def test_a_seg_of_a_nifti_is_refused_before_anything_is_written(cta_file, tmp_path, capsys):
+    words = [str(cta_file), "--format", "nii", "dicom-seg", "--out", str(tmp_path)]
+    assert pred.main(words) == 2
+    assert "no DICOM scan" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*mask*"))
+
+
+@pytest.mark.parametrize("position", ["HFP", "FFS", "FFDL"])
+def test_any_position_gives_the_same_mask_on_the_patient(cta, predicted, tmp_path, position):
+    """The array turned to how the patient lay, its orientation told to DICOM."""
+    axes = POSITIONS[position]  # where columns, rows and slices run, in RAS terms
+    place = np.asarray(nib.orientations.axcodes2ornt(axes))
+    turned = nib.apply_orientation(cta.hu, nib.orientations.ornt_transform(
+        np.array([[0, 1], [1, 1], [2, 1]]), place))
+    units = np.diag([-1.0, -1, 1])  # RAS to LPS
+    column, row, normal = (units @ np.eye(3)[int(a)] * s for a, s in place)
+    size = np.array(cta.hu.shape) * STEP
+    first = units @ [0 if s > 0 else size[int(a)] - STEP for a, s in sorted(place.tolist())]
+    places = [first + STEP * k * normal for k in range(turned.shape[2])]
+    write_dicom(tmp_path / "scan", turned.transpose(2, 1, 0), places, row=column, column=row,
+                spacing=(STEP, STEP), PatientPosition=position)  # fmt: skip
+    assert pred.main([str(tmp_path / "scan"), "--out", str(tmp_path)]) == 0
+    masks = [nib.as_closest_canonical(nib.load(path)).get_fdata() > 0 for path in (
+        tmp_path / "scan_prediction/scan_predicted_mask.nii.gz",
+        predicted / "patient_predicted_mask.nii.gz")]  # fmt: skip
+    assert pred.dice(*masks) >= 0.995
