@@ -16,6 +16,7 @@ from pydicom.uid import UID
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(ROOT.glob("*.py"))
 TESTS = sorted(ROOT.glob("tests/*.py"))
+OURS = {path.stem for path in (*MODULES, *TESTS, *ROOT.glob("benchmarks/*.py"))}
 SCRIPTS = [path for path in MODULES if "\n    run(main)" in path.read_text()]
 LIGHT = {"data.py", "synthetic.py"}
 INSTALLED = packages_distributions()  # package -> the distributions that hold it
@@ -43,7 +44,7 @@ def imported(path):
             packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             packages.add(node.module.split(".")[0])
-    return packages - sys.stdlib_module_names - {module.stem for module in MODULES}
+    return packages - sys.stdlib_module_names - OURS
 
 
 def distributions(package):
@@ -56,7 +57,9 @@ def needed(name):
     return names(w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""}))
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-predict.txt", "requirements-dev.txt"]
+)
 def test_every_requirement_is_pinned_once(name):
     pins = sum(requirements(name), [])
     assert all(len(p.specifier) == 1 and "==" in str(p.specifier) for p in pins), pins
