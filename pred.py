@@ -42,6 +42,8 @@ SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card n
 COARSE = 2  # the head is looked for on cubes so many times larger
 MARGIN = 18.0  # mm kept around the brain that the coarse look found: skull and scalp
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
+FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
+FUNNEL = 6.0  # mm
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
 LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
 
@@ -185,6 +187,7 @@ class Predictor:
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
+        probability = cut_canal(probability, grid.spacing)
         border = find_border(probability, cubes, grid, scan)
         mask = np.zeros_like(scan.hu, bool)
 
@@ -192,7 +195,7 @@ class Predictor:
             mask[region] = refine(border, scan, region)
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(fill, regions(grid, scan)))
+            list(pool.map(fill, regions(grid, scan, depth=16)))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
@@ -269,6 +272,23 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
     mask = probability > 0.5
     holes = ndimage.binary_fill_holes(mask) & ~mask
     return np.where(holes, 1, probability).astype(np.float32)
+
+
+def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
+    """A volume's probability (X, Y, Z) on cubes without what runs down the spinal canal.
+
+    From the foramen magnum down, a cut across is no larger than the foramen, some 8 cm2 (Gruber et
+    al., Int J Legal Med 2009); of so narrow a lower end, FUNNEL is left for the skull's funnel
+    above it.
+    """
+    areas = np.count_nonzero(probability > 0.5, axis=(0, 1)) * spacing**2
+    if not areas.any():
+        return probability
+    bottom, wide = np.flatnonzero(areas)[0], np.flatnonzero(areas > FORAMEN)
+    top = wide[0] if len(wide) else bottom  # nothing wide: a mask that is all canal, or no brain
+    probability = probability.copy()
+    probability[..., : max(0, top - round(FUNNEL / spacing))] = 0
+    return probability
 
 
 def tidy(mask: np.ndarray) -> np.ndarray:
