@@ -512,3 +512,16 @@ def test_help_needs_no_model(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "pred.py", "--help"], cwd=tmp_path,
                           env=environment, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0 and "--overwrite" in done.stdout and not done.stderr
+
+
+def test_what_runs_down_the_canal_is_cut_and_a_round_end_is_not():
+    x, y, z = np.ogrid[-50:51, -50:51, -80:51]
+    ball = x**2 + y**2 + z**2 < 45**2
+    canal = (x**2 + y**2 < 8**2) & (z < 0)
+    cut = pred.cut_canal((ball | canal).astype(np.float32), 1.5) > 0.5
+    lowest = np.flatnonzero(cut.any(axis=(0, 1)))[0] - 80
+    assert -45 - 6 / 1.5 <= lowest < -40, "the funnel above the foramen stays, the canal does not"
+    np.testing.assert_array_equal(cut[..., 80:], (ball | canal)[..., 80:])
+    whole = pred.cut_canal(ball.astype(np.float32), 1.5) > 0.5
+    np.testing.assert_array_equal(whole, ball)
+    assert not pred.cut_canal(np.zeros((4, 4, 4), np.float32), 1.5).any()
