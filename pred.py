@@ -34,7 +34,7 @@ import report
 from errors import InputError, replacing, run, warn
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
-    from volume import Volume
+    from volume import Grid, Volume
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
@@ -188,6 +188,8 @@ class Predictor:
         views = self.views(cubes)
         probability = clean_volume(sum(views.values()) / len(views))
         probability = cut_canal(probability, grid.spacing)
+        if not (probability > 0.5).any():
+            return no_head(scan)
         border = find_border(probability, cubes, grid, scan)
         mask = np.zeros_like(scan.hu, bool)
 
@@ -195,7 +197,7 @@ class Predictor:
             mask[region] = refine(border, scan, region)
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(fill, regions(grid, scan, depth=16)))
+            list(pool.map(fill, regions(close_to(probability > 0.5, grid), scan, depth=16)))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
@@ -218,9 +220,7 @@ class Predictor:
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
             return None
-        part = ndimage.find_objects(found.astype(np.uint8))[0]
-        low, high = ([getattr(s, end) for s in part] for end in ("start", "stop"))
-        inside = grid.box(low, high) + MARGIN * np.array([[-1], [1]])
+        inside = grid.box(*ends(found)) + MARGIN * np.array([[-1], [1]])
         whole = grid.box((0, 0, 0), grid.shape)
         return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
 
@@ -293,9 +293,8 @@ def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
 
 def tidy(mask: np.ndarray) -> np.ndarray:
     """A mask (X, Y, Z) with only its largest component, and no holes."""
-    inside = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if len(inside[0]):  # far quicker than all of a large scan
-        box = tuple(slice(line[0], line[-1] + 1) for line in inside)
+    if mask.any():
+        box = tuple(map(slice, *ends(mask)))  # far quicker than all of a large scan
         outside, _ = ndimage.label(~np.pad(largest(mask[box]), 1))
         mask = np.zeros_like(mask)
         mask[box] = outside[1:-1, 1:-1, 1:-1] != outside[0, 0, 0]
@@ -311,9 +310,8 @@ def grow(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
     if mm == 0 or not mask.any():
         return mask
     reach = np.ceil(abs(mm) / np.asarray(spacing)).astype(int) + 1
-    box = tuple(slice(max(line[0] - r, 0), line[-1] + 1 + r) for line, r in zip(
-        (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))), reach,
-        strict=True))  # fmt: skip
+    low, high = ends(mask)
+    box = tuple(map(slice, np.maximum(low - reach, 0), high + reach))
     part = mask[box]
     if part.all() and mm < 0:
         return mask
@@ -322,6 +320,20 @@ def grow(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
     # a hair's breadth more, for distances that are not exact in binary
     grown[box] = away <= mm + 1e-6 if mm > 0 else away > 1e-6 - mm
     return grown
+
+
+def ends(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first voxel (3,) of a mask (X, Y, Z) along each axis, and the one after its last."""
+    lines = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return np.array([line[0] for line in lines]), np.array([line[-1] + 1 for line in lines])
+
+
+def close_to(mask: np.ndarray, grid: Grid, margin: int = 3) -> Grid:
+    """The part of a grid that holds a mask on it, and `margin` cubes around: the border's band."""
+    low, high = ends(mask)
+    low, high = np.maximum(low - margin, 0), np.minimum(high + margin, grid.shape)
+    start = grid.start + grid.spacing * low
+    return replace(grid, start=start, shape=tuple((high - low).tolist()))
 
 
 def largest(mask: np.ndarray) -> np.ndarray:

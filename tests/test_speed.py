@@ -221,6 +221,30 @@ def test_batches_of_one_shape_give_the_probabilities_of_single_pictures(count):
     np.testing.assert_allclose(together[-1], alone[0], atol=0.02)
 
 
+def test_a_head_seen_only_coarsely_is_none(cta_file):
+    predictor = pred.Predictor()
+    network, coarse = predictor.network, predictor.find_head
+
+    def find_head(scan):
+        box = coarse(scan)
+        predictor.network = lambda pictures: np.zeros_like(network(pictures))
+        return box
+
+    predictor.find_head = find_head
+    result = predictor.volume(volume.read_volume(cta_file))
+    assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
+
+
+def test_the_part_of_a_grid_close_to_a_mask_lies_where_the_mask_does(cta_file):
+    scan = volume.read_volume(cta_file)
+    cubes, grid = volume.straighten(scan.hu, scan, 4.0)
+    mask = np.zeros(cubes.shape, bool)
+    mask[10:20, 1:9, 30:32] = True
+    part = pred.close_to(mask, grid, margin=3)
+    assert part.shape == (16, 12, 8), "one cube is missing at the scan's face"
+    np.testing.assert_allclose(part.start, grid.start + 4.0 * np.array([7, 0, 27]))
+
+
 # ---------------------------------------------------------------- benchmarks
 
 
