@@ -27,7 +27,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as on /proc
+            raise InputError(f"{path.parent} cannot be made; choose another --out") from error
         with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             yield temporary

@@ -195,7 +195,7 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever its zip, HDF5 and JSON readers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise InputError(f"{path} is no Keras model that can be read: {reason}") from error
     if len(getattr(model, "input_shape", ())) not in (4, 5):
         raise InputError(f"{path} is no network for pictures or volumes: give one of train.py's")

@@ -151,3 +151,10 @@ def test_a_bug_shows_its_traceback():
 def test_warn_is_one_line_on_stderr(capsys):
     warn("no orientation in scan.nii")
     assert capsys.readouterr() == ("", "warning: no orientation in scan.nii\n")
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(InputError, match="/proc/nowhere cannot be made"), replacing(
+        "/proc/nowhere/mask.png"
+    ):
+        pass
