@@ -2,6 +2,7 @@
 
     python synthetic.py --preview files/preview.png [--labels DIR] [--necks DIR]
     python synthetic.py --sample results/demo/sample_cta.nii.gz
+    python synthetic.py --download labelmaps
 
 A label map says where each tissue lies (FreeSurfer numbers for the brain, 500 and above for the
 rest of the head, as in SynthSeg's training maps). Every scan turns, scales and bends it anew,
@@ -722,12 +723,17 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--preview", metavar="PNG", help="draw a sheet of samples with their masks")
     add("--sample", metavar="NIFTI", help="write one CTA of the phantom, and its mask beside it")
+    add("--download", metavar="DIR", help="fetch SynthSeg's 20 head label maps into DIR")
     add("--labels", metavar="DIR", help="head label maps to make samples from; else phantoms")
     add("--necks", metavar="DIR", help="head-and-neck CTs to continue them below the skull")
     add("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     args = parser.parse_args(argv)
-    if not args.preview and not args.sample:
-        raise InputError("nothing to do; give --preview PNG or --sample NIFTI")
+    if not args.preview and not args.sample and not args.download:
+        raise InputError("nothing to do; give --preview PNG, --sample NIFTI or --download DIR")
+    if args.download:
+        from download import fetch_label_maps
+
+        print(f"{args.download}: {len(fetch_label_maps(args.download))} label maps")
     if args.preview:
         preview(args.preview, args.labels, args.necks, seed=args.seed)
         print(args.preview)
