@@ -479,7 +479,8 @@ def choose_slices(
 ) -> np.ndarray:
     """Sorted indices of at most `limit` slices, those without brain at most a share of `empty`.
 
-    A scan with no brain at all gives `empty` times the limit, as an example of nothing to find.
+    A scan with no brain at all gives `empty` times the limit, as an example of nothing to find. Of
+    the slices without brain, those next to it are drawn most often: they are the hard ones.
     """
     brain, bare = np.flatnonzero(has_brain), np.flatnonzero(~has_brain)
     limit = min(limit or len(has_brain), len(has_brain))
@@ -489,7 +490,10 @@ def choose_slices(
     else:
         bares = math.ceil(limit * empty)
     brains = min(len(brain), limit - bares)
-    drawn = [rng.choice(brain, brains, replace=False), rng.choice(bare, bares, replace=False)]
+    gap = np.abs(bare[:, None] - brain).min(1, initial=len(has_brain))
+    # the largest of u ** (1 / weight), u uniform: a draw by weight, without putting back
+    order = np.argsort(rng.random(len(bare)) ** (3.0 + gap))
+    drawn = [rng.choice(brain, brains, replace=False), bare[order[len(bare) - bares :]]]
     return np.sort(np.concatenate(drawn))
 
 

@@ -54,6 +54,10 @@ INDEX = {name: i for i, name in enumerate(TISSUES)}
 AFFINE_ONE = np.diag([0.0, 0.0, 0.0, 1.0])
 BRAIN = [INDEX[name] for name in ("grey", "white", "csf", "artery", "vein", "cord")]
 SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the skull
+# A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
+# of the scanner's blur inside the true edge. There the mask ends; an averaged template's own edge
+# is its skull's, wherever the blur of its making has carried the bone.
+BORDER, BLURRED = 1.28, 0.75
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
 
@@ -277,6 +281,7 @@ def scan(
     rng = np.random.default_rng([seed, 2026])
     head = load_anatomy(str(labels)) if labels else phantom(seed)
     look = draw_look(rng, plain, necks is not None) | wanted
+    look.setdefault("border", BORDER * min(look["sharpness"], BLURRED))
     points, shape = pose(head, look, rng)
     space = sample(head, points)
     hu, vessels = paint(space, look, rng)
@@ -301,19 +306,25 @@ def draw_look(rng, plain, body) -> dict:
     length = {"head": rng.uniform(100, 200), "neck": rng.uniform(200, 300),
               "chest": rng.uniform(280, 440)}[reach]
     tilt = rng.choice([8, 25, 180], p=[0.55, 0.3, 0.15])
-    sharp = rng.uniform(0.35, 0.75)
+    sharp = rng.uniform(0.35, 0.75) if plain or rng.random() < 0.85 else rng.uniform(0.75, 2.2)
+    coarse = not plain and rng.random() < 0.15
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length), "phase": str(phase),
         "tilt": 5.0 if plain else float(tilt), "plain": plain,
-        "above": float(rng.uniform(4, 25) if plain or rng.random() < 0.7
-                       else rng.uniform(-45, 4)),
+        "above": draw_above(rng, plain),
         "thickness": float(rng.choice([rng.uniform(0.5, 1.5), rng.uniform(1.5, 6)])),
         "sharpness": float(sharp), "noise": float(np.exp(rng.normal(1.6, 0.6))),
-        # A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard
-        # deviations of the scanner's blur inside the true edge. There the mask ends.
-        "border": float(1.28 * sharp),
+        "pixel": float(rng.uniform(1.5, 4.2)) if coarse else 0.0,  # mm; 0 is as fine as `spacing`
     }
+
+
+def draw_above(rng, plain) -> float:
+    """Draw how far above the vertex the scan begins (mm): below it in some, deep in the skull
+    base in a few, as scans of a neck do."""
+    if plain or (draw := rng.random()) < 0.7:
+        return float(rng.uniform(4, 25))
+    return float(rng.uniform(-45, 4) if draw < 0.9 else rng.uniform(-110, -45))
 
 
 def pose(head: Anatomy, look: dict, rng) -> tuple[np.ndarray, tuple]:
@@ -480,6 +491,15 @@ def add_disease(hu, space, look, rng) -> np.ndarray:
     return hu
 
 
+# Vessels beside bone: share, share of veins, radius in mm, gap to the inner table in mm.
+VESSELS = (
+    (0.20, 0.9, (2.0, 4.5), (0.0, 0.5)),  # dural sinuses
+    (0.15, 0.5, (0.5, 0.9), (0.0, 0.5)),  # meningeal
+    (0.30, 0.3, (1.0, 2.3), (0.0, 1.5)),  # carotid siphon, vertebral, basilar
+    (0.35, 0.6, (0.5, 1.6), (1.0, 6.0)),  # cortical
+)
+
+
 def add_vessels(hu, space, contrast, look, rng) -> np.ndarray:
     """Return `hu` with procedural arteries and veins, many of them along the inner table."""
     hu = hu.copy()
@@ -488,20 +508,19 @@ def add_vessels(hu, space, contrast, look, rng) -> np.ndarray:
     seeds = np.argwhere((inner < -1) & (inner > -4))
     if len(seeds) == 0:
         return hu
-    for _ in range(rng.integers(15, 45)):
-        venous = rng.random() < 0.5
-        value = rng.uniform(40, 60) + contrast[int(venous)] * rng.uniform(0.8, 1.1)
-        radius = rng.uniform(1.5, 5) if venous and rng.random() < 0.4 else rng.uniform(0.6, 2)
+    for kind in rng.choice(len(VESSELS), rng.integers(10, 36), p=[v[0] for v in VESSELS]):
+        _, veins, radii, gaps = VESSELS[kind]
+        value = rng.uniform(40, 60) + contrast[rng.random() < veins] * rng.uniform(0.8, 1.1)
+        radius = rng.uniform(*radii)
         at = seeds[rng.integers(len(seeds))].astype(float)
-        path = walk(inner, at, radius, step, rng)
+        path = walk(inner, at, radius, -radius - rng.uniform(*gaps), step, rng)
         splat(hu, path, radius / step, value)
     return hu
 
 
-def walk(inner, at, radius, step, rng, length=90) -> np.ndarray:
-    """Return voxels of a winding path that keeps its distance to the inner table."""
+def walk(inner, at, radius, depth, step, rng, length=90) -> np.ndarray:
+    """Return voxels of a winding path along the inner table, `depth` mm (negative) inside it."""
     way = rng.standard_normal(3)
-    depth = -radius - rng.uniform(0, 1) if rng.random() < 0.7 else -rng.uniform(3, 5)
     limit = np.array(inner.shape) - 2
     path = []
     stride = max(0.6 * radius / step, 0.5)
@@ -634,6 +653,8 @@ def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
     each slice in voxels of what came in."""
     step = look["spacing"]
     hu = ndimage.gaussian_filter(hu, look["sharpness"] / step)
+    if look["pixel"] > 1.2 * step:
+        hu = coarse_pixels(hu, look["pixel"] / step)
     heights = np.arange(hu.shape[2], dtype=float)
     slices = look["thickness"] / step
     if slices > 1.2:
@@ -653,6 +674,14 @@ def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
         x, y = (np.arange(n) - (n - 1) / 2 for n in hu.shape[:2])
         hu[x[:, None] ** 2 + y**2 > (min(hu.shape[:2]) / 2) ** 2] = -1024
     return np.clip(hu, -1024, 3071).astype(np.float32), heights
+
+
+def coarse_pixels(hu, size) -> np.ndarray:
+    """Return `hu` as slices with pixels `size` voxels wide show it, interpolated back."""
+    means = ndimage.uniform_filter(hu, (size, size, 0))
+    low = ndimage.zoom(means, (1 / size, 1 / size, 1), order=1)
+    zoom = np.divide(hu.shape, low.shape)
+    return ndimage.zoom(low, zoom, order=1)
 
 
 def thick_slices(hu, count, rng) -> tuple[np.ndarray, np.ndarray]:
