@@ -668,8 +668,8 @@ def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
     grain = rng.standard_normal(hu.shape, dtype=np.float32)
     grain = ndimage.gaussian_filter(grain, [rng.uniform(0.3, 1.1)] * 2 + [0.3])
     hu = hu + look["noise"] * grain / grain.std()
-    if rng.random() < 0.3:  # a sharp kernel overshoots
-        hu = hu + rng.uniform(0.2, 0.8) * (hu - ndimage.gaussian_filter(hu, 1.0))
+    if rng.random() < 0.3:  # a sharp kernel overshoots within a slice
+        hu = hu + rng.uniform(0.2, 0.8) * (hu - ndimage.gaussian_filter(hu, (1, 1, 0)))
     if rng.random() < 0.3:  # round reconstruction field
         x, y = (np.arange(n) - (n - 1) / 2 for n in hu.shape[:2])
         hu[x[:, None] ** 2 + y**2 > (min(hu.shape[:2]) / 2) ** 2] = -1024
