@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FAR = 4.0  # mm: distances to the border are not told apart beyond
 SHRINK, GROW = 1.5, 1.0  # mm by which bone may move the network's border in and out
+NEAR = 1.25  # mm: standard deviation of the weights of what counts as the inside nearby
 BONE = 250.0  # HU: bone enough to have a face
 PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
@@ -48,7 +49,8 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
     # a blurred flat edge is the error function of the distance to it
     distance = np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
-    inside, _ = local_mean(cubes, distance < -1.5, 2.5 / grid.spacing)
+    # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
+    inside, _ = local_mean(cubes, distance < -1.5, NEAR / grid.spacing)
     # the brightest cube nearby: the mean would hold the bone's blurred face, and vessels
     peak = ndimage.maximum_filter(cubes, PEAK)
     bone, share = local_mean(peak, (distance > -1) & (cubes > BONE), 2 / grid.spacing)
@@ -115,7 +117,9 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
     hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
     in_band = (distance > -SHRINK) & (distance < GROW) & (step > 0)
-    return np.where(in_band, ~hard & (smooth > inside - FAT), distance < 0)
+    # a sharp kernel makes the brain beside bone dark: only what is new must not be
+    dark = (distance > 0) & (smooth < inside - FAT)
+    return np.where(in_band, ~(hard | dark), distance < 0)
 
 
 def in_slices(function, array: np.ndarray, axis: int) -> np.ndarray:
