@@ -29,7 +29,9 @@ LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # the mean over 3x3 pixels and a blur measured on aslant faces add. Chosen on validation scans.
-REACH = 0.6
+REACH = 0.8
+SHARP = 1.0  # mm: a scanner's blur is less, as measured
+WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
     fields = (x.astype(np.float32) for x in (distance, inside, step))
     border = Border(grid, *fields)
-    return Border(grid, border.distance, border.inside, border.step, measure_blur(border, scan))
+    blur = measure_blur(border, scan)
+    # an averaged template's bone reaches farther in than the network was taught
+    distance = np.minimum(border.distance + WIDENS * max(0.0, blur - SHARP), np.float32(FAR))
+    return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
