@@ -118,14 +118,20 @@ def keras_network(path: Path):
 BACKENDS = {"openvino": openvino_network, "keras": keras_network}
 
 
+def say_nothing(stage: str, share: float) -> None:
+    """What a Predictor tells of its progress when nobody asks."""
+
+
 class Predictor:
     """A trained network and the one way from a picture or a scan to its mask.
 
+    `tell` is called with the stage (finding the head, segmenting, refining) and its share done.
     Raises InputError when `model` is no network that train.py could have written.
     """
 
-    def __init__(self, model: str | Path = MODEL, backend: str = "openvino"):
+    def __init__(self, model: str | Path = MODEL, backend: str = "openvino", tell=say_nothing):
         self.network, self.card = BACKENDS[backend](Path(model))
+        self.tell = tell
         self.size = self.card["input_shape"][0] or SIZE
         self.channels = self.card["channels"]
         self.multiple = self.card["multiple"]
@@ -170,7 +176,11 @@ class Predictor:
 
     def predict_slices(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """Masks (bool, each of its picture's own size) of pictures as `slice_probability` takes."""
-        return [clean_slice(self.slice_probability(picture)) for picture in pictures]
+        masks = []
+        for picture in pictures:
+            self.tell("segmenting", len(masks) / len(pictures))
+            masks.append(clean_slice(self.slice_probability(picture)))
+        return masks
 
     # ------------------------------------------------------------ one scan
 
@@ -196,8 +206,10 @@ class Predictor:
         def fill(region):
             mask[region] = refine(border, scan, region)
 
+        slabs = list(regions(close_to(probability > 0.5, grid), scan, depth=16))
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(fill, regions(close_to(probability > 0.5, grid), scan, depth=16)))
+            for done, _ in enumerate(pool.map(fill, slabs)):
+                self.tell("refining", done / len(slabs))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
@@ -216,7 +228,7 @@ class Predictor:
         from volume import straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        views = self.views(cubes)
+        views = self.views(cubes, "finding the head")
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
             return None
@@ -224,13 +236,13 @@ class Predictor:
         whole = grid.box((0, 0, 0), grid.shape)
         return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
 
-    def views(self, cubes: np.ndarray) -> dict[str, np.ndarray]:
+    def views(self, cubes: np.ndarray, stage: str = "segmenting") -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each of the three views."""
-        seen = data.normalise(cubes, self.window)
-        return {
-            view: data.unstack(self.probabilities(data.stack(seen, view)), view)
-            for view in data.VIEWS
-        }
+        seen, views = data.normalise(cubes, self.window), {}
+        for view in data.VIEWS:
+            self.tell(stage, len(views) / len(data.VIEWS))
+            views[view] = data.unstack(self.probabilities(data.stack(seen, view)), view)
+        return views
 
 
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"

@@ -349,6 +349,17 @@ def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     _write_nifti(array, (0, 1), volume, path)
 
 
+def write_scan(volume: Volume, path: str | Path) -> None:
+    """Write the scan as it was understood, in whole HU as int16 NIfTI, on its own grid.
+
+    Raises InputError when `path` cannot be written.
+    """
+    hu, limits = volume.hu, np.iinfo(np.int16)
+    if hu.dtype != np.int16:
+        hu = np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)
+    _write_nifti(_source_order(hu, volume), (0, 0), volume, path)
+
+
 def write_brain(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     """Write the scan with everything outside its canonical mask (X, Y, Z) set to air, HU, NIfTI.
 

@@ -1,0 +1,312 @@
+"""A page for this machine's browser: drop a head CT, look at its brain, take the mask away.
+
+    python app.py                       # then open http://127.0.0.1:8000
+    python app.py --port 9000 --keep-hours 1
+
+What is sent goes into a folder that only you can read, is predicted by pred.py in a process of its
+own, and is deleted after --keep-hours and when the page is stopped. README describes the API.
+"""
+
+import argparse
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import waitress
+from flask import Flask, Request, abort, g, jsonify, request, send_file
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
+from werkzeug.exceptions import HTTPException
+
+import data
+import pred
+import uploads
+from errors import InputError, run, warn
+from jobs import FILES, STAGES, Job, Jobs
+
+SAMPLE = Path(__file__).parent / "files" / "sample_cta.nii.gz"
+MOST_WAITING = 50  # jobs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button."""
+
+    model: Path = pred.MODEL
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_mb: int = 2048
+    keep_hours: float = 24
+    workers: int = os.cpu_count() or 1
+    folder: Path | None = None
+    sample: Path = SAMPLE
+
+    @property
+    def most_bytes(self) -> int:
+        return self.max_mb << 20
+
+    @property
+    def root(self) -> Path:
+        """One folder a user and port, so that what a killed server left is found again."""
+        name = f"brain_page_{os.getuid()}_{self.port}"
+        return self.folder or Path(tempfile.gettempdir(), name).absolute()
+
+
+# ---------------------------------------------------------------- the page and its API
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class PageRequest(Request):
+    """A request whose files are written into a job's own folder as they arrive."""
+
+    max_form_parts = uploads.MOST_FILES
+    folder: Path | None = None
+
+    def _get_file_stream(self, total_content_length, content_type, filename=None,
+                         content_length=None):  # fmt: skip
+        self.count = getattr(self, "count", 0) + 1
+        return uploads.Part(self.folder / "input" / f"{self.count:05}")
+
+
+def create_app(settings: Settings = Settings()) -> Flask:
+    """The page, its API and its queue, which stands in `app.extensions["jobs"]`."""
+    app = Flask(__name__, static_folder="page", static_url_path="/page")
+    app.request_class = PageRequest
+    app.config["MAX_CONTENT_LENGTH"] = settings.most_bytes
+    app.json.sort_keys = False
+    jobs = Jobs(settings.model, settings.root, settings.workers, settings.keep_hours)
+    app.extensions["jobs"] = jobs
+    card = pred.read_json(Path(settings.model).with_suffix(".json"))
+
+    @app.before_request
+    def check() -> None:
+        if not is_ours(request.host, settings.host):
+            abort(403, "this address is not the page's own; open it as it was printed")
+        if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
+            abort(403, "only the page itself may ask for this")
+        g.owner = digest(request.cookies.get("owner", ""))
+
+    @app.after_request
+    def protect(response):
+        response.headers.update(HEADERS)
+        response.headers["Cache-Control"] = "no-store" if "/api/" in request.path else "no-cache"
+        return response
+
+    @app.errorhandler(HTTPException)
+    def explain(error):
+        words = f"more than {settings.max_mb} MB; send a smaller file" if error.code == 413 else (
+            error.description)  # fmt: skip
+        return jsonify(error=words), error.code
+
+    @app.errorhandler(InputError)
+    def refuse(error):
+        return jsonify(error=str(error)), getattr(error, "status", 400)
+
+    @app.get("/")
+    def index():
+        return app.send_static_file("index.html")
+
+    @app.get("/api/about")
+    def about():
+        model = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
+        return {"model": {"name": Path(settings.model).name} | model, "max_mb": settings.max_mb,
+                "keep_hours": settings.keep_hours, "formats": uploads.FORMATS,
+                "tasks": ["brain"], "stages": list(STAGES)}  # fmt: skip
+
+    @app.get("/api/jobs")
+    def listed():
+        return {"jobs": [job.public() for job in jobs.of(g.owner)]}
+
+    @app.post("/api/jobs")
+    def add():
+        if jobs.waiting() >= MOST_WAITING:
+            abort(429, f"{MOST_WAITING} jobs are waiting already; send this one later")
+        cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
+        job = receive(jobs, settings.sample, digest(cookie))
+        jobs.add(job)
+        response = jsonify(job.public())
+        response.set_cookie("owner", cookie, max_age=round(3600 * settings.keep_hours),
+                            httponly=True, samesite="Strict")  # fmt: skip
+        return response, 202
+
+    def find(job_id: str) -> Job:
+        return jobs.jobs.get(job_id) or abort(404, "there is no such job; results are deleted "
+                                                   "after a time")  # fmt: skip
+
+    @app.get("/api/jobs/<job_id>")
+    def show(job_id):
+        return find(job_id).public()
+
+    @app.delete("/api/jobs/<job_id>")
+    def drop(job_id):
+        job = find(job_id)
+        jobs.drop(job)
+        return job.public()
+
+    @app.get("/api/jobs/<job_id>/<name>")
+    def file(job_id, name):
+        job = find(job_id)
+        if name not in FILES or not (path := job.folder / FILES[name]).exists():
+            abort(404, "there is no such file of this job")
+        if job.state != "done" and name != "scan.nii.gz":
+            abort(409, "the job is not done")
+        stem = data.stem(job.name).removesuffix(".zip").removesuffix(".dcm")
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
+        kinds = {".gz": "application/gzip", ".dcm": "application/dicom"}
+        return send_file(path, kinds.get(path.suffix), as_attachment=True,
+                         download_name=f"{stem}_{name}")  # fmt: skip
+
+    return app
+
+
+def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
+    """A job of what this request sends, in its folder; nothing is left of what is refused."""
+    folder = request.folder = jobs.new_folder()
+    try:
+        if request.form.get("sample") == "1":
+            upload = uploads.Upload(sample, sample.name)
+        else:
+            upload = uploads.take(request.files.getlist("files"), folder / "input")
+        return Job(folder, upload.name, owner, upload.path, upload.given)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def digest(cookie: str) -> str:
+    """What is kept of a browser's cookie: enough to know it again."""
+    return hashlib.sha256(cookie.encode()).hexdigest() if cookie else ""
+
+
+def is_ours(host: str, bound: str) -> bool:
+    """Whether a Host header names this server, so that no other site's name can lead here."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in ("localhost", bound) or is_loopback(name):
+        return True
+    return not is_loopback(bound) and (is_address(name) or name == socket.gethostname().lower())
+
+
+def is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def is_loopback(name: str) -> bool:
+    return name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def is_same_origin(asked: Request) -> bool:
+    """Whether a request comes from the page, or from no page at all, as of a script."""
+    site, origin = asked.headers.get("Sec-Fetch-Site"), asked.headers.get("Origin")
+    return site in (None, "same-origin") and origin in (None, asked.host_url.rstrip("/"))
+
+
+# ---------------------------------------------------------------- serving
+
+
+class Refusal(ErrorTask):
+    """What waitress itself refuses, said as the API says everything."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        content = json.dumps({"error": f"{error.reason.lower()}: {error.body}"}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.content_length = len(content)
+        self.set_close_on_finish()
+        self.write(content)
+
+
+class Channel(HTTPChannel):
+    error_task_class = Refusal
+
+
+def serve(settings: Settings) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, then delete every result."""
+    os.umask(0o077)
+    listener = listen(settings.host, settings.port)
+    app = create_app(settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        server = waitress.create_server(
+            app, sockets=[listener], threads=8, ident=None, channel_timeout=60,
+            max_request_body_size=settings.most_bytes + 1,
+        )  # fmt: skip
+        server.channel_class = Channel
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listener.getsockname()[1]}/"
+        print(f"{address}  (Ctrl-C ends it and deletes all results)", flush=True)
+        server.run()
+    finally:
+        app.extensions["jobs"].close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at the address; InputError when it is taken or no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot serve at {host}:{port}: {reason}; choose another --port or "
+                         "--host") from error  # fmt: skip
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, default = parser.add_argument, Settings()
+    add("--host", default=default.host, help="the address to serve at (default: %(default)s, which "
+        "only this machine reaches)")
+    add("--port", type=int, default=default.port, help="(default: %(default)s)")
+    add("--model", type=Path, default=default.model, help="a network of train.py (default: the "
+        "shipped one)")
+    add("--max-mb", type=int, default=default.max_mb, help="of one upload (default: %(default)s)")
+    add("--keep-hours", type=float, default=default.keep_hours, help="until a result is deleted "
+        "(default: %(default)s)")
+    add("--workers", type=int, default=default.workers, help="jobs at a time (default: one a core)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings = Settings(**vars(parse(argv)))
+    if not is_loopback(settings.host):
+        warn(f"{settings.host} is open to your network: whoever reaches it can send scans, with no "
+             "password, and what travels is not encrypted")  # fmt: skip
+    if not settings.sample.exists():
+        import synthetic
+
+        print("making the sample scan, once ...", flush=True)
+        synthetic.write_sample(settings.sample)
+    serve(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

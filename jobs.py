@@ -1,0 +1,362 @@
+"""Predictions in the background: a queue, one process a job, and a private folder for the results.
+
+    jobs = Jobs(model, root, workers=2, keep_hours=24)
+    folder = jobs.new_folder()                      # put the scan into folder / "input"
+    jobs.add(Job(folder, "scan.nii.gz", owner, path))
+    jobs.close()                                    # everything is deleted
+
+A process can be killed at any moment, which is how a job is cancelled, and may die of a scan that
+is too large for it; neither touches the server. A result counts once result.json stands in the
+job's folder, written last: after a kill of the server itself, the next one finds it there.
+"""
+
+import fcntl
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import secrets
+import shutil
+import signal
+import stat
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import data
+import pred
+import report
+from errors import InputError, replacing
+
+STAGES = {"reading": 0.0, "finding the head": 0.15, "segmenting": 0.25, "refining": 0.6,
+          "writing": 0.85}  # where each begins, as a share of the whole time  # fmt: skip
+FILES = {  # what a job gives out, and what it is called in its folder
+    "scan.nii.gz": "scan.nii.gz", "mask.nii.gz": "scan_predicted_mask.nii.gz",
+    "brain.nii.gz": "scan_brain.nii.gz", "mask.dcm": "mask.dcm", "picture.png": "picture.png",
+    "mask.png": "scan_predicted_mask.png", "overlay.png": "scan_overlay.png",
+    "result.json": "result.json",
+}  # fmt: skip
+MOST_SECONDS = 900  # of one job
+SPAWN = multiprocessing.get_context("spawn")
+
+
+# ---------------------------------------------------------------- a process that predicts
+
+
+class Worker:
+    """A process that has loaded the network, predicts one scan after another, and can be killed."""
+
+    def __init__(self, model: Path):
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=work, args=(theirs, model), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def work(pipe, model: Path) -> None:
+    """A worker's life: answer each (path, folder, name) with stages, then "done" or "failed"."""
+    stay_small()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=data.die_with_parent, daemon=True).start()
+    try:
+        predictor = pred.Predictor(model, tell=lambda *told: pipe.send(told))
+        for module in ("border", "volume"):  # which the first scan would wait for
+            importlib.import_module(module)
+        pipe.send(("ready", ""))
+    except InputError as error:
+        pipe.send(("failed", str(error)))
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(outcome(task, predictor))
+
+
+def stay_small() -> None:
+    """Let this process fail, and be the first that the system ends, before memory runs out."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4,) * 2)
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+
+
+def outcome(task: tuple, predictor: pred.Predictor) -> tuple[str, str]:
+    """("done", "") or ("failed", why) of a task; a result stands in its folder."""
+    try:
+        predict(*task, predictor)
+        return "done", ""
+    except InputError as error:
+        return "failed", str(error)
+    except MemoryError:
+        return "failed", "there is not memory enough for this scan; send a smaller part of it"
+    except Exception:
+        traceback.print_exc()
+        return "failed", "this file could not be used; the server's output says why"
+
+
+def predict(path: Path, folder: Path, name: str, predictor: pred.Predictor) -> None:
+    """What pred.py does with a path, its files in `folder`; last of all result.json."""
+    start, job = time.perf_counter(), pred.Job(path, "scan", folder)
+    wanted, todo = pred.Wanted(brain=True), pred.Work(job)
+    predictor.tell("reading", 0)
+    pred.read(todo, wanted)
+    source = todo.source
+    write_shown(source, folder)
+    pred.predict(todo, predictor)
+    result = todo.result
+    predictor.tell("writing", 0)
+    todo.seconds = time.perf_counter() - start
+    pred.write(todo, predictor, wanted)
+    about = todo.about
+    about["notes"] += write_seg(source, result, folder, predictor.card["sha256"])
+    with replacing(folder / "result.json") as temporary:
+        temporary.write_text(json.dumps(summary(about, name, folder, predictor.card), indent=2))
+
+
+def write_shown(source, folder: Path) -> None:
+    """What the viewer shows below the mask: the slice as a grey picture, or the scan."""
+    if hasattr(source, "hu"):
+        from volume import write_scan
+
+        write_scan(source, folder / "scan.nii.gz")
+    else:
+        pred.write_image(folder / "picture.png", pred.grey(source))
+
+
+def write_seg(source, result: pred.Result, folder: Path, version: str) -> list[str]:
+    """Write the DICOM SEG of a DICOM scan; a note when it cannot be made."""
+    if getattr(source, "slices", None) is None:
+        return []
+    from volume import write_dicom_seg
+
+    try:
+        write_dicom_seg(result.mask, source, folder / "mask.dcm", version)
+    except InputError as error:
+        return [f"no DICOM SEG: {str(error).split(';')[0]}"]
+    return []
+
+
+def summary(about: dict, name: str, folder: Path, card: dict) -> dict:
+    """What result.json says: pred.py's JSON, and what the page needs to show it."""
+    colour = "#{:02x}{:02x}{:02x}".format(*report.CYAN)
+    labels = [{"value": int(value), "name": words, "ml": about.get("volume_ml"), "colour": colour}
+              for value, words in card["labels"].items()]  # fmt: skip
+    kind = "scan" if "volume_ml" in about else "slice"
+    files = [name for name, file in FILES.items() if (folder / file).exists()]
+    about = {key: about[key] for key in about if key not in ("input", "mask", "masks", "wanted")}
+    return {"name": name, "kind": kind, "labels": labels, "regions": [],
+            "files": [*files, "result.json"]} | about  # fmt: skip
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass
+class Job:
+    """One scan or picture on its way; what `job.json` says of it survives the server."""
+
+    folder: Path
+    name: str
+    owner: str
+    path: Path | None = None
+    given: dict[str, str] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+    state: str = "queued"
+    stage: str = ""
+    progress: float = 0.0
+    error: str = ""
+    result: dict | None = None
+    worker: Worker | None = None
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    def tell(self, stage: str, share: float) -> None:
+        """Note how far the prediction is."""
+        if stage in STAGES:
+            ends = [*STAGES.values(), 1.0]
+            begins = STAGES[stage]
+            self.stage = stage
+            self.progress = begins + share * (ends[ends.index(begins) + 1] - begins)
+
+    def in_words(self, error: str) -> str:
+        """An error with what the sender calls things instead of where they lie here."""
+        error = error.replace(str(self.path), self.name).replace(f"{self.folder}/", "")
+        return re.sub(r"\d{5}\.dcm", lambda found: self.given.get(found[0], found[0]), error)
+
+    def public(self) -> dict:
+        """What the API says of the job."""
+        url = f"/api/jobs/{self.id}/"
+        result = self.result
+        if result:
+            result = result | {"files": {name: url + name for name in result["files"]}}
+        return {
+            "id": self.id, "name": self.name, "state": self.state, "stage": self.stage,
+            "progress": round(self.progress, 3), "error": self.error,
+            "created": round(self.created, 1), "result": result,
+            "scan": url + "scan.nii.gz" if (self.folder / FILES["scan.nii.gz"]).exists() else None,
+        }  # fmt: skip
+
+
+class Jobs:
+    """The queue, one job a worker, and the folder where the jobs lie.
+
+    Raises InputError when the network cannot be loaded or the folder is not ours alone.
+    """
+
+    def __init__(self, model: Path, root: Path, workers: int, keep_hours: float):
+        self.model, self.root, self.keep_hours = model, root, keep_hours
+        self.lock, self.closed = threading.RLock(), threading.Event()
+        self.idle = [Worker(model)]
+        said, words = self.idle[0].pipe.recv()
+        if said == "failed":
+            raise InputError(words)
+        self.guard = open_folder(root)
+        left = map(left_by_last_run, [path for path in root.iterdir() if path.is_dir()])
+        self.jobs = {job.id: job for job in left if job}
+        self.pool = ThreadPoolExecutor(workers)
+        threading.Thread(target=self.sweep, daemon=True).start()
+
+    def new_folder(self) -> Path:
+        """A folder for an upload, of a name that nobody can guess."""
+        folder = self.root / secrets.token_urlsafe(16)
+        (folder / "input").mkdir(parents=True, mode=0o700)
+        return folder
+
+    def waiting(self) -> int:
+        return sum(job.state == "queued" for job in self.jobs.values())
+
+    def add(self, job: Job) -> None:
+        """Put a job into the queue."""
+        content = {key: getattr(job, key) for key in ("name", "owner", "created")}
+        with replacing(job.folder / "job.json") as temporary:
+            temporary.write_text(json.dumps(content))
+        with self.lock:
+            self.jobs[job.id] = job
+        self.pool.submit(self.run, job)
+
+    def of(self, owner: str) -> list[Job]:
+        """A browser's jobs, newest first."""
+        jobs = [job for job in list(self.jobs.values()) if job.owner == owner]
+        return sorted(jobs, key=lambda job: -job.created)
+
+    def run(self, job: Job) -> None:
+        """See a job through, in a thread of the pool."""
+        with self.lock:
+            if job.state != "queued" or self.closed.is_set():
+                return
+            job.state, job.worker = "running", self.free_worker()
+        state, words = follow(job)
+        with self.lock:
+            self.release(job.worker)
+            job.worker = None
+            shutil.rmtree(job.folder / "input", ignore_errors=True)
+            if job.state == "running":
+                job.result = pred.read_json(job.folder / "result.json") or None
+                job.state, job.error = state, job.in_words(words)
+                job.progress = 1.0 if state == "done" else job.progress
+            if job.state != "done":
+                shutil.rmtree(job.folder, ignore_errors=True)
+
+    def free_worker(self) -> Worker:
+        """The worker that was used last, or a new one."""
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.process.is_alive():
+                return worker
+        return Worker(self.model)
+
+    def release(self, worker: Worker) -> None:
+        """Keep a worker for the next job; one that is gone is replaced, to be ready by then."""
+        if worker.process.is_alive():
+            self.idle.append(worker)
+        elif not self.idle and not self.closed.is_set():
+            self.idle.append(Worker(self.model))
+
+    def drop(self, job: Job) -> None:
+        """Cancel a job, or delete the result of one that is over."""
+        with self.lock:
+            if job.state in ("queued", "running"):
+                job.state = "cancelled"
+                if job.worker:
+                    job.worker.kill()
+                else:
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                return
+            self.jobs.pop(job.id, None)
+            job.state = "deleted"
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Delete, now and then, what has been kept long enough."""
+        while not self.closed.wait(30):
+            oldest = time.time() - 3600 * self.keep_hours
+            for job in list(self.jobs.values()):
+                if job.created < oldest and job.state not in ("queued", "running"):
+                    self.drop(job)
+
+    def close(self) -> None:
+        """End all work and delete everything."""
+        with self.lock:
+            self.closed.set()
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            for worker in [*self.idle, *(job.worker for job in self.jobs.values() if job.worker)]:
+                worker.kill()
+        self.pool.shutdown()
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.guard.close()
+
+
+def follow(job: Job) -> tuple[str, str]:
+    """What a job's worker answers in the end; its stages are noted."""
+    deadline, worker = time.monotonic() + MOST_SECONDS, job.worker
+    try:
+        worker.pipe.send((job.path, job.folder, job.name))
+        while worker.pipe.poll(max(0, deadline - time.monotonic())):
+            said, value = worker.pipe.recv()
+            if said in ("done", "failed"):
+                return said, value
+            job.tell(said, value)
+    except (EOFError, OSError):
+        return "failed", "the prediction was ended by the system, likely for want of memory"
+    worker.kill()
+    return "failed", f"the prediction took longer than {MOST_SECONDS // 60} minutes"
+
+
+def open_folder(root: Path):
+    """Make the folder private and lock it; the open lock file.
+
+    Raises InputError when another user made it or another server uses it.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = root.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise InputError(f"{root} is not yours alone; remove it, or set TMPDIR to another folder")
+    lock = os.fdopen(os.open(root / ".lock", os.O_CREAT | os.O_WRONLY), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"another server uses {root}; choose another --port") from error
+    return lock
+
+
+def left_by_last_run(folder: Path) -> Job | None:
+    """The finished job that a killed server left in a folder; what is unfinished is deleted."""
+    about, result = (pred.read_json(folder / name) for name in ("job.json", "result.json"))
+    if about and result:
+        shutil.rmtree(folder / "input", ignore_errors=True)
+        return Job(folder, **about, state="done", progress=1.0, result=result)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None

@@ -1,0 +1,211 @@
+"""What may be sent to the page: looked into, bounded, and kept under names of our own, or refused.
+
+    parts = request.files.getlist("files")        # written by `Part` as they arrive
+    upload = take(parts, folder)                  # Upload, or Refused in one clear line
+
+The name that a file came with is only ever shown. What a file is, its first bytes say; how large it
+is once unpacked, its header says, and the readers unpack no more than that.
+"""
+
+import math
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+from isal import igzip, isal_zlib
+
+from errors import InputError
+
+MOST_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
+MOST_PIXELS = 1 << 25  # of a picture
+MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
+MOST_FILES = 20_000  # of a folder
+HEAD = 1024  # bytes that tell what a file is
+FORMATS = [".nii", ".nii.gz", ".zip", ".dcm", ".png", ".jpg"]
+ENDINGS = {"nifti": ".nii", "gzip": ".nii.gz", "zip": ".zip", "png": ".png", "jpeg": ".jpg"}
+HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")  # what systems leave beside the files themselves
+NIFTI = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+
+
+class Refused(InputError):
+    """An upload that is not taken, with the HTTP status that says so."""
+
+    def __init__(self, words: str, status: int = 400):
+        super().__init__(words)
+        self.status = status
+
+
+class Part:
+    """One file of an upload, written as it arrives; `path` is where."""
+
+    def __init__(self, path: Path):
+        self.path, self.file = path, path.open("xb")
+        self.write = self.file.write
+
+    def seek(self, place: int) -> None:
+        """Called once, when the part is whole: thousands must not stay open together."""
+        self.file.close()
+
+    close = seek
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was sent: the file or folder for pred.py, its name for people, its files' names."""
+
+    path: Path
+    name: str
+    given: dict[str, str] = field(default_factory=dict)
+
+
+def take(parts: Sequence, folder: Path) -> Upload:
+    """The one scan or picture among the parts (Flask's FileStorage of `Part`), renamed by content.
+
+    All else in the folder is deleted. DICOM files are one scan together, whatever lies beside them.
+    Raises Refused when there is none, or more than one.
+    """
+    names = {part.stream.path: shown(part.filename) for part in parts}
+    kinds = {path: kind(path, name) for path, name in names.items() if not HIDDEN.search(name)}
+    found = [path for path, known in kinds.items() if known == "dicom"]
+    found = found or [path for path, known in kinds.items() if known]
+    for path in set(folder.iterdir()) - set(found):
+        path.unlink()
+    if not found:
+        raise nothing_in(names)
+    if kinds[found[0]] == "dicom":
+        return take_dicom({path: names[path] for path in found}, folder)
+    if len(found) > 1:
+        listed = ", ".join(names[path] for path in found[:4])
+        raise Refused(f"{len(found)} files came at once ({listed}); send one scan at a time")
+    path, name = found[0], names[found[0]]
+    check_size(path, kinds[path], name)
+    return Upload(path.rename(folder / f"scan{ENDINGS[kinds[path]]}"), last(name))
+
+
+def take_dicom(names: dict[Path, str], folder: Path) -> Upload:
+    """A folder of DICOM files, or the one file."""
+    given = {}
+    for path, name in names.items():
+        given[path.rename(path.with_suffix(".dcm")).name] = name
+    first = next(iter(names.values()))
+    if len(given) == 1:
+        return Upload(folder / next(iter(given)), last(first), given)
+    name = first.split("/")[0] if "/" in first else f"{len(given)} DICOM files"
+    return Upload(folder, name, given)
+
+
+def nothing_in(names: dict[Path, str]) -> Refused:
+    """Why none of the files can be taken."""
+    if not names:
+        return Refused("no file came; choose a scan")
+    name = next(iter(names.values()))
+    what = name if len(names) == 1 else f"none of the {len(names)} files"
+    verb = "is no" if len(names) == 1 else "is a"
+    return Refused(f"{what} {verb} NIfTI, DICOM, zip, PNG or JPEG file by its content; "
+                   "send a head CT in one of these", 415)  # fmt: skip
+
+
+def shown(name: str | None) -> str:
+    """A file's name, perhaps with folders, as it may be shown: printable, of bounded length."""
+    name = "".join(c if c.isprintable() else " " for c in (name or "")[:4096])
+    return " ".join(name.replace("\\", "/").split())[-200:].strip("/") or "unnamed"
+
+
+def last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+# ---------------------------------------------------------------- what a file is
+
+
+def kind(path: Path, name: str) -> str | None:
+    """dicom, nifti, gzip (a NIfTI inside), zip, png or jpeg, by content; None for all else.
+
+    Old DICOM files begin without a mark: of them the ending is believed, if a tag comes first.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    marks = {"zip": (b"PK\3\4", b"PK\5\6"), "png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
+    for known, mark in marks.items():
+        if head.startswith(mark):
+            return known
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip" if header(inside(path)) else None
+    if header(head):
+        return "nifti"
+    tagged = head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+    return "dicom" if tagged and name.lower().endswith((".dcm", ".ima")) else None
+
+
+def inside(path: Path) -> bytes:
+    """The first bytes of what a gzip file holds; nothing of a damaged one."""
+    try:
+        with igzip.open(path) as file:
+            return file.read(HEAD)
+    except (OSError, EOFError, ValueError, zlib.error, isal_zlib.error):
+        return b""
+
+
+def header(head: bytes) -> nib.Nifti1Header | None:
+    """The NIfTI header at the start of a file, if there is one."""
+    for order in ("little", "big"):
+        size = int.from_bytes(head[:4], order)
+        if size in NIFTI and len(head) >= size:
+            try:
+                return NIFTI[size](head[:size], check=False)
+            except nib.spatialimages.HeaderDataError:
+                return None
+    return None
+
+
+# ---------------------------------------------------------------- how large it would become
+
+
+def check_size(path: Path, known: str, name: str) -> None:
+    """Refuse what its own header says is too large to be unpacked."""
+    checks = {"nifti": check_nifti, "gzip": check_nifti, "png": check_png, "jpeg": check_jpeg}
+    if known in checks:
+        checks[known](path, name)
+
+
+def check_nifti(path: Path, name: str) -> None:
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    found = header(inside(path) if head.startswith(b"\x1f\x8b") else head)
+    sizes = [int(n) for n in found["dim"][1 : 1 + max(0, int(found["dim"][0]))]]
+    if not 0 <= float(found["vox_offset"]) <= MOST_HEADER or any(n < 0 for n in sizes):
+        raise Refused(f"{name} has a header that makes no sense; export it again")
+    if math.prod(sizes) > MOST_VOXELS:
+        says = " x ".join(map(str, sizes))
+        raise Refused(f"{name} says that it holds {says} voxels, more than can be read; "
+                      "send the head alone", 413)  # fmt: skip
+
+
+def check_png(path: Path, name: str) -> None:
+    with open(path, "rb") as file:
+        head = file.read(24)
+    check_pixels(struct.unpack(">II", head[16:]) if len(head) == 24 else (0, 0), name)
+
+
+def check_jpeg(path: Path, name: str) -> None:
+    """Its size stands in the first frame header (ITU T.81, B.2.2)."""
+    with open(path, "rb") as file:
+        file.seek(2)
+        while len(mark := file.read(4)) == 4 and mark[0] == 0xFF:
+            if mark[1] in range(0xC0, 0xD0) and mark[1] not in (0xC4, 0xC8, 0xCC):
+                frame = file.read(5)
+                return check_pixels(struct.unpack(">HH", frame[1:].ljust(4, b"\0")), name)
+            file.seek(max(0, int.from_bytes(mark[2:]) - 2), 1)
+    raise Refused(f"{name} is truncated or damaged; copy or export it again")
+
+
+def check_pixels(size: tuple[int, int], name: str) -> None:
+    if math.prod(size) > MOST_PIXELS:
+        raise Refused(f"{name} says that it has {size[0]} x {size[1]} pixels, more than can be "
+                      "read; send one slice", 413)  # fmt: skip
