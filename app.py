@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import ipaddress
 import json
+import logging
 import os
 import re
 import secrets
@@ -35,8 +36,8 @@ import uploads
 from errors import InputError, run, warn
 from jobs import FILES, STAGES, Job, Jobs
 
-SAMPLE = Path(__file__).parent / "files" / "sample_cta.nii.gz"
-MOST_WAITING = 50  # jobs
+SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
+MOST_WAITING, MOST_KEPT = 50, 500  # jobs
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Settings:
     @property
     def most_bytes(self) -> int:
         return self.max_mb << 20
+
+    @property
+    def too_much(self) -> str:
+        return (f"one upload may have {self.max_mb} MB and {uploads.MOST_FILES} files, and this "
+                "one has more; send one series alone")  # fmt: skip
 
     @property
     def root(self) -> Path:
@@ -79,7 +85,6 @@ HEADERS = {
 class PageRequest(Request):
     """A request whose files are written into a job's own folder as they arrive."""
 
-    max_form_parts = uploads.MOST_FILES
     folder: Path | None = None
 
     def _get_file_stream(self, total_content_length, content_type, filename=None,
@@ -93,6 +98,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
     app = Flask(__name__, static_folder="page", static_url_path="/page")
     app.request_class = PageRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.most_bytes
+    app.config["MAX_FORM_PARTS"] = uploads.MOST_FILES
     app.json.sort_keys = False
     jobs = Jobs(settings.model, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
@@ -114,8 +120,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
 
     @app.errorhandler(HTTPException)
     def explain(error):
-        words = f"more than {settings.max_mb} MB; send a smaller file" if error.code == 413 else (
-            error.description)  # fmt: skip
+        words = settings.too_much if error.code == 413 else error.description
         return jsonify(error=words), error.code
 
     @app.errorhandler(InputError)
@@ -131,7 +136,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
         model = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
         return {"model": {"name": Path(settings.model).name} | model, "max_mb": settings.max_mb,
                 "keep_hours": settings.keep_hours, "formats": uploads.FORMATS,
-                "tasks": ["brain"], "stages": list(STAGES)}  # fmt: skip
+                "stages": list(STAGES), "tasks": [{"name": "brain", "channels": ["ct"]}]}
 
     @app.get("/api/jobs")
     def listed():
@@ -139,8 +144,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
 
     @app.post("/api/jobs")
     def add():
-        if jobs.waiting() >= MOST_WAITING:
-            abort(429, f"{MOST_WAITING} jobs are waiting already; send this one later")
+        make_room(jobs, settings)
         cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
         job = receive(jobs, settings.sample, digest(cookie))
         jobs.add(job)
@@ -177,6 +181,14 @@ def create_app(settings: Settings = Settings()) -> Flask:
                          download_name=f"{stem}_{name}")  # fmt: skip
 
     return app
+
+
+def make_room(jobs: Jobs, settings: Settings) -> None:
+    """Refuse a new job while too many wait or stand, or the disk is full."""
+    if jobs.waiting() >= MOST_WAITING or len(jobs.jobs) >= MOST_KEPT:
+        abort(429, "too many jobs are waiting or kept; send this one later, or delete some")
+    if shutil.disk_usage(jobs.root).free < 2 * settings.most_bytes:
+        abort(507, "the server's disk is nearly full; delete some results, or free some space")
 
 
 def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
@@ -234,7 +246,8 @@ class Refusal(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        content = json.dumps({"error": f"{error.reason.lower()}: {error.body}"}).encode()
+        words = "the upload or its header is too large" if error.code in (413, 431) else error.body
+        content = json.dumps({"error": words}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.content_length = len(content)
@@ -253,17 +266,24 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
-        server = waitress.create_server(
-            app, sockets=[listener], threads=8, ident=None, channel_timeout=60,
-            max_request_body_size=settings.most_bytes + 1,
-        )  # fmt: skip
-        server.channel_class = Channel
+        server = server_of(app, settings, listener)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}/"
         print(f"{address}  (Ctrl-C ends it and deletes all results)", flush=True)
         server.run()
     finally:
         app.extensions["jobs"].close()
+
+
+def server_of(app: Flask, settings: Settings, listener: socket.socket):
+    """The server of the app at a socket, which reads no more of a request than is allowed."""
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    server = waitress.create_server(
+        app, sockets=[listener], threads=8, ident=None, channel_timeout=60,
+        max_request_body_size=settings.most_bytes + 1,
+    )  # fmt: skip
+    server.channel_class = Channel
+    return server
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -277,6 +297,13 @@ def listen(host: str, port: int) -> socket.socket:
                          "--host") from error  # fmt: skip
 
 
+def above_zero(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -287,10 +314,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, default=default.port, help="(default: %(default)s)")
     add("--model", type=Path, default=default.model, help="a network of train.py (default: the "
         "shipped one)")
-    add("--max-mb", type=int, default=default.max_mb, help="of one upload (default: %(default)s)")
+    add("--max-mb", type=above_zero, default=default.max_mb,
+        help="of one upload (default: %(default)s)")
     add("--keep-hours", type=float, default=default.keep_hours, help="until a result is deleted "
         "(default: %(default)s)")
-    add("--workers", type=int, default=default.workers, help="jobs at a time (default: one a core)")
+    add("--workers", type=above_zero, default=default.workers,
+        help="jobs at a time (default: one a core)")
     return parser.parse_args(argv)
 
 

@@ -41,7 +41,7 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "mask.png": "scan_predicted_mask.png", "overlay.png": "scan_overlay.png",
     "result.json": "result.json",
 }  # fmt: skip
-MOST_SECONDS = 900  # of one job
+MOST_SECONDS = 600  # of one job
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -84,8 +84,10 @@ def work(pipe, model: Path) -> None:
 
 def stay_small() -> None:
     """Let this process fail, and be the first that the system ends, before memory runs out."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4,) * 2)
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = most if limit == resource.RLIM_INFINITY else min(most, limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("1000")
@@ -97,7 +99,7 @@ def outcome(task: tuple, predictor: pred.Predictor) -> tuple[str, str]:
         predict(*task, predictor)
         return "done", ""
     except InputError as error:
-        return "failed", str(error)
+        return "failed", " ".join(str(error).split())
     except MemoryError:
         return "failed", "there is not memory enough for this scan; send a smaller part of it"
     except Exception:
