@@ -57,6 +57,13 @@ class Worker:
         self.process.start()
         theirs.close()
 
+    def first_word(self) -> tuple[str, str]:
+        """Wait until the network is loaded: ("ready", "") or ("failed", why)."""
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            return "failed", "the process that predicts died at its start; its output says why"
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
@@ -74,6 +81,8 @@ def work(pipe, model: Path) -> None:
         pipe.send(("ready", ""))
     except InputError as error:
         pipe.send(("failed", str(error)))
+        pipe.recv()  # who sends a task must find somebody there, to read why
+        return
     while True:
         try:
             task = pipe.recv()
@@ -222,7 +231,7 @@ class Jobs:
         self.model, self.root, self.keep_hours = model, root, keep_hours
         self.lock, self.closed = threading.RLock(), threading.Event()
         self.idle = [Worker(model)]
-        said, words = self.idle[0].pipe.recv()
+        said, words = self.idle[0].first_word()
         if said == "failed":
             raise InputError(words)
         self.guard = open_folder(root)
@@ -302,12 +311,15 @@ class Jobs:
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete, now and then, what has been kept long enough."""
+        """Forget, every half minute, what has been kept long enough."""
         while not self.closed.wait(30):
-            oldest = time.time() - 3600 * self.keep_hours
-            for job in list(self.jobs.values()):
-                if job.created < oldest and job.state not in ("queued", "running"):
-                    self.drop(job)
+            self.forget(time.time() - 3600 * self.keep_hours)
+
+    def forget(self, before: float) -> None:
+        """Delete the jobs that are over and were made before a time (seconds since 1970)."""
+        for job in list(self.jobs.values()):
+            if job.created < before and job.state not in ("queued", "running"):
+                self.drop(job)
 
     def close(self) -> None:
         """End all work and delete everything."""
@@ -342,7 +354,8 @@ def open_folder(root: Path):
 
     Raises InputError when another user made it or another server uses it.
     """
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not root.is_symlink() and not root.exists():
+        root.mkdir(mode=0o700, parents=True)
     about = root.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
         raise InputError(f"{root} is not yours alone; remove it, or set TMPDIR to another folder")

@@ -34,6 +34,7 @@ from errors import InputError, replacing
 
 # Nothing is darker than air: padding, which lossy compression blurs, and all else below becomes AIR
 AIR = -1024
+LONGEST = 2500.0  # mm: no scanner's table is longer
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -234,16 +235,19 @@ def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
                 "patient's left, rows to the back, slices to the head)"
             )
         affine = _lying(position or "HFS", header.get_zooms()[:3], image.shape)
-    _check_affine(affine, path)
+    _check_affine(affine, image.shape, path)
     return affine, notes
 
 
-def _check_affine(affine: np.ndarray, path: str | Path) -> None:
+def _check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     with np.errstate(all="ignore"):
         upright = abs(np.linalg.det(affine[:3, :3] / sizes))
     if not (np.isfinite(affine).all() and upright > 1e-3):
         raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")
+    length = (sizes * shape[:3]).max()
+    if length > LONGEST:
+        raise InputError(f"{path} is {length / 1000:.1f} m long by its header; repair its spacing")
 
 
 def _lying(position: str, zooms, shape) -> np.ndarray:
@@ -320,7 +324,7 @@ def _slabs(array: np.ndarray) -> Iterator[np.ndarray]:
 
 def _read_dicom(path: Path, series: int | None) -> Volume:
     scan = dicom.read_series(path, series)
-    _check_affine(scan.affine, path)
+    _check_affine(scan.affine, scan.array.shape, path)
     header = nib.Nifti1Header()
     header.set_data_shape(scan.array.shape)
     header.set_xyzt_units("mm")
