@@ -11,14 +11,17 @@ SLICE := J2K_pixelrep_mismatch.dcm
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## mask the brain in a real head CT slice and in a synthetic CTA
+demo: .venv/installed page/vendor/niivue.js  ## mask the brain in a real head CT slice and in a synthetic CTA
 	$(BIN)/python synthetic.py --sample $(DEMO)/sample_cta.nii.gz
 	$(BIN)/python pred.py "$$($(BIN)/python -c 'from pydicom.data import get_testdata_file; \
 	    print(get_testdata_file("$(SLICE)", download=False))')" \
 	    $(DEMO)/sample_cta.nii.gz --out $(DEMO) --overwrite
 	@echo; echo "Masks and overlays:"; ls $(DEMO)/*_prediction/*_predicted_mask.* $(DEMO)/*_prediction/*_overlay.png
 
-test: lint  ## check the style, run every test
+app: .venv/installed page/vendor/niivue.js  ## serve the page to this machine's browser
+	$(BIN)/python app.py
+
+test: lint page/vendor/niivue.js  ## check the style, run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev  ## check the style alone
@@ -27,8 +30,8 @@ lint: .venv/installed-dev  ## check the style alone
 bench: .venv/installed-dev  ## time and score this against other ways
 	$(BIN)/python benchmarks/run.py
 
-clean:  ## remove what make made: .venv, caches, the demo's results
-	rm -rf .venv .pytest_cache .ruff_cache $(DEMO)
+clean:  ## remove what make made: .venv, the viewer, caches, the demo's results
+	rm -rf .venv .pytest_cache .ruff_cache page/vendor $(DEMO)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/created:
@@ -47,4 +50,7 @@ clean:  ## remove what make made: .venv, caches, the demo's results
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help demo test lint bench clean
+page/vendor/niivue.js: page/fetch.py | .venv/installed
+	@$(BIN)/python -m page.fetch || echo "Going on without it."
+
+.PHONY: help demo app test lint bench clean

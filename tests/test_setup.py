@@ -16,7 +16,7 @@ from pydicom.uid import UID
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(ROOT.glob("*.py"))
 TESTS = sorted(ROOT.glob("tests/*.py"))
-OURS = {path.stem for path in (*MODULES, *TESTS, *ROOT.glob("benchmarks/*.py"))}
+OURS = {path.stem for path in (*MODULES, *TESTS, *ROOT.glob("benchmarks/*.py"))} | {"page"}
 SCRIPTS = [path for path in MODULES if "\n    run(main)" in path.read_text()]
 LIGHT = {"data.py", "synthetic.py"}
 INSTALLED = packages_distributions()  # package -> the distributions that hold it
@@ -51,10 +51,16 @@ def distributions(package):
     return {canonicalize_name(name) for name in INSTALLED.get(package, [package])}
 
 
+def wanted(name, extra=""):
+    """What the installed distribution `name`, or its `extra`, wants on this system."""
+    found = [Requirement(line) for line in requires(name) or []]
+    return [w for w in found if not w.marker or w.marker.evaluate({"extra": extra})]
+
+
 def needed(name):
-    """Names that the installed distribution `name` needs on this system, extras left out."""
-    wanted = [Requirement(line) for line in requires(name) or []]
-    return names(w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""}))
+    """Names that the installed distribution `name` needs, those of the extras it asks for too."""
+    extras = [(w.name, extra) for w in wanted(name) for extra in w.extras]
+    return names(wanted(name)) | names(sum((wanted(*pair) for pair in extras), []))
 
 
 @pytest.mark.parametrize(

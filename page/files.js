@@ -1,0 +1,79 @@
+// What was dropped or chosen, sorted into jobs. An entry is {file, path}; path says where in its folder.
+
+const ALONE = /(\.nii(\.gz)?|\.zip|\.png|\.jpe?g)$/i; // a job of its own, wherever it lies
+const SKIPPED = /(^|\/)(\.[^/]*|dicomdir|thumbs\.db)$/i;
+
+// How the field names the MR scans of one case: BraTS to 2021, BraTS 2023, BIDS.
+const CHANNELS = [
+  ["flair", /(^|[^a-z0-9])(flair|t2f)([^a-z0-9]|$)/i],
+  ["t1ce", /(^|[^a-z0-9])(t1ce|t1c|t1gd|t1post|t1km|ce-[a-z0-9]+_t1w)([^a-z0-9]|$)/i],
+  ["t1", /(^|[^a-z0-9])(t1|t1n|t1w)([^a-z0-9]|$)/i],
+  ["t2", /(^|[^a-z0-9])(t2|t2w)([^a-z0-9]|$)/i],
+];
+
+/** Which MR scan a file's name says it is: "flair", "t1ce", "t1", "t2", or "". */
+export const channelOf = (path) =>
+  CHANNELS.find(([, pattern]) => pattern.test(path.split("/").pop()))?.[0] ?? "";
+
+/** The entries of an <input type="file">. */
+export const chosen = (input) =>
+  [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+
+/** The entries of a drop, folders walked through. Items must be taken before the first await. */
+export async function dropped(transfer) {
+  const items = [...transfer.items].filter((item) => item.kind === "file");
+  const found = items.map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile());
+  return (await Promise.all(found.filter(Boolean).map(walk))).flat();
+}
+
+async function walk(entry) {
+  if (entry instanceof File) return [{ file: entry, path: entry.name }];
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{ file, path: entry.fullPath.replace(/^\//, "") }];
+  }
+  return (await Promise.all((await children(entry)).map(walk))).flat();
+}
+
+async function children(folder) {
+  const reader = folder.createReader();
+  const all = [];
+  for (;;) { // a reader gives a hundred at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return all;
+    all.push(...some);
+  }
+}
+
+/**
+ * Sort entries into jobs: {jobs, cases}, each a list of {name, entries}. A scan, an archive and a
+ * picture are jobs of their own; the other files are taken for one DICOM study. Where the model
+ * knows `channels`, NIfTI files of one folder that are named for at least two make one case.
+ */
+export function sorted(entries, channels) {
+  const kept = entries.filter(({ path }) => !SKIPPED.test(path));
+  const cases = channels ? casesOf(kept, channels) : [];
+  const inCase = new Set(cases.flatMap((found) => found.entries));
+  const rest = kept.filter((entry) => !inCase.has(entry));
+  const alone = rest.filter(({ path }) => ALONE.test(path));
+  const loose = rest.filter(({ path }) => !ALONE.test(path));
+  const jobs = alone.map((entry) => ({ name: baseName(entry.path), entries: [entry] }));
+  if (loose.length) jobs.push({ name: commonName(loose), entries: loose });
+  return { jobs, cases };
+}
+
+function casesOf(entries, channels) {
+  const scans = entries.filter(({ path }) => /\.nii(\.gz)?$/i.test(path));
+  const folders = Map.groupBy(scans, ({ path }) => path.split("/").slice(0, -1).join("/"));
+  return [...folders.values()]
+    .filter((group) => new Set(group.map((e) => channelOf(e.path)).filter((c) => channels.includes(c))).size > 1)
+    .map((group) => ({ name: commonName(group), entries: group }));
+}
+
+const baseName = (path) => path.split("/").pop();
+
+function commonName(entries) {
+  const [folder, ...rest] = entries[0].path.split("/");
+  if (rest.length) return folder;
+  return entries.length > 1 ? `${entries[0].path} and ${entries.length - 1} more` : folder;
+}

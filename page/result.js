@@ -1,0 +1,110 @@
+// The right-hand panel: verdict, volume, reasons, regions, downloads.
+
+const element = (id) => document.getElementById(id);
+
+const MEANS = {
+  ok: "Nothing speaks against this mask.",
+  check: "Look closely before you use it.",
+  failed: "Do not use this mask.",
+};
+const DOWNLOADS = [ // in this order, those that the result has
+  ["mask.nii.gz", "Mask", "NIfTI"],
+  ["mask.dcm", "Mask", "DICOM SEG"],
+  ["mask.png", "Mask", "PNG"],
+  ["brain.nii.gz", "Brain alone", "NIfTI"],
+  ["overlay.png", "Overlay", "PNG"],
+  ["result.json", "Report", "JSON"],
+];
+
+/** Show a job's result, or that there is none. `onRegion` gets a region, or null for all labels. */
+export function showResult(job, onRegion) {
+  const result = job?.result;
+  element("result-name").textContent = job?.name ?? "Result";
+  showVerdict(result);
+  showSize(result);
+  showReasons(result);
+  showRegions(result, onRegion);
+  showDownloads(result);
+}
+
+function showVerdict(result) {
+  const grade = result?.verdict || "none";
+  element("verdict").dataset.grade = grade;
+  element("grade").textContent = grade === "none" ? "–" : grade;
+  const none = result ? "A picture's mask gets no verdict." : "";
+  element("grade-means").textContent = MEANS[grade] ?? none;
+}
+
+function showSize(result) {
+  const isSlice = result?.kind === "slice";
+  element("size-name").textContent = isSlice ? "Area" : "Volume";
+  element("size").textContent = !result ? "–" : isSlice ? `${result.brain_pixels} px` : `${result.volume_ml} mL`;
+  element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
+}
+
+function showReasons(result) {
+  const lines = [
+    ...(result?.reasons ?? []).map((text) => line(text, "reason")),
+    ...(result?.notes ?? []).map((text) => line(text, "note")),
+  ];
+  element("reasons").replaceChildren(...lines);
+}
+
+function line(text, className) {
+  const item = document.createElement("li");
+  item.className = className;
+  item.textContent = text;
+  return item;
+}
+
+/* ------------------------------------------------ regions: for masks of several labels */
+
+function showRegions(result, onRegion) {
+  const regions = result ? regionsOf(result) : [];
+  element("regions").hidden = !regions.length;
+  const all = { name: "All", choose: () => onRegion(null) };
+  const each = regions.map((region, index) => ({ ...region, choose: () => onRegion({ ...region, index }) }));
+  element("region-rows").replaceChildren(...[all, ...each].map(regionRow));
+}
+
+const asRegion = ({ value, ...label }) => ({ ...label, values: [value] });
+const isFirstOfItsName = ({ name }, i, all) => all.findIndex((other) => other.name === name) === i;
+
+/** The regions that a result's masks can show, in the order of `setRegion`'s indices. */
+export const regionsOf = ({ labels = [], regions = [] }) =>
+  labels.length < 2 ? [] : [...regions, ...labels.map(asRegion)].filter(isFirstOfItsName);
+
+function regionRow({ name, ml, colour, choose }, i) {
+  const row = document.createElement("label");
+  row.className = "region";
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "region", checked: i === 0 });
+  input.onchange = choose;
+  const patch = document.createElement("i");
+  patch.style.setProperty("--colour", colour ?? "transparent");
+  const text = document.createElement("span");
+  text.textContent = name;
+  const size = document.createElement("small");
+  size.textContent = ml == null ? "" : `${ml} mL`;
+  row.append(input, patch, text, size);
+  return row;
+}
+
+/* ------------------------------------------------ downloads */
+
+function showDownloads(result) {
+  const files = result?.files ?? {};
+  const links = DOWNLOADS.filter(([name]) => files[name]).map(([name, ...said]) => link(files[name], ...said));
+  element("files").replaceChildren(...(links.length ? links : [line("Nothing yet.", "none")]));
+}
+
+function link(url, text, kind) {
+  const item = document.createElement("li");
+  const made = document.createElement("a");
+  made.href = url;
+  made.download = "";
+  made.textContent = text;
+  made.dataset.kind = kind;
+  made.setAttribute("aria-label", `${text}, ${kind}`);
+  item.append(made);
+  return item;
+}

@@ -1,0 +1,326 @@
+// The middle of the page: tools, stage, slice sliders and keys, for a scan as for a picture.
+
+import { openPicture } from "./picture.js";
+import { regionsOf } from "./result.js";
+import { openScanViewer, PLANES, rgb, WINDOWS } from "./scan.js";
+
+const VIEWS = ["all", "axial", "coronal", "sagittal", "render"];
+const NAMES = { axial: "Axial", coronal: "Coronal", sagittal: "Sagittal", render: "3-D" };
+const FOCUSED = "input, select, button, a, summary"; // what has its own use for arrows
+
+const element = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+
+/** The viewer: open(job), close(), setRegion(region). `say` speaks to those who hear the page. */
+export function openViewer(say) {
+  const state = {
+    view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
+    opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
+    opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+  };
+  listenToTools(state);
+  listenToKeys(state);
+  showTools(state);
+  return {
+    open: (job) => open(state, job),
+    prepare: (url) => prepare(state, url),
+    close: () => close(state),
+    setRegion: (region) => state.scan?.setRegion(region),
+  };
+}
+
+/* ------------------------------------------------ opening a result */
+
+async function open(state, job) {
+  const { name, result } = job;
+  close(state, "Loading …");
+  const turn = state.opened;
+  const isWanted = () => turn === state.opened; // until another is opened, or all is closed
+  element("stage").setAttribute("aria-busy", "true");
+  element("stage").setAttribute("aria-label", `${name} and its mask`);
+  try {
+    await (result.kind === "slice" ? openSlice : openScan)(state, result, isWanted);
+  } catch (error) {
+    if (isWanted()) fallBack(job, error);
+  }
+  if (isWanted()) element("stage").removeAttribute("aria-busy");
+}
+
+async function openSlice(state, { files, labels }, isWanted) {
+  const canvas = element("picture"), colour = rgb(labels[0].colour);
+  const draw = await openPicture(canvas, files["picture.png"], files["mask.png"], colour);
+  if (!isWanted()) return;
+  state.drawPicture = draw;
+  showLook(state);
+  reveal(state, "picture");
+  element("under").textContent = `${canvas.width} × ${canvas.height} pixels`;
+}
+
+async function openScan(state, result, isWanted) {
+  element("scan").hidden = false;
+  state.scan = await scanViewer(state);
+  const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: result.files["mask.nii.gz"] });
+  if (!isWanted()) return;
+  state.unit = result.kind === "case" ? "" : "HU";
+  const range = state.unit ? rangeOf(state) : null;
+  state.sizes = state.scan.show(images, { range, labels: result.labels, regions: regionsOf(result) });
+  state.scan.setView(state.view);
+  showLook(state);
+  limitSliders(state);
+  state.scan.toMask();
+  reveal(state, "scan");
+}
+
+async function prepare(state, url) {
+  element("scan").hidden = false; // WebGL needs its size; the curtain is before it
+  (await scanViewer(state).catch(() => null))?.prepare(url);
+}
+
+/** The one viewer of scans, made when it is first needed; a failure is not kept. */
+function scanViewer(state) {
+  state.making ??= newScanViewer(state);
+  state.making.catch(() => (state.making = null));
+  return state.making;
+}
+
+async function newScanViewer(state) {
+  const canvas = element("scan");
+  const scan = await openScanViewer(canvas, {
+    moved: (place) => showPlace(state, place),
+    windowed: (range) => showWindow(state, range),
+  });
+  canvas.tabIndex = -1; // the stage around it takes the keys
+  canvas.addEventListener("webglcontextlost", () => showCurtain("The browser has no memory left to show this scan."));
+  return scan;
+}
+
+function reveal(state, shown) {
+  for (const id of ["scan", "picture"]) element(id).hidden = id !== shown;
+  const isScan = shown === "scan";
+  for (const id of ["views", "windows"]) element(id).disabled = !isScan;
+  element("windows").disabled ||= state.unit !== "HU";
+  element("overlay").disabled = false;
+  showCurtain("");
+  showTiles(state, isScan);
+}
+
+/** Where there is no viewer, or no WebGL 2, show the overlay that the server drew. */
+function fallBack({ name, result }, error) {
+  console.warn(error);
+  element("scan").hidden = element("picture").hidden = true;
+  const picture = element("fallback");
+  picture.src = result.files["overlay.png"];
+  picture.alt = `Slices of ${name} with the mask`;
+  picture.hidden = false;
+  showCurtain("This browser cannot show the scan itself, so here is its overlay.", true);
+}
+
+function close(state, curtain = "Drop a scan, or open the sample.") {
+  state.opened += 1;
+  state.scan?.close();
+  state.drawPicture = null;
+  state.sizes = {};
+  for (const id of ["picture", "fallback"]) element(id).hidden = true;
+  for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
+  all("#slices input").forEach((slider) => (slider.disabled = true));
+  all("#slices output").forEach((output) => (output.textContent = ""));
+  element("under").textContent = "";
+  showTiles(state, false);
+  showCurtain(curtain);
+}
+
+function showCurtain(text, isClear = false) {
+  element("curtain").textContent = text;
+  element("curtain").className = isClear ? "clear" : "";
+}
+
+/* ------------------------------------------------ tools */
+
+function listenToTools(state) {
+  const tools = element("tools");
+  tools.addEventListener("submit", (event) => event.preventDefault());
+  tools.addEventListener("change", ({ target }) => {
+    if (target.name === "view") setView(state, target.value);
+    if (target.name === "window") setWindow(state, target.value);
+    if (target.name === "fill") setMode(state, target.value);
+    if (target.id === "shown") setShown(state, target.checked);
+  });
+  element("opacity").addEventListener("input", ({ target }) => setOpacity(state, +target.value));
+  for (const slider of all("#slices input")) {
+    slider.addEventListener("input", () => {
+      setPlane(state, slider.dataset.plane);
+      state.scan.setSlice(slider.dataset.plane, +slider.value);
+    });
+  }
+}
+
+/** Bring the tools in line with the state: keys change it, too. */
+function showTools(state) {
+  const tools = element("tools").elements;
+  tools.view.value = state.view;
+  for (const radio of tools.window) radio.checked = radio.value === state.window;
+  tools.fill.value = state.mode;
+  element("shown").checked = state.shown;
+  element("opacity").value = state.opacity[state.mode];
+  element("opacity-value").textContent = `${state.opacity[state.mode]} %`;
+}
+
+function setView(state, view) {
+  state.view = view;
+  if (PLANES.includes(view)) state.plane = view;
+  element("stage").dataset.view = view;
+  state.scan?.setView(view);
+  showTools(state);
+  showTiles(state, true);
+}
+
+function setWindow(state, name) {
+  state.window = name;
+  state.scan?.setWindow(WINDOWS[name]);
+  showTools(state);
+  showUnder(state);
+}
+
+/** The person dragged another window than the presets. */
+function showWindow(state, range) {
+  state.window = range;
+  showTools(state);
+  showUnder(state);
+}
+
+const rangeOf = ({ window }) => WINDOWS[window] ?? window;
+
+function setShown(state, shown) {
+  state.shown = shown;
+  state.say(shown ? "Mask shown" : "Mask hidden");
+  showLook(state);
+}
+
+function setMode(state, mode) {
+  state.mode = mode;
+  showLook(state);
+}
+
+function setOpacity(state, percent) {
+  state.opacity[state.mode] = Math.min(100, Math.max(5, percent));
+  showLook(state);
+}
+
+function showLook(state) {
+  showTools(state);
+  const look = lookOf(state);
+  state.scan?.setLook(look);
+  state.drawPicture?.(look);
+}
+
+function lookOf({ shown, mode, opacity }) {
+  const share = opacity[mode] / 100;
+  if (!shown) return { fill: 0, line: 0, surface: 0 };
+  if (mode === "outline") return { fill: 0, line: share, surface: share };
+  return { fill: share, line: Math.min(1, share + 0.75), surface: share };
+}
+
+function setPlane(state, plane) {
+  state.plane = plane;
+  showTiles(state, true);
+}
+
+/* ------------------------------------------------ where the cross is */
+
+function limitSliders({ sizes }) {
+  for (const slider of all("#slices input")) {
+    slider.max = sizes[slider.dataset.plane] - 1;
+    slider.disabled = false;
+  }
+}
+
+function showPlace(state, place) {
+  Object.assign(state, { voxel: place.voxel, place });
+  if (place.plane && place.plane !== state.plane) state.plane = place.plane;
+  showTiles(state, true);
+  showUnder(state);
+  for (const slider of all("#slices input")) {
+    const index = place.voxel[PLANES.indexOf(slider.dataset.plane)];
+    slider.value = index;
+    slider.nextElementSibling.textContent = numberOf(state, slider.dataset.plane);
+  }
+}
+
+function numberOf({ sizes, voxel }, plane) {
+  const index = voxel[PLANES.indexOf(plane)];
+  return sizes[plane] ? `${index + 1} / ${sizes[plane]}` : `${index + 1}`;
+}
+
+function showTiles(state, isScan) {
+  for (const tile of all(".tile")) {
+    const plane = tile.dataset.plane;
+    tile.hidden = !isScan || (state.view !== "all" && state.view !== plane);
+    const number = PLANES.includes(plane) && state.sizes[plane] ? numberOf(state, plane) : "";
+    tile.textContent = `${NAMES[plane]} ${number}`;
+    tile.classList.toggle("active", plane === state.plane);
+  }
+}
+
+/** The line below the slices: place in mm, value, label, window. */
+function showUnder({ place, unit, window }) {
+  if (!place) return;
+  const [low, high] = rangeOf({ window });
+  const letters = ["LR", "PA", "IS"].map(([less, more], axis) =>
+    `${place.mm[axis] < 0 ? less : more} ${Math.abs(place.mm[axis]).toFixed(1)}`);
+  const width = unit && `W ${Math.round(high - low)} L ${Math.round((high + low) / 2)}`;
+  const value = `${Math.round(place.value)} ${unit}`;
+  element("under").textContent =
+    [`${letters.join(" ")} mm`, value, place.label || "outside the mask", width].filter(Boolean).join("   ·   ");
+}
+
+/* ------------------------------------------------ keys */
+
+// Only while the viewer has the focus: single letters must not surprise who types elsewhere.
+function listenToKeys(state) {
+  element("viewer").addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const own = event.target.closest(FOCUSED) && /^(Arrow|Page|Home|End)/.test(event.key);
+    const action = own ? null : ACTIONS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (action && hasResult()) {
+      action(state);
+      event.preventDefault();
+    }
+    if (action || event.target === element("scan")) event.stopPropagation(); // NiiVue has keys, too
+  }, true);
+  element("stage").addEventListener("keyup", (event) => event.stopPropagation(), true);
+}
+
+const hasResult = () => !element("overlay").disabled;
+
+const ACTIONS = {
+  ...Object.fromEntries(VIEWS.map((view, i) => [i + 1, (state) => state.scan && setView(state, view)])),
+  ArrowUp: (state) => step(state, 1),
+  ArrowDown: (state) => step(state, -1),
+  PageUp: (state) => step(state, 10),
+  PageDown: (state) => step(state, -10),
+  ArrowLeft: (state) => turn(state, -1),
+  ArrowRight: (state) => turn(state, 1),
+  w: (state) => state.unit && setWindow(state, after(Object.keys(WINDOWS), state.window)),
+  m: (state) => setShown(state, !state.shown),
+  o: (state) => setMode(state, state.mode === "filled" ? "outline" : "filled"),
+  "[": (state) => setOpacity(state, state.opacity[state.mode] - 5),
+  "]": (state) => setOpacity(state, state.opacity[state.mode] + 5),
+  "+": (state) => state.scan?.zoom(1.25),
+  "=": (state) => state.scan?.zoom(1.25),
+  "-": (state) => state.scan?.zoom(0.8),
+  0: (state) => state.scan?.zoom(0),
+};
+
+const after = (list, item, by = 1) => list[(list.indexOf(item) + by + list.length) % list.length];
+
+function step(state, count) {
+  state.scan?.step(state.plane, count);
+}
+
+/** In 3-D, turn the head; of several planes, take the next for the keys; of one, show the next. */
+function turn(state, by) {
+  if (state.view === "render") return state.scan?.turn(5 * by);
+  const planes = ["axial", "coronal", "sagittal"];
+  const plane = after(planes, state.plane, by);
+  return state.view === "all" ? setPlane(state, plane) : setView(state, plane);
+}

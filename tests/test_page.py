@@ -1,0 +1,307 @@
+"""The page in a real browser, headless Chromium without a GPU: from a scan to the mask and back."""
+
+import shutil
+import threading
+import zipfile
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import waitress
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from test_dicom import write_dicom
+
+import app
+import pred
+from errors import InputError
+from page import fetch
+
+PATIENCE = 240  # seconds: drawing with no GPU, perhaps beside other work
+FLAGS = [  # WebGL in software; nothing that calls home
+    "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-quic", "--no-first-run", "--window-size=1280,800",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def address(cta_file, tmp_path_factory):
+    """The address of a page whose sample is a coarse CTA; one job at a time."""
+    folder = tmp_path_factory.mktemp("served") / "jobs"
+    page = app.create_app(app.Settings(folder=folder, sample=cta_file, workers=1))
+    server = waitress.create_server(page, host="127.0.0.1", port=0)
+    threading.Thread(target=server.run, daemon=True).start()
+    yield f"http://127.0.0.1:{server.effective_port}/"
+    server.close()
+    page.extensions["jobs"].close()
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory):
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def chromium(downloads, tmp_path_factory):
+    """A browser with a profile of its own, or a skip that says what is missing."""
+    driver = shutil.which("chromedriver")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not driver or not browser:
+        pytest.skip("no browser: install Debian's chromium and chromium-driver")
+    if not (fetch.VENDOR / "niivue.js").exists():
+        pytest.skip("no viewer: `python -m page.fetch` has not fetched NiiVue")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.page_load_strategy = "none"
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    try:
+        window = webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as error:
+        pytest.skip(f"the browser does not start: {error.msg}")
+    yield window
+    window.quit()
+
+
+class Page:
+    """What a person does with the page, and sees."""
+
+    def __init__(self, window, address):
+        self.window, self.address = window, address
+
+    def open(self):
+        self.window.get(self.address)
+        self.until(lambda: self.window.current_url == self.address and self.text("#limit"))
+
+    def find(self, selector):
+        return self.window.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector):
+        return self.find(selector).text
+
+    def until(self, condition):
+        WebDriverWait(self.window, PATIENCE, 0.2, [WebDriverException]).until(lambda _: condition())
+
+    def js(self, script, *arguments):
+        return self.window.execute_script(script, *arguments)
+
+    def drop(self, *paths):
+        """Drop files onto the page, as a file manager does."""
+        self.js("""const input = document.createElement("input");
+                   Object.assign(input, {type: "file", multiple: true, id: "hand"});
+                   document.body.append(input);""")
+        self.find("#hand").send_keys("\n".join(map(str, paths)))
+        self.js("""const hand = document.getElementById("hand"), transfer = new DataTransfer();
+                   for (const file of hand.files) transfer.items.add(file);
+                   hand.remove();
+                   document.getElementById("drop").dispatchEvent(new DragEvent("drop",
+                     {dataTransfer: transfer, bubbles: true, cancelable: true}));""")
+
+    def wait_for_result(self, name):
+        self.until(lambda: self.text("#result-name") == name and not self.text("#curtain")
+                   and not self.find("#stage").get_attribute("aria-busy"))  # fmt: skip
+
+    def states(self):
+        return [job.get_attribute("data-state") for job in
+                self.window.find_elements(By.CSS_SELECTOR, ".job")]  # fmt: skip
+
+    def cyan(self):
+        """How many of the stage's pixels the mask colours."""
+        png = np.frombuffer(self.find("#stage").screenshot_as_png, np.uint8)
+        blue, _, red = np.moveaxis(cv2.imdecode(png, cv2.IMREAD_COLOR).astype(int), -1, 0)
+        return np.count_nonzero(blue - red > 40)
+
+    def press(self, *keys):
+        self.find("#stage").send_keys(*keys)
+
+    def download(self, selector, folder):
+        """Click a link; the file, when it is whole."""
+        before = set(folder.iterdir())
+        self.find(selector).click()
+        self.until(lambda: [path for path in set(folder.iterdir()) - before
+                            if not path.name.endswith(".crdownload")
+                            and not path.name.startswith(".")])  # fmt: skip
+        return (set(folder.iterdir()) - before).pop()
+
+
+@pytest.fixture
+def page(chromium, address):
+    """The page, fresh: no jobs of an earlier test in its list."""
+    page = Page(chromium, address)
+    page.open()
+    chromium.delete_all_cookies()
+    page.open()
+    return page
+
+
+def test_sample_to_visible_mask_and_its_tools(page):
+    place = page.find("#stage").rect
+    page.find("#sample").click()
+    page.wait_for_result("cta.nii.gz")
+    assert page.find("#stage").rect == place, "the layout jumped"
+    assert page.text("#grade") in ("ok", "check") and page.text("#size").endswith(" mL")
+    filled = page.cyan()
+    page.press("m")
+    hidden = page.cyan()
+    page.press("m", "o")
+    outline = page.cyan()
+    assert hidden < 0.02 * filled and 5 * hidden + 100 < outline < filled
+    page.press("2")
+    number = page.text("[data-plane=axial].tile")
+    page.press(Keys.ARROW_UP)
+    assert page.text("[data-plane=axial].tile") != number
+    severe = [entry for entry in page.window.get_log("browser") if entry["level"] == "SEVERE"]
+    assert severe == []
+
+
+def test_nothing_is_asked_of_another_server(page):
+    page.find("#sample").click()
+    page.wait_for_result("cta.nii.gz")
+    asked = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in asked if not name.startswith((page.address, "data:", "blob:"))] == []
+
+
+def test_dropped_nifti_gives_the_mask_that_pred_gives(page, cta_file, downloads, tmp_path):
+    page.drop(cta_file)
+    page.wait_for_result("cta.nii.gz")
+    got = nib.load(page.download("#files a[href$='/mask.nii.gz']", downloads))
+    assert pred.main([str(cta_file), "--out", str(tmp_path)]) == 0
+    expected = nib.load(tmp_path / "cta_prediction/cta_predicted_mask.nii.gz")
+    assert np.array_equal(got.dataobj, expected.dataobj) and expected.get_fdata().any()
+    assert np.array_equal(got.affine, expected.affine)
+    assert got.get_data_dtype() == expected.get_data_dtype()
+
+
+def test_dropped_zip_of_dicom_gives_a_dicom_seg(page, cta, downloads, tmp_path):
+    hu = cta.hu.transpose(2, 1, 0)[:, ::-1, ::-1]
+    places = np.array([[-100, -100, 2.5 * k] for k in range(len(hu))])
+    folder = write_dicom(tmp_path / "series", hu, places, spacing=(2.5, 2.5), PatientPosition="HFS")
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"series/{path.name}")
+    page.drop(tmp_path / "series.zip")
+    page.wait_for_result("series.zip")
+    assert page.cyan() > 1000
+    seg = pydicom.dcmread(page.download("#files a[href$='/mask.dcm']", downloads))
+    assert seg.Modality == "SEG"
+
+
+def test_cancel(page, cta_file, tmp_path):
+    for name in ("first.nii.gz", "second.nii.gz"):
+        shutil.copy(cta_file, tmp_path / name)
+    page.drop(tmp_path / "first.nii.gz", tmp_path / "second.nii.gz")
+    button = "[aria-label='Cancel second.nii.gz']"
+    page.until(lambda: len(page.states()) == 2 and "sending" not in page.states())
+    page.find(button).click()
+    page.until(lambda: sorted(page.states()) == ["cancelled", "done"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("broken.nii.gz", b"\x1f\x8b no gzip at all", "broken.nii.gz"),
+        ("notes.txt", b"no scan", "notes.txt"),
+        ("<img src=x onerror=alert(1)>.png", b"no picture", "onerror"),
+    ],
+)
+def test_bad_file_gets_a_message_and_stays_text(page, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    page.drop(tmp_path / name)
+    page.until(lambda: page.text("#message"))
+    assert words in page.text("#message") and "\n" not in page.text("#message")
+    assert not page.window.find_elements(By.CSS_SELECTOR, "img[src=x]")
+    page.until(lambda: "running" not in page.states())
+
+
+def test_too_large_a_file_is_refused_before_it_is_sent(page, tmp_path):
+    with open(tmp_path / "large.nii", "wb") as file:
+        file.truncate((2048 << 20) + 1)  # a hole: it takes no space
+    page.drop(tmp_path / "large.nii")
+    page.until(lambda: "takes up to 2048 MB" in page.text("#message"))
+    assert page.states() == []
+
+
+def test_a_slice_is_shown_as_a_picture(page, cta, tmp_path):
+    middle = cta.hu[:, :, cta.hu.shape[2] // 2].T[::-1]
+    grey = np.clip((middle + 100) / 400 * 255, 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "slice.png"), cv2.resize(grey, (256, 256)))
+    page.drop(tmp_path / "slice.png")
+    page.wait_for_result("slice.png")
+    filled = page.cyan()
+    page.press("m")
+    assert page.cyan() < 0.02 * filled
+    assert page.text("#size").endswith(" px") and not page.find("#views input").is_enabled()
+
+
+def test_a_result_is_found_again_after_a_reload_and_can_be_deleted(page):
+    page.find("#sample").click()
+    page.wait_for_result("cta.nii.gz")
+    page.window.refresh()
+    page.wait_for_result("cta.nii.gz")
+    page.find("[aria-label='Delete cta.nii.gz']").click()
+    page.until(lambda: page.states() == [] and page.text("#result-name") == "Result")
+
+
+def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
+    result = {
+        "kind": "case", "volume_ml": 60.0, "verdict": "", "seconds": 1, "files": {},
+        "labels": [{"value": 1, "name": "necrotic core", "ml": 10.0, "colour": "#ff5c50"},
+                   {"value": 2, "name": "oedema", "ml": 30.0, "colour": "#6ec878"},
+                   {"value": 4, "name": "enhancing tumour", "ml": 20.0, "colour": "#ff9e2c"}],
+        "regions": [{"name": "whole tumour", "values": [1, 2, 4], "ml": 60.0, "colour": "#40e0ff"}],
+    }  # fmt: skip
+    done = """const [result, done] = arguments;
+        window.chosen = [];
+        import("/page/result.js").then(({showResult}) => {
+          showResult({name: "case", result}, (region) => window.chosen.push(region));
+          done();
+        });"""
+    page.window.execute_async_script(done, result)
+    rows = page.window.find_elements(By.CSS_SELECTOR, ".region")
+    assert [row.text.split("\n")[0] for row in rows] == [
+        "All", "whole tumour", "necrotic core", "oedema", "enhancing tumour"]  # fmt: skip
+    rows[3].click()
+    assert page.js("return window.chosen[0].values") == [2]
+    patch = rows[3].find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
+    assert "110, 200, 120" in patch
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_runs_over_the_edge_and_all_can_be_reached_by_tab(page, width):
+    page.window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    try:
+        assert page.js("return document.scrollingElement.scrollWidth") <= width
+        unnamed = page.js("""return [...document.querySelectorAll("button, input, select, canvas")]
+            .filter((e) => !e.closest("label, [aria-label], [hidden]") && !e.textContent.trim())
+            .map((e) => e.outerHTML)""")
+        assert unnamed == []
+    finally:
+        page.window.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_without_the_viewer_the_overlay_is_shown(page):
+    page.window.execute_cdp_cmd("Network.enable", {})
+    page.window.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*niivue.js"]})
+    try:
+        page.open()
+        page.find("#sample").click()
+        page.until(lambda: page.find("#fallback").is_displayed())
+        page.until(lambda: page.js("return document.getElementById('fallback').naturalWidth") > 0)
+        assert "overlay" in page.text("#curtain")
+    finally:
+        page.window.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def test_an_archive_that_was_changed_is_not_kept():
+    with pytest.raises(InputError, match="SHA-512"):
+        fetch.viewer(b"something else")
