@@ -65,6 +65,7 @@ function put(element, text) {
 }
 
 function stateOf({ state, stage, progress, error, result }) {
+  if (state === "sending" && !stage) return "waiting to be sent";
   if (state === "sending" || state === "running") return `${stage || "starting"}, ${Math.round(100 * (progress ?? 0))} %`;
   if (state === "failed") return error || "failed";
   if (state !== "done") return STATES[state] ?? state;

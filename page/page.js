@@ -12,7 +12,7 @@ const NARROW = matchMedia("(max-width: 719px)"); // where one column is all ther
 const ACTIVE = ["sending", "queued", "running"];
 
 const element = (id) => document.getElementById(id);
-const room = { about: null, jobs: [], sending: [], current: null, awaited: null, timer: 0, asked: 0 };
+const room = { about: null, jobs: [], sending: [], current: null, awaited: null, timer: 0, asked: 0, sent: 0 };
 const viewer = openViewer(say);
 
 async function start() {
@@ -90,14 +90,29 @@ function send({ name, entries }, channels) {
     complain(`${name} has ${Math.ceil(size / 2 ** 20)} MB; this server takes up to ${limit} MB.`);
     return;
   }
-  const job = { id: crypto.randomUUID(), name, state: "sending", stage: "uploading", progress: 0 };
-  const { done, stop } = api.upload(entries, channels, (share) => {
-    job.progress = share;
+  const job = { id: `sent ${++room.sent}`, name, entries, channels, state: "sending", progress: 0 };
+  job.stop = () => forget(job);
+  room.sending.push(job);
+  show();
+  if (room.sending.length === 1) sendNext();
+}
+
+/** Upload what is first in line: one after the other, for the first brings the browser's cookie. */
+async function sendNext() {
+  const [job] = room.sending;
+  if (!job) return;
+  const { done, stop } = api.upload(job.entries, job.channels, (share) => {
+    Object.assign(job, { progress: share, stage: "uploading" });
     show();
   });
-  room.sending.unshift(Object.assign(job, { stop }));
+  job.stop = stop;
+  await begin(done, job);
+  sendNext();
+}
+
+function forget(job) {
+  room.sending = room.sending.filter((other) => other !== job);
   show();
-  begin(done, job);
 }
 
 /** Follow a job that is being made, of the upload `sent`, and open its result when it is there. */
@@ -107,7 +122,7 @@ async function begin(made, sent) {
   } catch (error) {
     if (error.name !== "AbortError") complain(error.message);
   }
-  room.sending = room.sending.filter((other) => other !== sent);
+  forget(sent);
   await refresh();
 }
 
@@ -132,7 +147,7 @@ async function refresh() {
 const isActive = (job) => ACTIVE.includes(job.state);
 
 function show() {
-  showJobs([...room.sending, ...room.jobs], room.current?.id, { open: choose, close: end });
+  showJobs([...room.sending.toReversed(), ...room.jobs], room.current?.id, { open: choose, close: end });
 }
 
 async function end(job) {

@@ -1,0 +1,244 @@
+"""How long a person waits for the page in a browser, and how it looks.
+
+    python benchmarks/browser.py              # from the sample to its mask; a scan of 512x512x300
+    python benchmarks/browser.py --pictures   # files/page_wide.png and files/page_narrow.png anew
+
+Debian's Chromium is driven without a window and without a GPU: WebGL runs on the CPU, beside the
+prediction. Nothing else should run meanwhile. tests/test_page.py drives the page with the same.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import waitress
+from PIL import Image
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import inputs  # noqa: E402
+
+import app  # noqa: E402
+import synthetic  # noqa: E402
+from errors import InputError, replacing, run  # noqa: E402
+from page import fetch  # noqa: E402
+
+PATIENCE = 600  # seconds: drawing with no GPU, perhaps beside other work
+FLAGS = [  # WebGL in software; nothing that calls home
+    "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-quic", "--no-first-run",
+]  # fmt: skip
+PAUSE = 3  # seconds, for the page to be drawn anew
+RING = 8  # pixels: around the stage, when it has the focus, runs a line of the mask's colour
+SIZES = {"wide": (1280, 800), "narrow": (400, 860)}  # of the window, in pixels
+
+
+# ---------------------------------------------------------------- the page, driven
+
+
+@contextlib.contextmanager
+def served(folder: Path, sample: Path):
+    """The address of a page that runs one job at a time, `folder` for its jobs."""
+    site = app.create_app(app.Settings(folder=folder, sample=sample, workers=1))
+    server = waitress.create_server(site, host="127.0.0.1", port=0)
+    threading.Thread(target=server.run, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}/"
+    finally:
+        server.close()
+        site.extensions["jobs"].close()
+
+
+def missing() -> str:
+    """What is not there and must be, to drive the page; "" when all is."""
+    if not shutil.which("chromedriver") or not shutil.which("chromium"):
+        return "there is no browser: install Debian's chromium and chromium-driver"
+    if not (fetch.VENDOR / "niivue.js").exists():
+        return "there is no viewer: run `python -m page.fetch`"
+    return ""
+
+
+@contextlib.contextmanager
+def chromium(downloads: Path):
+    """A browser with a profile of its own, which saves what it downloads in a folder.
+
+    Raises InputError that says what is missing.
+    """
+    if missing():
+        raise InputError(missing())
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    options.page_load_strategy = "eager"
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        window = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            yield window
+        finally:
+            window.quit()
+
+
+class Page:
+    """What a person does with the page, and sees."""
+
+    def __init__(self, window: webdriver.Chrome, address: str):
+        self.window, self.address = window, address
+
+    def open(self) -> None:
+        self.window.get(self.address)
+        self.until(lambda: self.text("#limit"))
+
+    def resize(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def find(self, selector: str):
+        return self.window.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def until(self, condition):
+        """What `condition` gives when it is true; the browser may be too busy drawing to answer."""
+        wait = WebDriverWait(self.window, PATIENCE, 0.1, [WebDriverException])
+        return wait.until(lambda _: condition())
+
+    def js(self, script: str, *arguments):
+        return self.window.execute_script(script, *arguments)
+
+    def drop(self, *paths: Path) -> None:
+        """Drop files onto the page, as a file manager does."""
+        self.js("""const input = document.createElement("input");
+                   Object.assign(input, {type: "file", multiple: true, id: "hand"});
+                   document.body.append(input);""")
+        self.find("#hand").send_keys("\n".join(map(str, paths)))
+        self.js("""const hand = document.getElementById("hand"), transfer = new DataTransfer();
+                   for (const file of hand.files) transfer.items.add(file);
+                   hand.remove();
+                   document.getElementById("drop").dispatchEvent(new DragEvent("drop",
+                     {dataTransfer: transfer, bubbles: true, cancelable: true}));""")
+
+    def wait_for_result(self, name: str) -> None:
+        self.until(lambda: self.text("#result-name") == name and not self.text("#curtain")
+                   and not self.find("#stage").get_attribute("aria-busy"))  # fmt: skip
+
+    def states(self) -> list[str]:
+        """Of the jobs in the list: sending, queued, running, done, failed or cancelled."""
+        return self.js("return [...document.querySelectorAll('.job')].map((e) => e.dataset.state)")
+
+    def cyan(self) -> int:
+        """How many of the stage's pixels the mask colours."""
+        shot = self.until(lambda: self.find("#stage").screenshot_as_png)
+        picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR).astype(int)
+        blue, _, red = np.moveaxis(picture[RING:-RING, RING:-RING], -1, 0)
+        return np.count_nonzero(blue - red > 20)
+
+    def press(self, *keys: str) -> None:
+        """Press keys while the viewer has the focus."""
+        self.find("#stage").send_keys(*keys)
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Click the link to a file of the result; the file, when it is whole."""
+        before = set(folder.iterdir())
+        self.find(f"#files a[href$='/{name}']").click()
+        self.until(lambda: [path for path in set(folder.iterdir()) - before
+                            if path.suffix != ".crdownload" and path.name[0] != "."])  # fmt: skip
+        return (set(folder.iterdir()) - before).pop()
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def sample_to_mask(page: Page) -> float:
+    """Seconds from the click on the sample to a mask in a picture of the screen."""
+    start = time.perf_counter()
+    page.find("#sample").click()
+    page.until(lambda: not page.text("#curtain") and page.cyan())
+    return time.perf_counter() - start
+
+
+def large_scan(folder: Path) -> Path:
+    """A head CTA of 512x512x300 voxels, not compressed: all of its 157 MB travel."""
+    phantom = synthetic.scan(3, phase="arterial", length=inputs.LENGTH, **inputs.LOOK)
+    count, thickness = inputs.SCANS["cta"]
+    path = folder / "cta.nii"
+    inputs.write(path, inputs.enlarge(phantom.hu, count, thickness, 0), thickness)
+    return path
+
+
+def upload(page: Page, path: Path) -> tuple[float, float]:
+    """Seconds from a drop until the server has the file, and until its mask is seen."""
+    start = time.perf_counter()
+    page.drop(path)
+    page.until(lambda: page.states() and page.states()[0] != "sending")
+    sent = time.perf_counter() - start
+    page.wait_for_result(path.name)
+    page.until(page.cyan)
+    return sent, time.perf_counter() - start
+
+
+def measure(page: Page, folder: Path) -> None:
+    """Print the times that a person waits."""
+    page.resize(*SIZES["wide"])
+    page.open()
+    print(f"from the sample's button to its mask: {sample_to_mask(page):.1f} s", flush=True)
+    path = large_scan(folder)
+    page.open()
+    sent, seen = upload(page, path)
+    size = path.stat().st_size / 1e6
+    print(f"a scan of {size:.0f} MB: there after {sent:.1f} s, its mask seen after {seen:.1f} s")
+
+
+def take_pictures(page: Page, folder: Path) -> None:
+    """Write page_wide.png and page_narrow.png: the sample's result at both widths."""
+    page.resize(*SIZES["wide"])
+    page.open()
+    sample_to_mask(page)
+    for name, (width, height) in SIZES.items():
+        page.resize(width, height)
+        page.js("document.getElementById('viewer').scrollIntoView({behavior: 'instant'})")
+        time.sleep(PAUSE)
+        shot = Image.open(io.BytesIO(page.until(page.window.get_screenshot_as_png)))
+        picture = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        with replacing(folder / f"page_{name}.png") as path:
+            picture.save(path, optimize=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", action="store_true", help="take README's pictures instead")
+    args = parser.parse_args(argv)
+    if not app.SAMPLE.exists():
+        synthetic.write_sample(app.SAMPLE)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as both:
+        folder = Path(folder)
+        address = both.enter_context(served(folder / "jobs", app.SAMPLE))
+        page = Page(both.enter_context(chromium(folder)), address)
+        if args.pictures:
+            take_pictures(page, ROOT / "files")
+        else:
+            measure(page, folder)
+
+
+if __name__ == "__main__":
+    run(main)
