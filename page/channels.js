@@ -26,8 +26,9 @@ export function askChannels({ entries }, channels) {
 
 function row({ path }, channels) {
   const label = document.createElement("label");
-  const text = document.createElement("span");
-  text.textContent = text.title = path.split("/").pop();
+  const text = document.createElement("span"), end = document.createElement("bdi");
+  end.textContent = text.title = path.split("/").pop();
+  text.append(end);
   const select = document.createElement("select");
   select.name = path;
   select.append(new Option("not used", ""), ...channels.map((c) => new Option(c.toUpperCase(), c)));

@@ -38,7 +38,7 @@ function showVerdict(result) {
 function showSize(result) {
   const isSlice = result?.kind === "slice";
   element("size-name").textContent = isSlice ? "Area" : "Volume";
-  element("size").textContent = !result ? "–" : isSlice ? `${result.brain_pixels} px` : `${result.volume_ml} mL`;
+  element("size").textContent = !result ? "–" : isSlice ? `${result.brain_pixels.toLocaleString("en")} px` : `${result.volume_ml} mL`;
   element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
 }
 

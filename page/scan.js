@@ -43,10 +43,9 @@ export async function openScanViewer(canvas, heard) {
   await nv.attachToCanvas(canvas, false);
   nv.scene.volScaleMultiplier = CLOSE;
   const state = { nv, NVImage, labels: null, prepared: null, surface: 1, changes: 0 };
-  makeLighter(nv);
+  makeLighter(nv, ({ cal_min: low, cal_max: high }) => heard.windowed([low, high]));
   keepRendering(state);
   nv.onLocationChange = (place) => heard.moved(placeOf(state, place));
-  nv.onIntensityChange = (volume) => heard.windowed([volume.cal_min, volume.cal_max]);
   return {
     prepare: (url) => prepare(state, url),
     load: (urls) => load(state, urls),
@@ -200,31 +199,43 @@ function middle(labels, [width, height, depth]) {
  * NiiVue draws at every call, eight times while a scan is opened: here once a frame. For lit
  * renderings, which this page has none of, it keeps two more copies of the scan in the graphics
  * memory, made anew whenever the window changes: here of one voxel, and never drawn. The mask's
- * surface is smoothed at half the resolution, an eighth of the work.
+ * surface is smoothed at half the resolution, an eighth of the work. `heard` gets the scan when its
+ * window may be another.
  */
-function makeLighter(nv) {
+function makeLighter(nv, heard) {
   const { gl } = nv;
-  const draw = nv.drawScene.bind(nv), update = nv.updateGLVolume.bind(nv), texture = nv.rgbaTex.bind(nv);
-  let frame = 0;
-  nv.drawScene = () => {
-    frame ||= requestAnimationFrame(() => {
-      frame = 0;
-      draw();
-    });
-  };
+  const refresh = nv.refreshLayers.bind(nv), texture = nv.rgbaTex.bind(nv);
+  nv.drawScene = oncePerFrame(nv.drawScene.bind(nv));
+  nv.windowingHandler = oncePerFrame(nv.windowingHandler.bind(nv));
   nv.blurDrawingGL = ([, ...dims]) => setSurface(nv, dims);
   const idle = { drawArrays() {}, framebufferTextureLayer() {}, checkFramebufferStatus: () => gl.FRAMEBUFFER_COMPLETE };
   const first = nv.gradientPrePassShader, use = first.use.bind(first);
   first.use = (...context) => {
     use(...context);
-    Object.assign(gl, idle); // until the update is over
+    Object.assign(gl, idle); // until the scan is refreshed
   };
-  nv.updateGLVolume = () => {
-    update();
+  nv.refreshLayers = (...layer) => {
+    refresh(...layer);
     Object.keys(idle).forEach((name) => delete gl[name]);
+    heard(layer[0]);
   };
   nv.rgbaTex = (old, unit, dims, ...rest) =>
     texture(old, unit, [gl.TEXTURE6, gl.TEXTURE8].includes(unit) ? [3, 1, 1, 1] : dims, ...rest);
+}
+
+/** `work` with what was given last, when the next frame is drawn. */
+function oncePerFrame(work) {
+  let latest = null;
+  return (...given) => {
+    if (!latest) {
+      requestAnimationFrame(() => {
+        const last = latest;
+        latest = null;
+        work(...last);
+      });
+    }
+    latest = given;
+  };
 }
 
 /**

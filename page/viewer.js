@@ -118,8 +118,7 @@ function fallBack({ name, result }, error) {
 function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
   state.scan?.close();
-  state.drawPicture = null;
-  state.sizes = {};
+  Object.assign(state, { drawPicture: null, sizes: {}, place: null });
   for (const id of ["picture", "fallback"]) element(id).hidden = true;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
   all("#slices input").forEach((slider) => (slider.disabled = true));
@@ -181,9 +180,11 @@ function setWindow(state, name) {
   showUnder(state);
 }
 
-/** The person dragged another window than the presets. */
+/** The scan has a window, perhaps one that the person dragged. */
 function showWindow(state, range) {
-  state.window = range;
+  if (!state.unit) return;
+  const same = (name) => WINDOWS[name].every((limit, i) => limit === range[i]);
+  state.window = Object.keys(WINDOWS).find(same) ?? range;
   showTools(state);
   showUnder(state);
 }
@@ -279,9 +280,8 @@ function showUnder({ place, unit, window }) {
 function listenToKeys(state) {
   element("viewer").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const own = event.target.closest(FOCUSED) && /^(Arrow|Page|Home|End)/.test(event.key);
-    const action = own ? null : ACTIONS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (action && hasResult()) {
+    const action = actionOf(event);
+    if (action) {
       action(state);
       event.preventDefault();
     }
@@ -290,36 +290,40 @@ function listenToKeys(state) {
   element("stage").addEventListener("keyup", (event) => event.stopPropagation(), true);
 }
 
-const hasResult = () => !element("overlay").disabled;
+function actionOf({ key, target }) {
+  if (target.closest(FOCUSED) && /^(Arrow|Page)/.test(key)) return null;
+  const name = key.length === 1 ? key.toLowerCase() : key;
+  const ofScan = element("views").disabled ? null : SCAN_KEYS[name];
+  return ofScan ?? (element("overlay").disabled ? null : MASK_KEYS[name]);
+}
 
-const ACTIONS = {
-  ...Object.fromEntries(VIEWS.map((view, i) => [i + 1, (state) => state.scan && setView(state, view)])),
-  ArrowUp: (state) => step(state, 1),
-  ArrowDown: (state) => step(state, -1),
-  PageUp: (state) => step(state, 10),
-  PageDown: (state) => step(state, -10),
+const SCAN_KEYS = {
+  ...Object.fromEntries(VIEWS.map((view, i) => [i + 1, (state) => setView(state, view)])),
+  ArrowUp: (state) => state.scan.step(state.plane, 1),
+  ArrowDown: (state) => state.scan.step(state.plane, -1),
+  PageUp: (state) => state.scan.step(state.plane, 10),
+  PageDown: (state) => state.scan.step(state.plane, -10),
   ArrowLeft: (state) => turn(state, -1),
   ArrowRight: (state) => turn(state, 1),
   w: (state) => state.unit && setWindow(state, after(Object.keys(WINDOWS), state.window)),
+  "+": (state) => state.scan.zoom(1.25),
+  "=": (state) => state.scan.zoom(1.25),
+  "-": (state) => state.scan.zoom(0.8),
+  0: (state) => state.scan.zoom(0),
+};
+
+const MASK_KEYS = {
   m: (state) => setShown(state, !state.shown),
   o: (state) => setMode(state, state.mode === "filled" ? "outline" : "filled"),
   "[": (state) => setOpacity(state, state.opacity[state.mode] - 5),
   "]": (state) => setOpacity(state, state.opacity[state.mode] + 5),
-  "+": (state) => state.scan?.zoom(1.25),
-  "=": (state) => state.scan?.zoom(1.25),
-  "-": (state) => state.scan?.zoom(0.8),
-  0: (state) => state.scan?.zoom(0),
 };
 
 const after = (list, item, by = 1) => list[(list.indexOf(item) + by + list.length) % list.length];
 
-function step(state, count) {
-  state.scan?.step(state.plane, count);
-}
-
 /** In 3-D, turn the head; of several planes, take the next for the keys; of one, show the next. */
 function turn(state, by) {
-  if (state.view === "render") return state.scan?.turn(5 * by);
+  if (state.view === "render") return state.scan.turn(5 * by);
   const planes = ["axial", "coronal", "sagittal"];
   const plane = after(planes, state.plane, by);
   return state.view === "all" ? setPlane(state, plane) : setView(state, plane);

@@ -71,6 +71,8 @@ def test_sample_to_visible_mask_and_its_tools(page):
     number = page.text("[data-plane=axial].tile")
     page.press(Keys.ARROW_UP)
     assert page.text("[data-plane=axial].tile") != number
+    page.press("w")
+    assert page.find("[value=bone]").is_selected() and "W 2500 L 500" in page.text("#under")
     severe = [entry for entry in page.window.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
 
