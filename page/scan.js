@@ -85,6 +85,7 @@ function show(state, { volume, drawing }, { range, labels, regions }) {
   const { nv } = state;
   close(state);
   state.changes += 1;
+  state.isNew = true;
   if (range) [volume.cal_min, volume.cal_max] = range;
   nv.drawLut = lookUp(labels, regions);
   nv.addVolume(volume);
@@ -254,6 +255,10 @@ function keepRendering(state) {
     const key = [...onScreen, ...matrix, low, high, state.surface, state.changes].join();
     if (nv.uiData.mouseDepthPicker) return draw(matrix, ...angles); // it draws places, no picture
     if (key === kept.key) return copy(gl, kept.frame, inFrame, null, onScreen);
+    if (state.isNew) { // slices first: they are there at once
+      state.isNew = false;
+      return nv.drawScene();
+    }
     const onSlices = nv.drawOpacity;
     nv.drawOpacity = state.surface;
     draw(matrix, ...angles);

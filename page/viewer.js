@@ -21,6 +21,7 @@ export function openViewer(say) {
   listenToTools(state);
   listenToKeys(state);
   showTools(state);
+  prepare(state, null);
   return {
     open: (job) => open(state, job),
     prepare: (url) => prepare(state, url),
@@ -71,9 +72,11 @@ async function openScan(state, result, isWanted) {
   reveal(state, "scan");
 }
 
+/** Make the viewer, for which the person then need not wait, and load a scan if there is one yet. */
 async function prepare(state, url) {
   element("scan").hidden = false; // WebGL needs its size; the curtain is before it
-  (await scanViewer(state).catch(() => null))?.prepare(url);
+  const scan = await scanViewer(state).catch(() => null);
+  if (url) scan?.prepare(url);
 }
 
 /** The one viewer of scans, made when it is first needed; a failure is not kept. */
