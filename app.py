@@ -8,6 +8,7 @@ own, and is deleted after --keep-hours and when the page is stopped. README desc
 """
 
 import argparse
+import errno
 import hashlib
 import ipaddress
 import json
@@ -25,7 +26,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import waitress
-from flask import Flask, Request, abort, g, jsonify, request, send_file
+from flask import (
+    Blueprint,
+    Flask,
+    Request,
+    Response,
+    current_app,
+    jsonify,
+    request,
+    send_file,
+)
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 from werkzeug.exceptions import HTTPException
@@ -35,9 +45,11 @@ import pred
 import uploads
 from errors import InputError, run, warn
 from jobs import FILES, STAGES, Job, Jobs
+from uploads import Refused
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
 MOST_WAITING, MOST_KEPT = 50, 500  # jobs
+FULL = "the server's disk is nearly full; delete some results, or free some space"
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,8 @@ class Settings:
 
     @property
     def too_much(self) -> str:
-        return (f"one upload may have {self.max_mb} MB and {uploads.MOST_FILES} files, and this "
-                "one has more; send one series alone")  # fmt: skip
+        return (f"one upload may have {self.max_mb} MB and {uploads.MOST_FILES} files; send one "
+                "series alone, or start the page with a larger --max-mb")  # fmt: skip
 
     @property
     def root(self) -> Path:
@@ -93,102 +105,143 @@ class PageRequest(Request):
         return uploads.Part(self.folder / "input" / f"{self.count:05}")
 
 
+page = Blueprint("page", __name__)
+
+
 def create_app(settings: Settings = Settings()) -> Flask:
-    """The page, its API and its queue, which stands in `app.extensions["jobs"]`."""
+    """The page, its API and its queue, which stands in `app.extensions["jobs"]`.
+
+    Raises InputError when the network cannot be loaded or the folder is not ours alone.
+    """
     app = Flask(__name__, static_folder="page", static_url_path="/page")
     app.request_class = PageRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.most_bytes
     app.config["MAX_FORM_PARTS"] = uploads.MOST_FILES
+    app.config["PAGE"] = settings
+    app.url_map.merge_slashes = False
     app.json.sort_keys = False
+    app.register_blueprint(page)
     jobs = Jobs(settings.model, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
-    card = pred.read_json(Path(settings.model).with_suffix(".json"))
-
-    @app.before_request
-    def check() -> None:
-        if not is_ours(request.host, settings.host):
-            abort(403, "this address is not the page's own; open it as it was printed")
-        if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
-            abort(403, "only the page itself may ask for this")
-        g.owner = digest(request.cookies.get("owner", ""))
-
-    @app.after_request
-    def protect(response):
-        response.headers.update(HEADERS)
-        response.headers["Cache-Control"] = "no-store" if "/api/" in request.path else "no-cache"
-        return response
-
-    @app.errorhandler(HTTPException)
-    def explain(error):
-        words = settings.too_much if error.code == 413 else error.description
-        return jsonify(error=words), error.code
-
-    @app.errorhandler(InputError)
-    def refuse(error):
-        return jsonify(error=str(error)), getattr(error, "status", 400)
-
-    @app.get("/")
-    def index():
-        return app.send_static_file("index.html")
-
-    @app.get("/api/about")
-    def about():
-        model = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
-        return {"model": {"name": Path(settings.model).name} | model, "max_mb": settings.max_mb,
-                "keep_hours": settings.keep_hours, "formats": uploads.FORMATS,
-                "stages": list(STAGES), "tasks": [{"name": "brain", "channels": ["ct"]}]}
-
-    @app.get("/api/jobs")
-    def listed():
-        return {"jobs": [job.public() for job in jobs.of(g.owner)]}
-
-    @app.post("/api/jobs")
-    def add():
-        make_room(jobs, settings)
-        cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
-        job = receive(jobs, settings.sample, digest(cookie))
-        jobs.add(job)
-        response = jsonify(job.public())
-        response.set_cookie("owner", cookie, max_age=round(3600 * settings.keep_hours),
-                            httponly=True, samesite="Strict")  # fmt: skip
-        return response, 202
-
-    def find(job_id: str) -> Job:
-        return jobs.jobs.get(job_id) or abort(404, "there is no such job; results are deleted "
-                                                   "after a time")  # fmt: skip
-
-    @app.get("/api/jobs/<job_id>")
-    def show(job_id):
-        return find(job_id).public()
-
-    @app.delete("/api/jobs/<job_id>")
-    def drop(job_id):
-        job = find(job_id)
-        jobs.drop(job)
-        return job.public()
-
-    @app.get("/api/jobs/<job_id>/<name>")
-    def file(job_id, name):
-        job = find(job_id)
-        if name not in FILES or not (path := job.folder / FILES[name]).exists():
-            abort(404, "there is no such file of this job")
-        if job.state != "done" and name != "scan.nii.gz":
-            abort(409, "the job is not done")
-        stem = data.stem(job.name).removesuffix(".zip").removesuffix(".dcm")
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
-        kinds = {".gz": "application/gzip", ".dcm": "application/dicom"}
-        return send_file(path, kinds.get(path.suffix), as_attachment=True,
-                         download_name=f"{stem}_{name}")  # fmt: skip
-
     return app
+
+
+def here() -> tuple[Settings, Jobs]:
+    """The settings and the queue of the app that answers."""
+    return current_app.config["PAGE"], current_app.extensions["jobs"]
+
+
+@page.before_app_request
+def check() -> None:
+    """Refuse what other sites' pages ask, by our name or by one that leads here."""
+    if not is_ours(request.host, here()[0].host):
+        raise Refused("this address is not the page's own; open it as it was printed", 403)
+    if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
+        raise Refused("only the page itself may ask for this", 403)
+
+
+@page.after_app_request
+def protect(response: Response) -> Response:
+    """The answer with what keeps a browser from doing more with it than the page does."""
+    response.headers.update(HEADERS)
+    response.headers["Cache-Control"] = "no-store" if "/api/" in request.path else "no-cache"
+    return response
+
+
+@page.app_errorhandler(HTTPException)
+def explain(error: HTTPException):
+    words = here()[0].too_much if error.code == 413 else error.description
+    return jsonify(error=words), error.code
+
+
+@page.app_errorhandler(InputError)
+def refuse(error: InputError):
+    return jsonify(error=str(error)), getattr(error, "status", 400)
+
+
+@page.get("/")
+def index():
+    return current_app.send_static_file("index.html")
+
+
+@page.get("/api/about")
+def about():
+    """What the page must know before anything is sent."""
+    settings, _ = here()
+    card = pred.read_json(Path(settings.model).with_suffix(".json"))
+    model = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
+    return {
+        "model": {"name": Path(settings.model).name} | model, "max_mb": settings.max_mb,
+        "keep_hours": settings.keep_hours, "formats": uploads.FORMATS, "stages": list(STAGES),
+        "tasks": [{"name": "brain", "channels": ["ct"]}],
+    }  # fmt: skip
+
+
+@page.get("/api/jobs")
+def list_jobs():
+    owner = digest(request.cookies.get("owner", ""))
+    return {"jobs": [job.public() for job in here()[1].of(owner)]}
+
+
+@page.post("/api/jobs")
+def add_job():
+    """Put what is sent into the queue; the browser gets a cookie by which it lists its jobs."""
+    settings, jobs = here()
+    make_room(jobs, settings)
+    cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
+    job = receive(jobs, settings.sample, digest(cookie))
+    jobs.add(job)
+    response = jsonify(job.public())
+    response.set_cookie("owner", cookie, max_age=round(3600 * settings.keep_hours),
+                        httponly=True, samesite="Strict")  # fmt: skip
+    return response, 202
+
+
+@page.get("/api/jobs/<job_id>")
+def show_job(job_id: str):
+    return find(job_id).public()
+
+
+@page.delete("/api/jobs/<job_id>")
+def drop_job(job_id: str):
+    job = find(job_id)
+    here()[1].drop(job)
+    return job.public()
+
+
+@page.get("/api/jobs/<job_id>/<name>")
+def give_file(job_id: str, name: str):
+    """A file of a job that is done, or its scan as soon as that is there."""
+    job = find(job_id)
+    if name not in FILES or not (path := job.folder / FILES[name]).exists():
+        raise Refused("there is no such file of this job", 404)
+    if job.state != "done" and name != "scan.nii.gz":
+        raise Refused("the job is not done yet", 409)
+    kinds = {".gz": "application/gzip", ".dcm": "application/dicom"}
+    return send_file(path, kinds.get(path.suffix), as_attachment=True,
+                     download_name=f"{plain_stem(job.name)}_{name}")  # fmt: skip
+
+
+def find(job_id: str) -> Job:
+    """The job of an id; Refused when there is none (any more)."""
+    job = here()[1].jobs.get(job_id)
+    if job is None:
+        raise Refused("there is no such job; results are deleted after a time", 404)
+    return job
+
+
+def plain_stem(name: str) -> str:
+    """The start of a download's name: what is plain ASCII of the upload's, without its ending."""
+    stem = data.stem(name).removesuffix(".zip").removesuffix(".dcm")
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
 
 
 def make_room(jobs: Jobs, settings: Settings) -> None:
     """Refuse a new job while too many wait or stand, or the disk is full."""
     if jobs.waiting() >= MOST_WAITING or len(jobs.jobs) >= MOST_KEPT:
-        abort(429, "too many jobs are waiting or kept; send this one later, or delete some")
+        raise Refused("too many jobs wait or are kept; send this one later, or delete some", 429)
     if shutil.disk_usage(jobs.root).free < 2 * settings.most_bytes:
-        abort(507, "the server's disk is nearly full; delete some results, or free some space")
+        raise Refused(FULL, 507)
 
 
 def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
@@ -200,8 +253,10 @@ def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
         else:
             upload = uploads.take(request.files.getlist("files"), folder / "input")
         return Job(folder, upload.name, owner, upload.path, upload.given)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(FULL, 507) from error
         raise
 
 
@@ -246,7 +301,7 @@ class Refusal(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        words = "the upload or its header is too large" if error.code in (413, 431) else error.body
+        words = self.channel.server.too_much if error.code == 413 else error.body
         content = json.dumps({"error": words}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
@@ -282,7 +337,7 @@ def server_of(app: Flask, settings: Settings, listener: socket.socket):
         app, sockets=[listener], threads=8, ident=None, channel_timeout=60,
         max_request_body_size=settings.most_bytes + 1,
     )  # fmt: skip
-    server.channel_class = Channel
+    server.channel_class, server.too_much = Channel, settings.too_much
     return server
 
 

@@ -41,6 +41,7 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "mask.png": "scan_predicted_mask.png", "overlay.png": "scan_overlay.png",
     "result.json": "result.json",
 }  # fmt: skip
+KEPT = ("name", "owner", "created")  # of a job, in job.json
 MOST_SECONDS = 600  # of one job
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -247,11 +248,11 @@ class Jobs:
         return folder
 
     def waiting(self) -> int:
-        return sum(job.state == "queued" for job in self.jobs.values())
+        return sum(job.state == "queued" for job in list(self.jobs.values()))
 
     def add(self, job: Job) -> None:
         """Put a job into the queue."""
-        content = {key: getattr(job, key) for key in ("name", "owner", "created")}
+        content = {key: getattr(job, key) for key in KEPT}
         with replacing(job.folder / "job.json") as temporary:
             temporary.write_text(json.dumps(content))
         with self.lock:
@@ -370,7 +371,7 @@ def open_folder(root: Path):
 def left_by_last_run(folder: Path) -> Job | None:
     """The finished job that a killed server left in a folder; what is unfinished is deleted."""
     about, result = (pred.read_json(folder / name) for name in ("job.json", "result.json"))
-    if about and result:
+    if set(about) == set(KEPT) and result:
         shutil.rmtree(folder / "input", ignore_errors=True)
         return Job(folder, **about, state="done", progress=1.0, result=result)
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,13 +10,12 @@ is once unpacked, its header says, and the readers unpack no more than that.
 import math
 import re
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from errors import InputError
 
@@ -24,7 +23,7 @@ MOST_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
 MOST_PIXELS = 1 << 25  # of a picture
 MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
 MOST_FILES = 20_000  # of a folder
-HEAD = 1024  # bytes that tell what a file is
+HEAD = 4096  # bytes that tell what a file is
 FORMATS = [".nii", ".nii.gz", ".zip", ".dcm", ".png", ".jpg"]
 ENDINGS = {"nifti": ".nii", "gzip": ".nii.gz", "zip": ".zip", "png": ".png", "jpeg": ".jpg"}
 HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")  # what systems leave beside the files themselves
@@ -69,7 +68,8 @@ def take(parts: Sequence, folder: Path) -> Upload:
     Raises Refused when there is none, or more than one.
     """
     names = {part.stream.path: shown(part.filename) for part in parts}
-    kinds = {path: kind(path, name) for path, name in names.items() if not HIDDEN.search(name)}
+    kinds = {path: kind(path, name) for path, name in names.items()
+             if len(names) == 1 or not HIDDEN.search(name)}  # fmt: skip
     found = [path for path, known in kinds.items() if known == "dicom"]
     found = found or [path for path, known in kinds.items() if known]
     for path in set(folder.iterdir()) - set(found):
@@ -127,8 +127,7 @@ def kind(path: Path, name: str) -> str | None:
 
     Old DICOM files begin without a mark: of them the ending is believed, if a tag comes first.
     """
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
+    head = start(path)
     if head[128:132] == b"DICM":
         return "dicom"
     marks = {"zip": (b"PK\3\4", b"PK\5\6"), "png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -136,19 +135,23 @@ def kind(path: Path, name: str) -> str | None:
         if head.startswith(mark):
             return known
     if head.startswith(b"\x1f\x8b"):
-        return "gzip" if header(inside(path)) else None
+        return "gzip" if header(unpacked(head)) else None
     if header(head):
         return "nifti"
     tagged = head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
     return "dicom" if tagged and name.lower().endswith((".dcm", ".ima")) else None
 
 
-def inside(path: Path) -> bytes:
-    """The first bytes of what a gzip file holds; nothing of a damaged one."""
+def start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def unpacked(head: bytes) -> bytes:
+    """What the first bytes of a gzip file unpack to; nothing where they are none."""
     try:
-        with igzip.open(path) as file:
-            return file.read(HEAD)
-    except (OSError, EOFError, ValueError, zlib.error, isal_zlib.error):
+        return isal_zlib.decompressobj(wbits=31).decompress(head, HEAD)
+    except isal_zlib.error:
         return b""
 
 
@@ -175,9 +178,8 @@ def check_size(path: Path, known: str, name: str) -> None:
 
 
 def check_nifti(path: Path, name: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
-    found = header(inside(path) if head.startswith(b"\x1f\x8b") else head)
+    head = start(path)
+    found = header(head) or header(unpacked(head))
     sizes = [int(n) for n in found["dim"][1 : 1 + max(0, int(found["dim"][0]))]]
     if not 0 <= float(found["vox_offset"]) <= MOST_HEADER or any(n < 0 for n in sizes):
         raise Refused(f"{name} has a header that makes no sense; export it again")
@@ -188,24 +190,24 @@ def check_nifti(path: Path, name: str) -> None:
 
 
 def check_png(path: Path, name: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(24)
-    check_pixels(struct.unpack(">II", head[16:]) if len(head) == 24 else (0, 0), name)
+    check_pixels(struct.unpack(">II", start(path)[16:24].ljust(8, b"\0")), name)
 
 
 def check_jpeg(path: Path, name: str) -> None:
     """Its size stands in the first frame header (ITU T.81, B.2.2)."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(2)
         while len(mark := file.read(4)) == 4 and mark[0] == 0xFF:
             if mark[1] in range(0xC0, 0xD0) and mark[1] not in (0xC4, 0xC8, 0xCC):
                 frame = file.read(5)
                 return check_pixels(struct.unpack(">HH", frame[1:].ljust(4, b"\0")), name)
             file.seek(max(0, int.from_bytes(mark[2:]) - 2), 1)
-    raise Refused(f"{name} is truncated or damaged; copy or export it again")
+    return check_pixels((0, 0), name)
 
 
 def check_pixels(size: tuple[int, int], name: str) -> None:
+    if 0 in size:
+        raise Refused(f"{name} is truncated or damaged; copy or export it again")
     if math.prod(size) > MOST_PIXELS:
         raise Refused(f"{name} says that it has {size[0]} x {size[1]} pixels, more than can be "
                       "read; send one slice", 413)  # fmt: skip

@@ -10,6 +10,7 @@ In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates a
 volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
 """
 
+import logging
 import math
 import os
 import re
@@ -32,8 +33,13 @@ import dicom
 from dicom import PADDING, POSITIONS
 from errors import InputError, replacing
 
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it says, our one line says
 # Nothing is darker than air: padding, which lossy compression blurs, and all else below becomes AIR
 AIR = -1024
+UNREADABLE = (  # what nibabel raises of a file that is no image, or a damaged one
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
+    ValueError, zlib.error,
+)  # fmt: skip
 LONGEST = 2500.0  # mm: no scanner's table is longer
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -177,7 +183,7 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is no readable NIfTI image; export it again") from error
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path} is no NIfTI image; convert it to .nii.gz")
@@ -240,8 +246,8 @@ def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
 
 
 def _check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
     with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
         upright = abs(np.linalg.det(affine[:3, :3] / sizes))
     if not (np.isfinite(affine).all() and upright > 1e-3):
         raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")

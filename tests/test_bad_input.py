@@ -101,6 +101,10 @@ def make_bad(folder, name, save_nifti_as):
         image.header["srow_x"] = image.header["srow_y"] = [1, 0, 0, 0]
         image.header["sform_code"] = 1
         nib.save(nib.Nifti1Image(good, None, image.header), path)
+    elif kind == "type":
+        content = bytearray(save_nifti_as(path, good).read_bytes())
+        content[70:72] = b"\x0f\x27"
+        path.write_bytes(content)
     elif kind == "metres":
         save_nifti_as(path, good, np.diag([1000.0, 1000, 1000, 1]))
     return path
@@ -111,7 +115,7 @@ BAD = [
     "empty.dcm", "truncated.nii.gz", "truncated.nii", "truncated.png", "truncated.jpg",
     "text.nii.gz", "text.nii", "text.png", "text.dcm", "text.txt", "folder", "photo.png",
     "photo.jpg", "flat.nii.gz", "several.nii.gz", "complex.nii.gz", "noaxis.nii",
-    "singular.nii", "metres.nii",
+    "singular.nii", "metres.nii", "type.nii",
 ]  # fmt: skip
 
 
