@@ -146,9 +146,12 @@ class Page:
 
     def cyan(self) -> int:
         """How many of the stage's pixels the mask colours."""
-        shot = self.until(lambda: self.find("#stage").screenshot_as_png)
+        box = {key: round(value) for key, value in self.find("#stage").rect.items()}
+        shot = self.until(self.window.get_screenshot_as_png)
         picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR).astype(int)
-        blue, _, red = np.moveaxis(picture[RING:-RING, RING:-RING], -1, 0)
+        stage = picture[box["y"] + RING : box["y"] + box["height"] - RING,
+                        box["x"] + RING : box["x"] + box["width"] - RING]  # fmt: skip
+        blue, _, red = np.moveaxis(stage, -1, 0)
         return np.count_nonzero(blue - red > 20)
 
     def press(self, *keys: str) -> None:

@@ -9,12 +9,14 @@ const QUARTERS = ["axial", "coronal", "sagittal", "render"].map((view, i) => ({
   position: [(i % 2) / 2, (i >> 1) / 2, 1 / 2, 1 / 2],
 }));
 const CLOSE = 1.25; // the rendering fills its quarter
+const CROSS = 0.9; // mm: how wide the cross is
 const REGION = 200; // a region's number in the drawing: above those of the labels
 const OPTIONS = {
   backColor: [0, 0, 0, 1],
   crosshairColor: [0.5, 0.43, 0.25, 1],
   crosshairGap: 12,
-  crosshairWidth: 1,
+  crosshairWidth: CROSS,
+  crosshairWidthUnit: "mm",
   dragAndDropEnabled: false,
   dragMode: 9, // the right button changes the window
   isOrientationTextVisible: false, // the page writes it, clear of the cross
@@ -172,6 +174,7 @@ function zoom({ nv }, factor) {
   const cross = nv.frac2mm(nv.scene.crosshairPos);
   const kept = factor ? [x, y, z].map((pan, i) => pan + (old - zoomed) * cross[i]) : [0, 0, 0];
   nv.scene.volScaleMultiplier = CLOSE * zoomed;
+  nv.setCrosshairWidth(CROSS / zoomed);
   nv.setPan2Dxyzmm([...kept, zoomed]);
 }
 
