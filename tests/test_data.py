@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from nibabel import orientations
 
+import augment
 import data
 import errors
 import volume
@@ -694,8 +695,8 @@ def test_augmentation_is_deterministic_and_in_range(kind):
     image, mask = sample_picture(kind)
     seen = []
     for seed in range(150):
-        first = data.augment(image, mask, np.random.default_rng(seed), 64)
-        again = data.augment(image, mask.astype(np.uint8) * 255, np.random.default_rng(seed), 64)
+        first = augment.augment(image, mask, np.random.default_rng(seed), 64)
+        again = augment.augment(image, mask.astype(np.uint8) * 255, np.random.default_rng(seed), 64)
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.shape == (64, 64) and a.dtype == np.float32
@@ -708,11 +709,11 @@ def test_augmentation_is_deterministic_and_in_range(kind):
 
 
 def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
-    monkeypatch.setattr(data, "EFFECTS", ())
+    monkeypatch.setattr(augment, "EFFECTS", ())
     mask = np.zeros((80, 80), bool)
     mask[15:60, 30:55] = True
     for seed in range(30):
-        picture, truth = data.augment(
+        picture, truth = augment.augment(
             np.uint8(255) * mask, mask, np.random.default_rng(seed), 64
         )
         assert ((picture > 0.5 * picture.max()) != (truth > 0)).mean() < 0.01
@@ -722,14 +723,14 @@ def test_augmentation_leaves_its_input_alone():
     image, mask = sample_picture("hu")
     before = image.copy(), mask.copy()
     for seed in range(30):
-        data.augment(image, mask, np.random.default_rng(seed), 96)
+        augment.augment(image, mask, np.random.default_rng(seed), 96)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(mask, before[1])
 
 
 def test_large_pictures_are_averaged_not_sampled():
     board = np.indices((512, 512)).sum(0) % 2 * np.uint8(255)
-    values, _ = data.warp(board, np.zeros((512, 512)), np.random.default_rng(0), 64)
+    values, _ = augment.warp(board, np.zeros((512, 512)), np.random.default_rng(0), 64)
     assert 100 < values[24:40, 24:40].mean() < 155 and values[24:40, 24:40].std() < 30
 
 
