@@ -1,12 +1,20 @@
-"""Random training samples: turned, flipped, scaled and moved, brightened, blurred and written on.
+"""Random training samples: image and mask turned, flipped, scaled and moved by one map, and the
+image brightened, blurred and written on.
 
     image, mask = augment(*data.read_pair(pair), np.random.default_rng((seed, number)), size=160)
+
+Pictures of a CT come from any viewer at any angle, and MRI upright from their own files; that,
+and no option, decides what is done to them.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
-from data import WINDOW, fit, normalise, outside
+from data import WINDOW, fit, fit_labels, normalise, outside
 
 # centre and width in HU, each from … to: the windows that people export pictures in
 EXPORT_WINDOWS = (
@@ -24,15 +32,20 @@ def augment(
     image: np.ndarray,
     mask: np.ndarray,
     rng: np.random.Generator,
-    size: int,
+    size: int | Sequence[int],
     window: tuple[float, float] = WINDOW,
+    labels: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random training sample of a picture (H, W; uint8 or float32 HU) and its mask.
+    """One random training sample of an image and its mask.
 
-    Returns float32 (size, size) in [0, 1] and a float32 mask (size, size) of 0 and 1. The same
-    `rng` state gives the same sample.
+    The image is a picture (H, W), the slice (H, W, C) of an MRI or a volume (X, Y, Z, C), uint8 or
+    float32 HU. Returns it as float32 in [0, 1], `size` a side (or the three of a grid), and the
+    mask: float32 of 0 and 1, or uint8 of several `labels`. The same `rng` state gives the same
+    sample.
     """
-    image, mask = warp(image, mask, rng, size)
+    image, mask = warp(image, mask, rng, size, labels)
+    if image.ndim > mask.ndim:
+        return change_channels(normalise(image, window), rng), mask
     if image.dtype == np.uint8:
         image = gain(normalise(image), rng)
     else:
@@ -45,18 +58,70 @@ def augment(
     return image, mask
 
 
-def warp(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size: int):
-    """The picture and its mask (float32, 0 and 1) under one random affine map."""
-    mask = mask.astype(np.float32) / max(1, mask.max())
-    if max(image.shape) > 1.5 * size:  # warpAffine takes single points: average them first
-        image, mask = fit(image, size, outside=outside(image))[0], fit(mask, size)[0]
-    matrix, frame = draw_affine(image.shape, rng, size), (size, size)
-    image = cv2.warpAffine(image, matrix, frame, borderValue=outside(image))
-    return image, (cv2.warpAffine(mask, matrix, frame) >= 0.5).astype(np.float32)
+# ---------------------------------------------------------------- where things lie
 
 
-def draw_affine(shape: tuple[int, int], rng: np.random.Generator, size: int) -> np.ndarray:
-    """A (2, 3) map of an (H, W) picture into the square: turned, flipped, scaled, moved."""
+def warp(
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size, labels: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its mask (float32, 0 and 1; or labels as they were) under one affine map."""
+    frame = (size,) * mask.ndim if isinstance(size, int) else tuple(size)
+    if labels == 1:
+        mask = mask.astype(np.float32) / max(1, mask.max())
+    if mask.ndim == 2 and max(mask.shape) > 1.5 * frame[0]:  # `move` takes points: average first
+        image = fit(image, frame[0], outside=outside(image))[0]
+        mask = (fit_labels if labels > 1 else fit)(mask, frame[0])[0]
+    draw = draw_upright if image.ndim > mask.ndim else draw_affine
+    matrix = draw(mask.shape, rng, frame)
+    image = move(image, matrix, frame, outside(image))
+    if labels > 1:
+        return image, move(mask, matrix, frame, 0, nearest=True)
+    return image, (move(mask, matrix, frame, 0) >= 0.5).astype(np.float32)
+
+
+def move(
+    array: np.ndarray, matrix: np.ndarray, frame: tuple, outside: float, nearest: bool = False
+) -> np.ndarray:
+    """An array (with a last axis of channels, or none) under an (n, n + 1) map of its n axes."""
+    if len(frame) == 2:
+        flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+        upright = matrix[::-1, [1, 0, 2]]  # OpenCV has x before y
+        moved = cv2.warpAffine(array, upright, frame[::-1], flags=flags, borderValue=outside)
+        return moved.reshape(*frame, *array.shape[2:])
+    back = np.linalg.inv(matrix[:, :3])
+    channels = np.moveaxis(array, -1, 0) if array.ndim > 3 else [array]
+    moved = [
+        ndimage.affine_transform(channel, back, -back @ matrix[:, 3], frame, cval=outside,
+                                 order=0 if nearest else 1)
+        for channel in channels
+    ]  # fmt: skip
+    return np.stack(moved, -1) if array.ndim > 3 else moved[0]
+
+
+def draw_upright(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
+    """A map of an upright image or volume into `frame`: turned a little, flipped, scaled, moved.
+
+    Flipped are left and right, in a sagittal slice front and back.
+    """
+    axes = len(shape)
+    linear = np.eye(axes)
+    flip = np.ones(axes)
+    flip[0 if axes == 3 else 1] = rng.choice([-1, 1])
+    for first, second in itertools.combinations(range(axes), 2):
+        angle = np.radians(np.clip(rng.normal(0, 10), -30, 30))
+        turn = np.eye(axes)
+        turn[[first, second], [first, second]] = np.cos(angle)
+        turn[[first, second], [second, first]] = np.sin(angle) * np.array([-1, 1])
+        linear = turn @ linear
+    scale = np.divide(frame, shape).min() * np.exp(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
+    linear = scale * linear * flip
+    centre = (np.array(frame) - 1) / 2 + rng.uniform(-0.05, 0.05, axes) * frame
+    return np.column_stack([linear, centre - linear @ ((np.array(shape) - 1) / 2)])
+
+
+def draw_affine(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
+    """A map of an (H, W) picture into the square: turned at will, flipped, scaled, moved."""
+    size = frame[0]
     spread = 0.12 if rng.random() < 0.7 else 0.4
     scale = size / max(shape) * np.exp(np.clip(rng.normal(0, spread), np.log(0.6), np.log(1.5)))
     aspect = np.exp(rng.uniform(np.log(0.8), np.log(1.25)) / 2) if rng.random() < 0.5 else 1.0
@@ -67,8 +132,39 @@ def draw_affine(shape: tuple[int, int], rng: np.random.Generator, size: int) -> 
     # squashed along the picture's own axes half of the time, else along those of the square
     linear = linear if rng.random() < 0.5 else scale * squash @ turn
     centre = (size - 1) / 2 + rng.uniform(-0.1, 0.1, 2) * size
-    move = centre - linear @ ((np.array(shape[::-1]) - 1) / 2)
-    return np.column_stack([linear, move])
+    shift = centre - linear @ ((np.array(shape[::-1]) - 1) / 2)
+    return np.column_stack([linear, shift])[::-1, [1, 0, 2]]  # rows before columns
+
+
+# ---------------------------------------------------------------- how bright they are
+
+
+def change_channels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An MRI (…, C) with each channel's brightness changed alone; what is not brain stays 0."""
+    brain = image.any(axis=-1)
+    image = np.stack([change_channel(part, rng) for part in np.moveaxis(image, -1, 0)], -1)
+    image[~brain] = 0
+    return image
+
+
+def change_channel(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    image = gain(image, rng)
+    for effect, chance in ((shade, 0.3), (gamma, 0.3), (soften, 0.2), (noise, 0.3)):
+        if rng.random() < chance:
+            image = np.clip(effect(image, rng), 0, 1)
+    return image
+
+
+def shade(image, rng):
+    """What a receiving coil leaves: brighter on one side, by up to a fifth."""
+    ramps = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in image.shape)]
+    steepness = rng.uniform(-0.1, 0.1, image.ndim)
+    ramp = sum(a * along for a, along in zip(steepness, ramps, strict=True))
+    return image * (1 + ramp).astype(np.float32)
+
+
+def soften(image, rng):
+    return ndimage.gaussian_filter(image, rng.uniform(0.4, 1.0))
 
 
 def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
@@ -92,7 +188,8 @@ def gain(image, rng):
 
 
 def gamma(image, rng):
-    return cv2.pow(image, float(np.exp(rng.uniform(-0.4, 0.4))))
+    flat = image.reshape(len(image), -1)  # OpenCV takes a third axis for colours
+    return cv2.pow(flat, float(np.exp(rng.uniform(-0.4, 0.4)))).reshape(image.shape)
 
 
 def noise(image, rng):

@@ -193,6 +193,23 @@ def regions(names: dict[str, str]) -> dict[str, list[int]]:
     }
 
 
+def areas(about: dict) -> dict[str, list[int]]:
+    """What is scored of a dataset or card: {name: contiguous labels} of each label and region."""
+    labels = about.get("labels", {"1": "brain"})
+    return {name: [int(label)] for label, name in labels.items()} | about.get("regions", {})
+
+
+def is_mri(about: dict) -> bool:
+    """Whether a dataset or card is of MRI cases, scaled within the brain, and not of HU."""
+    return about.get("normalise", "window") != "window"
+
+
+def channels(about: dict) -> list[str]:
+    """The channels of a dataset or card; of older ones, which only count them, that of a CT."""
+    named = about.get("channels", 1)
+    return named if isinstance(named, list) else ["ct"] * named
+
+
 def contiguous(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Labels as they came -> 1, 2, … in the ascending order of `values`; uint8, all else is 0."""
     table = np.zeros(256, np.uint8)
@@ -314,7 +331,7 @@ def read_case(case: Case) -> tuple[Volume, np.ndarray]:
     """
     from volume import check_grid, read_volume
 
-    scans = [read_volume(path) for path in case.files.values()]
+    scans = [read_volume(path, is_hu=False) for path in case.files.values()]
     for scan in scans:
         check_grid(scan.hu.shape, scan.affine, scan.path, scans[0], "register them to one grid")
         if scan.hu.min() == scan.hu.max():

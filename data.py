@@ -849,8 +849,8 @@ def card(sources: list[Source], options: Options, words: str, splits: dict) -> d
     }
     if found := regions(names):
         content["regions"] = found
-    if options.names:
-        content["names"] = options.names
+    if options.is_mri:
+        content |= {"names": options.names, "cases": {s.scan: files_of(s) for s in sources}}
     if options.dimensions == 3:
         is_crop = options.fit == "crop"
         content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
@@ -867,6 +867,12 @@ def card(sources: list[Source], options: Options, words: str, splits: dict) -> d
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
     }
     return json.loads(json.dumps(content))
+
+
+def files_of(source: Source) -> dict:
+    """The files that a case was read from, so that it can be scored on its own grid."""
+    files = {kind: str(path.resolve()) for kind, path in source.modalities.files.items()}
+    return {"files": files, "labels": str(source.mask.resolve())}
 
 
 def start(out: Path, content: dict) -> None:
@@ -918,8 +924,10 @@ def finish(out: Path, content: dict) -> None:
     rows = rows.sort_values("scan", key=lambda scan: scan.map(order), kind="stable")
     write_text(out / "manifest.csv", rows.to_csv(index=False))
     splits = content["splits"].items()
-    used = {split: [c for c in cases if c in set(rows.case)] for split, cases in splits}
-    write_card(out, content | {"splits": used})
+    found = {"splits": {split: [c for c in cases if c in set(rows.case)] for split, cases in splits}}
+    if "cases" in content and "size" in content:
+        found["spacing_mm"] = float(rows.spacing_mm.median())
+    write_card(out, content | found)
     shutil.rmtree(out / ".scans", ignore_errors=True)
 
 

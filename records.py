@@ -2,7 +2,7 @@
 
     lines = write_records("Train/case.tfrecord.gz", samples)   # offset and length of each
     image, mask = read_record("Train/case.tfrecord.gz", *lines[0])
-    for image, mask in stream(paths): ...                      # tf.data, for reading them all
+    for image, mask in stream(places): ...                     # tf.data: many, read ahead
 
 A file is TensorFlow's own format under gzip, so `tf.data.TFRecordDataset(path, "GZIP")` reads it.
 Each record is a gzip member of its own (RFC 1952 allows several), as in BGZF: who knows its offset
@@ -12,7 +12,7 @@ what needs it, not before.
 
 import gzip
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -79,6 +79,23 @@ def read_record(path: str | Path, offset: int, length: int) -> tuple[np.ndarray,
         raise InputError(f"cannot read {path}: {reason}; make the dataset again") from error
     except Exception as error:  # whatever gzip and protobuf raise for what is none of ours
         raise InputError(f"{path} is damaged at byte {offset}; make the dataset again") from error
+
+
+def stream(places: Sequence[tuple[str, int, int]], workers: int = 4):
+    """A tf.data.Dataset of (image, mask) of records, each (path, offset, bytes), in their order.
+
+    `workers` records at a time are read and parsed, ahead of their use; an epoch is shuffled by the
+    order of its places. Raises InputError as `read_record` does, of the first one.
+    """
+    tf = tensorflow()
+    kinds = [array.dtype for array in read_record(*places[0])]
+    paths, offsets, lengths = map(list, zip(*places, strict=True))
+
+    def read(*place):
+        return tf.numpy_function(lambda p, o, n: read_record(p.decode(), o, n), place, kinds)
+
+    order = tf.data.Dataset.from_tensor_slices((list(map(str, paths)), offsets, lengths))
+    return order.map(read, num_parallel_calls=workers).prefetch(workers)
 
 
 def to_arrays(example) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,8 @@ THREADS = min(4, os.cpu_count() or 1)
 class Volume:
     """A scan in canonical orientation, and what is needed to write back on its own grid.
 
-    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32.
+    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32. (Of MRI it
+    holds what the file does.)
     affine: (4, 4) voxel of `hu` to RAS+ world mm, perhaps oblique or sheared.
     shifts: (slices, 3) world mm by which each slice lies off the affine (uneven gaps), or None.
     slice_axis: the axis of `hu` along which the source's slices are stacked.
@@ -104,7 +105,10 @@ class Grid:
 
 
 def read_volume(
-    path: str | Path, position: str | None = None, series: int | None = None
+    path: str | Path,
+    position: str | None = None,
+    series: int | None = None,
+    is_hu: bool = True,
 ) -> Volume:
     """Read a NIfTI file, a DICOM folder tree or .zip, or the series to which a DICOM file belongs.
 
@@ -114,7 +118,9 @@ def read_volume(
     array is taken as a scanner shows it: first axis to the picture's right, second down, third
     along the table, a right-handed set; HFS then means columns to the patient's left, rows to the
     back, slices to the head. Where the header says an orientation, it is followed.
-    Raises InputError for whatever is no 3-D scan.
+
+    Of a NIfTI file that holds no HU, such as MRI, each value stays what it is, but what is no number
+    becomes 0. Raises InputError for whatever is no 3-D scan.
     """
     path = Path(path)
     if position is not None and position not in POSITIONS:
@@ -127,7 +133,7 @@ def read_volume(
         return _read_dicom(path, series)
     if series is not None:
         raise InputError(f"{path} is NIfTI and has no series to choose of; leave --series out")
-    return _read_nifti(path, position)
+    return _read_nifti(path, position, is_hu)
 
 
 def read_mask(path: str | Path, volume: Volume | None = None) -> np.ndarray:
@@ -187,7 +193,7 @@ def from_array(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     return Volume(array, affine, name, Path(name), (), header, kept)
 
 
-def _read_nifti(path: Path, position: str | None) -> Volume:
+def _read_nifti(path: Path, position: str | None, is_hu: bool) -> Volume:
     image = _load_nifti(path)
     affine, notes = _orient(image, path, position)
     name = path.name[: path.name.lower().rindex(".nii")]
@@ -195,7 +201,7 @@ def _read_nifti(path: Path, position: str | None) -> Volume:
     unknown = not (header["sform_code"] or header["qform_code"])
     return _canonical(
         _array(image, path), affine, header, name, path, notes,
-        position=(position or "HFS") if unknown else None,
+        position=(position or "HFS") if unknown else None, is_hu=is_hu,
     )  # fmt: skip
 
 
@@ -288,11 +294,11 @@ def _lying(position: str, zooms, shape) -> np.ndarray:
 
 
 def _canonical(
-    array, affine, header, name, path, notes, shifts=None, position=None, slices=None
+    array, affine, header, name, path, notes, shifts=None, position=None, slices=None, is_hu=True
 ) -> Volume:
     """Turn a source array (I, J, K) with its affine into a Volume."""
     orientation = nib.io_orientation(affine)
-    hu, found = _clean(nib.apply_orientation(array, orientation))
+    hu, found = _clean(nib.apply_orientation(array, orientation), is_hu)
     third = 2 if shifts is not None else _stacked(affine)
     axis, sign = orientation[third].astype(int)
     if shifts is not None and sign < 0:
@@ -321,20 +327,21 @@ def _stacked(affine: np.ndarray) -> int:
     return max((2, 1, 0), key=stacked)
 
 
-def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """HU without NaN and padding, as int16 where no value is lost, and notes of what was done."""
-    notes = []
+def _clean(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, list[str]]:
+    """Values without NaN, HU without padding, as int16 where no value is lost, and notes of it."""
+    notes, nothing = [], AIR if is_hu else 0
     if array.dtype.kind == "f":
         strange = sum(int((~np.isfinite(part)).sum()) for part in _slabs(array))
         if strange:
-            array = np.nan_to_num(array, nan=AIR, posinf=AIR, neginf=AIR)
-            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as air")
+            array = np.nan_to_num(array, nan=nothing, posinf=nothing, neginf=nothing)
+            taken = "air" if is_hu else "0"
+            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as {taken}")
     limits = np.iinfo(np.int16)
     low, high = array.min(), array.max()
     fits = limits.min <= low and high <= limits.max
     whole = array.dtype.kind != "f" or all((p == np.rint(p)).all() for p in _slabs(array))
     array = array.astype(np.int16 if fits and whole else np.float32, copy=False)
-    if low < AIR:
+    if is_hu and low < AIR:
         array = np.maximum(array, AIR, out=array if array.flags.writeable else None)
         if low <= max(PADDING):
             notes.append("padding taken as air")
