@@ -923,8 +923,8 @@ def finish(out: Path, content: dict) -> None:
     order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
     rows = rows.sort_values("scan", key=lambda scan: scan.map(order), kind="stable")
     write_text(out / "manifest.csv", rows.to_csv(index=False))
-    splits = content["splits"].items()
-    found = {"splits": {split: [c for c in cases if c in set(rows.case)] for split, cases in splits}}
+    there, splits = set(rows.case), content["splits"].items()
+    found = {"splits": {split: [c for c in cases if c in there] for split, cases in splits}}
     if "cases" in content and "size" in content:
         found["spacing_mm"] = float(rows.spacing_mm.median())
     write_card(out, content | found)
@@ -1115,7 +1115,7 @@ def case_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
     for line in left_over:
         warn(line)
     words = f"{len(found)} cases of {Path(args.scans).resolve().name}"
-    return [Source(c.name, c.patient, Path(args.scans), c.labels, None, c) for c in found], words
+    return [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found], words
 
 
 def to_names(words: Sequence[str]) -> dict[str, str]:

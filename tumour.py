@@ -67,26 +67,33 @@ def tumour(seed: int, labels: str | Path | None = None, spacing: float = 1.0) ->
     """
     rng = np.random.default_rng([seed, 1987])
     head = load_anatomy(str(labels)) if labels else phantom(seed)
-    look = {"spacing": spacing, "width": FRAME[0], "length": FRAME[1], "tilt": 5.0,
-            "above": float(rng.uniform(2, 8))}  # fmt: skip
-    points, shape = pose(head, look, rng)
-    space = sample(head, points)
-    brain = skull_strip(space, spacing)
-    size = {"core": float(rng.uniform(10, 20)), "oedema": float(rng.uniform(8, 22)),
+    look = {"spacing": spacing, "width": FRAME[0], "length": FRAME[1] + 45, "tilt": 5.0,
+            "above": -20.0}  # fmt: skip
+    space = sample(head, pose(head, look, rng)[0])
+    space, brain = framed(space, skull_strip(space, spacing), round(FRAME[1] / spacing))
+    size = {"core": float(rng.uniform(12, 22)), "oedema": float(rng.uniform(8, 22)),
             "rim": float(rng.uniform(2.5, 5))}  # fmt: skip
     found = grow(space, brain, spacing, size, rng)
     tissue = np.where(brain, space["tissue"], INDEX["air"])
     images = {name: render(name, tissue, found, brain, spacing, rng) for name in BRIGHTNESS}
     affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2
-    return Tumour(images, found, brain, affine, {"source": head.name, "seed": seed} | look | size)
+    affine[:3, 3] = -spacing * (np.array(brain.shape) - 1) / 2
+    return Tumour(images, found, brain, affine, {"source": head.name, "seed": seed} | size)
+
+
+def framed(space: dict, brain: np.ndarray, count: int) -> tuple[dict, np.ndarray]:
+    """Return the `count` slices with the brain in their middle."""
+    rows = np.flatnonzero(brain.any((0, 1)))
+    low = np.clip((rows[0] + rows[-1] + 1 - count) // 2, 0, brain.shape[2] - count)
+    part = slice(low, low + count)
+    return {name: array[..., part] for name, array in space.items()}, brain[..., part]
 
 
 def skull_strip(space: dict, spacing: float) -> np.ndarray:
     """Return what a skull-stripping tool would leave (bool): brain, its ventricles and sulci."""
     solid = np.isin(space["tissue"], [INDEX["grey"], INDEX["white"]]) & (space["inner"] < 0)
-    level = ndimage.gaussian_filter(solid.astype(np.float32), 2 / spacing)
-    return largest(ndimage.binary_fill_holes((level > 0.4) & (space["inner"] < 0)))
+    level = ndimage.gaussian_filter(solid.astype(np.float32), 3 / spacing)
+    return largest(ndimage.binary_fill_holes((level > 0.3) & (space["inner"] < 0)))
 
 
 # ---------------------------------------------------------------- growth
@@ -99,6 +106,7 @@ def grow(space: dict, brain: np.ndarray, spacing: float, size: dict, rng) -> np.
     reaches beyond it. The core is wrapped in its rim, and both in the brain.
     """
     speed = speeds(space["tissue"], brain)
+    fluid = ndimage.gaussian_filter((brain & (speed == 0)).astype(np.float32), 1.5 / spacing)
     start = seed_voxel(space, brain, spacing, rng)
     ragged = smooth_noise(brain.shape, rng, max(12 / spacing, 1.01))
     ragged += 0.5 * smooth_noise(brain.shape, rng, max(5 / spacing, 1.01))
@@ -107,14 +115,13 @@ def grow(space: dict, brain: np.ndarray, spacing: float, size: dict, rng) -> np.
     stretch = rng.uniform(0.8, 1.25, 3) / spacing
     x, y, z = (a.astype(np.float32) / s for a, s in zip(axes, stretch, strict=True))
     away = np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
-    # the bulk pushes tissue aside and is rounder than what creeps along the fibres
+    # the bulk fills furrows, but no ventricle, and is rounder than what creeps along the fibres
     bulk = away + 1.5 * ragged
-    solid = brain & (speed > 0)
-    mass = part_at(solid & (bulk < size["core"]), start)
+    mass = part_at(brain & (fluid < 0.6) & (bulk < size["core"]), start)
     inside = ndimage.binary_erosion(mass)
     necrotic = inside & (bulk + ragged < size["core"] - size["rim"])
     crept = arrival(speed, mass, size["oedema"], spacing)
-    spread = solid & (crept + 2 * ragged < size["oedema"])
+    spread = (speed > 0) & (crept + 2 * ragged < size["oedema"])
     labels = np.zeros(brain.shape, np.uint8)
     labels[part_at(spread | mass, start)] = OEDEMA
     labels[mass] = ENHANCING

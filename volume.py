@@ -119,8 +119,8 @@ def read_volume(
     along the table, a right-handed set; HFS then means columns to the patient's left, rows to the
     back, slices to the head. Where the header says an orientation, it is followed.
 
-    Of a NIfTI file that holds no HU, such as MRI, each value stays what it is, but what is no number
-    becomes 0. Raises InputError for whatever is no 3-D scan.
+    Of a NIfTI file that holds no HU, such as MRI, each value stays what it is, but for what is no
+    number, which becomes 0. Raises InputError for whatever is no 3-D scan.
     """
     path = Path(path)
     if position is not None and position not in POSITIONS:

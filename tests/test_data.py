@@ -368,7 +368,7 @@ def test_a_dataset_has_what_the_readme_says(tmp_path):
     make(save_scans(tmp_path / "scans", 10), tmp_path / "out", "--views", *data.VIEWS, "mip")
     card = json.loads((tmp_path / "out/dataset.json").read_text())
     assert card["views"] == [*data.VIEWS, "mip"] and card["size"] == 32
-    assert card["window"] == [-200, 800] and card["channels"] == 1
+    assert card["window"] == [-200, 800] and card["channels"] == ["ct"]
     assert [len(card["splits"][s]) for s in data.SPLITS] == [8, 1, 1]
     rows = pd.read_csv(tmp_path / "out/manifest.csv")
     assert set(rows.view) == {*data.VIEWS, "mip"}
