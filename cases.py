@@ -177,7 +177,8 @@ def image_and_mask_folders(folder: Path) -> tuple[Path, Path]:
 def label_names(values: Sequence[int]) -> dict[str, str]:
     """{"1": name, …} of contiguous labels that were stored as `values`, in ascending order."""
     values = tuple(sorted(values))
-    names = BRATS.get(values, [f"label {value}" for value in values])
+    several = [f"label {value}" for value in values]
+    names = BRATS.get(values, ["tumour"] if len(values) == 1 else several)
     return {str(index): name for index, name in enumerate(names, 1)}
 
 
@@ -272,6 +273,34 @@ def find_cases(
             f"BraTS does, or give --names {channels[0]}=GLOB … {LABELS}=GLOB"
         )
     return cases, left_over
+
+
+def find_picture_cases(
+    folder: str | Path,
+) -> tuple[dict[str, list[tuple[int, Path, Path]]], list[str]]:
+    """Slices with masks in and below a folder, {case: [(index, image, mask), …]}, and a line on
+    each file left over.
+
+    X_12.tif with X_12_mask.tif is slice 12 of the case X, as in the LGG set (Buda et al., Computers
+    in Biology and Medicine 109 (2019)); pairs as `find_pairs`. InputError when there is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; check the path")
+    found, left_over = {}, []
+    for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
+        if not any(p.name.lower().endswith(PICTURES) for p in place.iterdir()):
+            continue
+        pairs, lines = match(*scan_and_mask_files(place, place, PICTURES))
+        left_over += lines
+        for name, image, mask in pairs:
+            case, _, number = name.rpartition("_")
+            case = case if case and number.isdigit() else place.resolve().name
+            index = int(number) if number.isdigit() else len(found.get(case, ()))
+            found.setdefault(case, []).append((index, image, mask))
+    if not found:
+        raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
+    return {case: sorted(found[case]) for case in sorted(found)}, left_over
 
 
 def find_case(

@@ -41,6 +41,7 @@ from cases import (
     contiguous,
     find_cases,
     find_pairs,
+    find_picture_cases,
     image_and_mask_folders,
     label_names,
     read_case,
@@ -48,6 +49,15 @@ from cases import (
     stem,
 )
 from errors import InputError, explained, replacing, run, warn
+from picture import (
+    AIR,
+    decode,
+    read_channels,
+    read_mask_picture,
+    read_picture,
+    to_values,
+    write_picture,
+)
 from records import ENDING, read_record, write_records
 
 # Whatever only the making of datasets needs is imported there: pred.py must not wait for it
@@ -56,12 +66,10 @@ if TYPE_CHECKING:
 
     from volume import Volume
 
-AIR = -1024  # HU: volume.AIR
 CT = ("ct",)  # the channels of what is no MRI
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone
 VIEWS = ("axial", "coronal", "sagittal")
 SPLITS = ("Train", "Val", "Test")
-cv2.utils.logging.setLogLevel(0)  # what a picture cannot be read for is said once, by us
 
 SLICE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
 
@@ -228,94 +236,6 @@ def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return picture.reshape(height, width, *channels)  # OpenCV drops an axis of one channel
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """A grey picture (H, W): uint8, or float32 HU where a 16-bit file holds HU + 1024.
-
-    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes);
-    other 16-bit pictures are brought to uint8, 65535 to 255.
-    Raises InputError for what is no picture: missing, empty, truncated, another format, a photo.
-    """
-    return to_values(decode(path))
-
-
-def to_values(stored: np.ndarray) -> np.ndarray:
-    """What stored values mean: uint8 as it is, 12 of 16 bits as HU, else the upper 8 of 16 bits."""
-    if stored.dtype == np.uint8:
-        return stored
-    high = stored.max() > 4095
-    return np.rint(stored / 257).astype(np.uint8) if high else stored + np.float32(AIR)
-
-
-def read_channels(path: str | Path, count: int) -> np.ndarray:
-    """The first `count` channels (H, W, count), uint8, of a picture that data.py made of an MRI.
-
-    Raises InputError as `read_picture` does, and for a picture of fewer channels.
-    """
-    image = decode_all(path)
-    image = image.reshape(*image.shape[:2], -1)
-    if image.shape[2] > 2:
-        image = image[..., [2, 1, 0, *range(3, image.shape[2])]]  # OpenCV has blue first
-    if image.dtype != np.uint8 or image.shape[2] < count:
-        raise InputError(f"{path} has not {count} channels of 8 bits; make the dataset again")
-    return np.ascontiguousarray(image[..., :count])
-
-
-def read_mask_picture(path: str | Path) -> np.ndarray:
-    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges."""
-    grey = decode(path)
-    return grey > grey.max() / 2
-
-
-def decode(path: str | Path) -> np.ndarray:
-    """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
-    return to_grey(decode_all(path), Path(path))
-
-
-def decode_all(path: str | Path) -> np.ndarray:
-    """What a picture file stores, (H, W) or (H, W, channels) in OpenCV's order: uint8 or uint16."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
-    if not content:
-        raise InputError(f"{path} is empty; copy or export it again")
-    for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
-        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
-            raise InputError(f"{path} is truncated; copy or export it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} is no picture that can be read; give a PNG, JPEG or TIFF slice")
-    return image
-
-
-def to_grey(image: np.ndarray, path: Path) -> np.ndarray:
-    """One grey channel; refuses a photo, allows coloured letters burnt into a slice."""
-    if image.ndim == 2 or image.shape[2] < 3:
-        return image.reshape(*image.shape[:2], -1)[..., 0]
-    colours = image[..., :3].astype(np.int32)
-    coloured = np.ptp(colours, axis=2) > 0.125 * np.iinfo(image.dtype).max
-    if coloured.mean() > 0.05:
-        raise InputError(f"{path} is a colour picture; give a grey slice of a head CT")
-    return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture as PNG: grey (H, W), uint8 or uint16, or (H, W, C) uint8, C from 1 to 4.
-
-    Three channels are red, green and blue, the fourth is opacity; of two, the third is 0.
-    """
-    if picture.ndim == 3:
-        picture = np.pad(picture, ((0, 0), (0, 0), (0, int(picture.shape[2] == 2))))
-        if picture.shape[2] > 2:
-            picture = picture[..., [2, 1, 0, *range(3, picture.shape[2])]]
-    with explained(path):
-        path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-
-
 # ---------------------------------------------------------------- reading a dataset
 
 
@@ -471,7 +391,8 @@ class Options:
 class Source:
     """Where one scan comes from: files, or a seed of synthetic.py (with a label map, or none).
 
-    Scans of one `case` stay in one split. `modalities` are the files of an MRI.
+    Scans of one `case` stay in one split. `modalities` are the files of an MRI, `pictures` the
+    slices that there are of it instead: (index, image, mask).
     """
 
     scan: str
@@ -480,6 +401,7 @@ class Source:
     mask: Path | None = None
     seed: int | None = None
     modalities: Case | None = None
+    pictures: tuple[tuple[int, Path, Path], ...] = ()
 
 
 def synthetic_sources(count: int, labels: str | Path | None, seed: int) -> list[Source]:
@@ -630,15 +552,19 @@ def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple
     import pandas as pd
 
     try:
-        scan, image, mask = load(source, options)
+        if source.pictures:
+            samples, notes = drawn_slices(*load_pictures(source, options), source, options), ()
+        else:
+            scan, image, mask = load(source, options)
+            cut = volumes if options.dimensions == 3 else slices
+            samples, notes = cut(scan, image, mask, source, options), scan.notes
     except InputError as error:
         return [str(error)], False
-    samples = volumes if options.dimensions == 3 else slices
     write = write_records_of if options.format == "tfrecord" else write_pictures
-    rows = write(samples(scan, image, mask, source, options), source, split, out)
+    rows = write(samples, source, split, out)
     with replacing(rows_file(out, source)) as path:
         pd.DataFrame(rows).to_csv(path, index=False)
-    return [f"{source.path}: {note}" for note in scan.notes], True
+    return [f"{source.path}: {note}" for note in notes], True
 
 
 @dataclass(frozen=True)
@@ -655,14 +581,46 @@ def slices(
 ) -> Iterator[Sample]:
     """The slices of a scan that are kept, in every view."""
     image, mask, spacing = upright(scan, image, mask, options)
-    rng = np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
+    rng = rng_of(source, options)
     for view in options.views:
         images, masks = pictures(image, view), pictures(mask, view)
-        worth = worth_keeping(images, masks, options)
-        has_label = masks[worth].any(axis=(1, 2))
-        for index in worth[choose_slices(has_label, options.slices, options.empty, rng)]:
+        for index in kept_slices(images, masks, options, rng):
+            row = {"view": view, "index": int(index)}
             pixel = pixel_spacing(spacing, view)
-            yield slice_sample(images[index], masks[index], pixel, view, int(index), options)
+            yield slice_sample(images[index], masks[index], row, options, pixel)
+
+
+def rng_of(source: Source, options: Options) -> np.random.Generator:
+    """What draws the slices of a scan: the same whichever scans stand beside it."""
+    return np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
+
+
+def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """The slices (N, H, W, C) of a case of pictures and their labels (N, H, W), all uint8.
+
+    Raises InputError for what cannot be read, and for pictures of different sizes.
+    """
+    images = [read_channels(image, len(options.channels)) for _, image, _ in source.pictures]
+    masks = [decode(mask) for _, _, mask in source.pictures]
+    if len({array.shape[:2] for array in images + masks}) > 1:
+        raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
+    return np.stack(images), contiguous(np.stack(masks), options.labels)
+
+
+def drawn_slices(
+    images: np.ndarray, masks: np.ndarray, source: Source, options: Options
+) -> Iterator[Sample]:
+    """The pictures of a case that are kept."""
+    for place in kept_slices(images, masks, options, rng_of(source, options)):
+        row = {"view": "slice", "index": source.pictures[place][0]}
+        yield slice_sample(images[place], masks[place], row, options)
+
+
+def kept_slices(images, masks, options: Options, rng: np.random.Generator) -> np.ndarray:
+    """Indices of those that are worth it and drawn."""
+    worth = worth_keeping(images, masks, options)
+    has_label = masks[worth].any(axis=(1, 2))
+    return worth[choose_slices(has_label, options.slices, options.empty, rng)]
 
 
 SHOWN = 0.01  # of a slice without label: less than this share of it shows nothing worth learning
@@ -688,17 +646,19 @@ def pictures(array: np.ndarray, view: str) -> np.ndarray:
 
 
 def slice_sample(
-    image: np.ndarray, mask: np.ndarray, spacing: tuple, view: str, index: int, options: Options
+    image: np.ndarray, mask: np.ndarray, row: dict, options: Options, spacing: tuple | None = None
 ) -> Sample:
-    """One slice and its mask, fitted into the square."""
+    """One slice and its mask, fitted into the square; `spacing` in mm, None if it is not known."""
+    pixel = spacing or (1.0, 1.0)
     # resampled as HU, then windowed, as a scanner's own export does it
-    image, _ = fit(image.astype(np.float32), options.size, False, spacing, options.outside)
+    image, _ = fit(image, options.size, spacing=pixel, outside=options.outside)
     if options.labels:
-        mask, place = fit_labels(mask, options.size, spacing)
+        mask, place = fit_labels(mask, options.size, pixel)
     else:
-        mask, place = fit(mask, options.size, is_mask=True, spacing=spacing)
-    extent = np.multiply(place.shape, spacing).max()
-    row = {"view": view, "index": index, "spacing_mm": round(float(extent) / options.size, 4)}
+        mask, place = fit(mask, options.size, is_mask=True, spacing=pixel)
+    if spacing:
+        extent = np.multiply(place.shape, spacing).max()
+        row = row | {"spacing_mm": round(float(extent) / options.size, 4)}
     return Sample(to_stored(image, options), mask, row | counts(mask, options))
 
 
@@ -719,6 +679,8 @@ def volumes(
 
 def to_stored(image: np.ndarray, options: Options) -> np.ndarray:
     """An image as it is stored: uint8 as a network sees it, or uint16 HU + 1024."""
+    if image.dtype == np.uint8:
+        return image
     if options.window == "hu":
         return np.clip(np.rint(image - AIR), 0, 4095).astype(np.uint16)
     seen = image if options.is_mri else normalise(image, options.shown)
@@ -850,7 +812,8 @@ def card(sources: list[Source], options: Options, words: str, splits: dict) -> d
     if found := regions(names):
         content["regions"] = found
     if options.is_mri:
-        content |= {"names": options.names, "cases": {s.scan: files_of(s) for s in sources}}
+        content["names"] = options.names
+        content["cases"] = {s.scan: files_of(s) for s in sources if s.modalities}
     if options.dimensions == 3:
         is_crop = options.fit == "crop"
         content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
@@ -925,7 +888,7 @@ def finish(out: Path, content: dict) -> None:
     write_text(out / "manifest.csv", rows.to_csv(index=False))
     there, splits = set(rows.case), content["splits"].items()
     found = {"splits": {split: [c for c in cases if c in there] for split, cases in splits}}
-    if "cases" in content and "size" in content:
+    if content.get("cases") and "size" in content:
         found["spacing_mm"] = float(rows.spacing_mm.median())
     write_card(out, content | found)
     shutil.rmtree(out / ".scans", ignore_errors=True)
@@ -1024,7 +987,8 @@ def to_options(args: argparse.Namespace) -> Options:
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(
-        size=size, views=tuple(dict.fromkeys(args.views)), window=to_window(args.window, is_mri),
+        size=size, views=("slice",) if is_of_pictures(args) else tuple(dict.fromkeys(args.views)),
+        window="minmax" if is_of_pictures(args) else to_window(args.window, is_mri),
         slices=args.slices, empty=args.empty, split=tuple(args.split), seed=args.seed,
         position=args.position, necks=args.necks, licence=args.licence,
         channels=to_channels(args.channels), labels=to_labels(args.labels) if is_mri else (),
@@ -1111,11 +1075,27 @@ def case_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
     """The MRI cases that a command line asks for, and where they come from in words."""
     if not args.scans or args.masks or args.synthetic or args.necks:
         raise InputError("--channels takes one folder of cases, and no scans to make")
+    if is_of_pictures(args):
+        return picture_sources(Path(args.scans))
     found, left_over = find_cases(args.scans, to_channels(args.channels), to_names(args.names))
     for line in left_over:
         warn(line)
     words = f"{len(found)} cases of {Path(args.scans).resolve().name}"
     return [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found], words
+
+
+def is_of_pictures(args: argparse.Namespace) -> bool:
+    """Whether the MRI are slices in pictures: there is no NIfTI file in or below their folder."""
+    return bool(args.channels and args.scans) and not any(Path(args.scans).rglob("*.nii*"))
+
+
+def picture_sources(folder: Path) -> tuple[list[Source], str]:
+    """The cases of a folder of slices with masks, and where they come from in words."""
+    found, left_over = find_picture_cases(folder)
+    for line in left_over:
+        warn(line)
+    words = f"slices of {len(found)} cases of {folder.resolve().name}"
+    return [Source(c, c, folder, pictures=tuple(pairs)) for c, pairs in found.items()], words
 
 
 def to_names(words: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     lines = write_records("Train/case.tfrecord.gz", samples)   # offset and length of each
     image, mask = read_record("Train/case.tfrecord.gz", *lines[0])
-    for image, mask in stream(places): ...                     # tf.data: many, read ahead
+    for image, mask in stream(paths, shuffle=1000): ...        # tf.data: all, read ahead
 
 A file is TensorFlow's own format under gzip, so `tf.data.TFRecordDataset(path, "GZIP")` reads it.
 Each record is a gzip member of its own (RFC 1952 allows several), as in BGZF: who knows its offset
@@ -81,21 +81,38 @@ def read_record(path: str | Path, offset: int, length: int) -> tuple[np.ndarray,
         raise InputError(f"{path} is damaged at byte {offset}; make the dataset again") from error
 
 
-def stream(places: Sequence[tuple[str, int, int]], workers: int = 4):
-    """A tf.data.Dataset of (image, mask) of records, each (path, offset, bytes), in their order.
+def stream(paths: Sequence[str | Path], shuffle: int = 0, seed: int | None = None):
+    """A tf.data.Dataset of (image, mask) of all records of files, for a training of one's own.
 
-    `workers` records at a time are read and parsed, ahead of their use; an epoch is shuffled by the
-    order of its places. Raises InputError as `read_record` does, of the first one.
+    Records are parsed several at a time and ahead of their use; with `shuffle` in an order that is
+    drawn anew for every epoch, from a buffer of so many that several files fill.
     """
     tf = tensorflow()
-    kinds = [array.dtype for array in read_record(*places[0])]
-    paths, offsets, lengths = map(list, zip(*places, strict=True))
+    auto, paths = tf.data.AUTOTUNE, list(map(str, paths))
+    fields = {}
+    for name in ("image", "mask"):
+        fields[name] = tf.io.FixedLenFeature([], tf.string)
+        fields[f"{name}_shape"] = tf.io.VarLenFeature(tf.int64)
+    first = next(iter(tf.data.TFRecordDataset(paths[0], "GZIP"))).numpy()
+    kinds = [array.dtype for array in to_arrays(tf.train.Example.FromString(first))]
 
-    def read(*place):
-        return tf.numpy_function(lambda p, o, n: read_record(p.decode(), o, n), place, kinds)
+    def parse(example):
+        found = tf.io.parse_single_example(example, fields)
+        return tuple(
+            tf.reshape(tf.io.decode_raw(found[name], kind), found[f"{name}_shape"].values)
+            for name, kind in zip(("image", "mask"), kinds, strict=True)
+        )
 
-    order = tf.data.Dataset.from_tensor_slices((list(map(str, paths)), offsets, lengths))
-    return order.map(read, num_parallel_calls=workers).prefetch(workers)
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    if shuffle:
+        files = files.shuffle(len(paths), seed)
+    examples = files.interleave(
+        lambda path: tf.data.TFRecordDataset(path, "GZIP"), num_parallel_calls=auto,
+        cycle_length=4 if shuffle else 1, deterministic=True,
+    )  # fmt: skip
+    if shuffle:
+        examples = examples.shuffle(shuffle, seed)
+    return examples.map(parse, num_parallel_calls=auto).prefetch(auto)
 
 
 def to_arrays(example) -> tuple[np.ndarray, np.ndarray]:
