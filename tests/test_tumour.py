@@ -89,21 +89,20 @@ def test_the_front_is_slower_in_grey_matter_and_stops_at_fluid():
     assert time[16, 13, 13] == pytest.approx(6 * np.sqrt(2), rel=0.05)
 
 
-def test_cases_are_written_as_brats_has_them(tmp_path, monkeypatch):
-    once = tumour.tumour(5, spacing=6.0)
-    monkeypatch.setattr(tumour, "tumour", lambda seed, labels, spacing: once)
-    folders = tumour.write_tumours(tmp_path, 2, seed=5, spacing=6.0)
+def test_cases_are_written_as_brats_has_them(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(tumour, "tumour", lambda seed, labels, spacing: made)
+    folders = tumour.write_tumours(tmp_path, 2, seed=5, spacing=SPACING)
     assert [folder.name for folder in folders] == ["tumour_0005", "tumour_0006"]
     found, left_over = cases.find_cases(tmp_path, ("flair", "t1ce", "t1", "t2"))
     assert len(found) == 2 and not left_over
     scan, image = cases.read_case(found[0])
     assert image.shape[-1] == 4 and nib.aff2axcodes(scan.affine) == ("R", "A", "S")
-    np.testing.assert_allclose(scan.affine, once.affine)
-    np.testing.assert_array_equal(image[..., 0], once.images["flair"])
+    np.testing.assert_allclose(scan.affine, made.affine)
+    np.testing.assert_array_equal(image[..., 0], made.images["flair"])
     stored = nib.load(found[0].labels)
     assert nib.aff2axcodes(stored.affine) == ("L", "P", "S")
     np.testing.assert_array_equal(
-        nib.as_closest_canonical(stored).get_fdata(), once.labels
+        nib.as_closest_canonical(stored).get_fdata(), made.labels
     )
 
 
