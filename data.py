@@ -482,11 +482,15 @@ def load(source: Source, options: Options) -> tuple[Volume, np.ndarray, np.ndarr
     if not options.labels:
         return scan, image, read_mask(source.mask, scan)
     labels = read_labels(source.mask, scan)
-    if others := set(np.unique(labels)) - {0, *options.labels}:
-        told = " ".join(map(str, sorted(others)))
-        note = f"{source.mask.name} also holds the labels {told}, here taken as background"
-        scan = replace(scan, notes=(*scan.notes, note))
+    scan = replace(scan, notes=(*scan.notes, *other_labels(labels, source.mask, options)))
     return scan, image, contiguous(labels, options.labels)
+
+
+def other_labels(labels: np.ndarray, path: Path, options: Options) -> list[str]:
+    """A line on the labels that were not asked for, if there are any."""
+    others = sorted(set(np.unique(labels).tolist()) - {0, *options.labels})
+    told = " ".join(map(str, others[:5])) + " …" * (len(others) > 5)
+    return [f"{path.name} also holds {told}, here taken as background"] if others else []
 
 
 def upright(scan: Volume, image: np.ndarray, mask: np.ndarray, options: Options) -> tuple:
@@ -553,7 +557,8 @@ def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple
 
     try:
         if source.pictures:
-            samples, notes = drawn_slices(*load_pictures(source, options), source, options), ()
+            images, masks, notes = load_pictures(source, options)
+            samples = drawn_slices(images, masks, source, options)
         else:
             scan, image, mask = load(source, options)
             cut = volumes if options.dimensions == 3 else slices
@@ -595,8 +600,8 @@ def rng_of(source: Source, options: Options) -> np.random.Generator:
     return np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
 
 
-def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """The slices (N, H, W, C) of a case of pictures and their labels (N, H, W), all uint8.
+def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The slices (N, H, W, C) of a case of pictures, their labels (N, H, W), all uint8, and notes.
 
     Raises InputError for what cannot be read, and for pictures of different sizes.
     """
@@ -604,7 +609,9 @@ def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndar
     masks = [decode(mask) for _, _, mask in source.pictures]
     if len({array.shape[:2] for array in images + masks}) > 1:
         raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
-    return np.stack(images), contiguous(np.stack(masks), options.labels)
+    labels = np.stack(masks)
+    notes = other_labels(labels, source.pictures[0][2].parent, options)
+    return np.stack(images), contiguous(labels, options.labels), notes
 
 
 def drawn_slices(
@@ -973,7 +980,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
-    is_mri = bool(args.channels)
+    is_mri, is_drawn = bool(args.channels), is_of_pictures(args)
     size = args.size or (240 if is_mri else 512)
     if size < 16:
         raise InputError(f"--size {size} is too small; give at least 16 pixels")
@@ -987,8 +994,8 @@ def to_options(args: argparse.Namespace) -> Options:
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(
-        size=size, views=("slice",) if is_of_pictures(args) else tuple(dict.fromkeys(args.views)),
-        window="minmax" if is_of_pictures(args) else to_window(args.window, is_mri),
+        size=size, views=("slice",) if is_drawn else tuple(dict.fromkeys(args.views)),
+        window="minmax" if is_drawn else to_window(args.window, is_mri),
         slices=args.slices, empty=args.empty, split=tuple(args.split), seed=args.seed,
         position=args.position, necks=args.necks, licence=args.licence,
         channels=to_channels(args.channels), labels=to_labels(args.labels) if is_mri else (),
@@ -1076,6 +1083,8 @@ def case_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
     if not args.scans or args.masks or args.synthetic or args.necks:
         raise InputError("--channels takes one folder of cases, and no scans to make")
     if is_of_pictures(args):
+        if args.dimensions == 3:
+            raise InputError(f"{args.scans} holds no NIfTI files, so no volumes can be made of it")
         return picture_sources(Path(args.scans))
     found, left_over = find_cases(args.scans, to_channels(args.channels), to_names(args.names))
     for line in left_over:

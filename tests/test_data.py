@@ -921,7 +921,7 @@ def test_slices_that_say_little_are_dropped(tmp_path):
 def test_labels_that_were_not_asked_for_are_said(tmp_path, capsys):
     make_mri(save_cases(tmp_path / "cases", 3), tmp_path / "out", "--labels", 1, 4)
     said = capsys.readouterr().err
-    assert "case0_seg.nii.gz also holds the labels 2, here taken as background" in said
+    assert "case0: case0_seg.nii.gz also holds 2, here taken as background" in said
     assert data.describe(tmp_path / "out")["label_values"] == {"1": 1, "2": 4}
 
 
@@ -1079,6 +1079,15 @@ def test_slices_in_pictures_become_a_dataset(tmp_path, form):
         np.testing.assert_array_equal(image, wanted)
         truth, _ = data.fit_labels(image_at(f"{name}_mask.tif"), 32)
         np.testing.assert_array_equal(mask, truth > 0)
+
+
+def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_path, capsys):
+    folder = save_slices(tmp_path / "lgg", cases=1)
+    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--jobs", "1", "--size", "32"]
+    with pytest.raises(InputError, match="no volumes"):
+        data.main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
+    data.main([*words, "--out", str(tmp_path / "out")])
+    assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- command line

@@ -4,7 +4,9 @@ import gzip
 
 import numpy as np
 import pytest
+from test_data import all_pairs, make, make_mri, save_cases, save_scans
 
+import data
 import records
 from errors import InputError
 
@@ -85,3 +87,27 @@ def test_what_fails_half_way_leaves_no_file(tmp_path):
     with pytest.raises(InputError):
         records.write_records(tmp_path / "a.tfrecord.gz", broken())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["slices of MRI", "volumes", "CT"])
+def test_a_training_gets_the_same_batches_from_either_format(tmp_path, what):
+    from train import Slices, TrainingSlices
+
+    make_it, source = (make, save_scans) if what == "CT" else (make_mri, save_cases)
+    folder, batches = source(tmp_path / "source", 4), {}
+    for form in ("png", "tfrecord"):
+        out = tmp_path / form
+        if what == "volumes":  # in which there is no PNG: two datasets of records
+            make_it(folder, out, "--dimensions", 3, "--grid", 16)
+        else:
+            make_it(folder, out, "--slices", 4, "--format", form)
+        shape = ((16, 16, 16) if what == "volumes" else 24, 3, data.WINDOW)
+        training = TrainingSlices(all_pairs(out), *shape, seed=3)
+        batches[form] = [training[index] for index in range(len(training))]
+        training.epoch = 1
+        batches[form] += [training[0], *map(Slices(all_pairs(out), *shape).__getitem__, (0, 1))]
+    for ours, theirs in zip(*batches.values(), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.dtype == b.dtype == np.float32
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(batches["png"][0][0], batches["png"][-3][0]), "epochs differ"
