@@ -623,28 +623,24 @@ def drawn_slices(
         yield slice_sample(images[place], masks[place], row, options)
 
 
-def kept_slices(images, masks, options: Options, rng: np.random.Generator) -> np.ndarray:
-    """Indices of those that are worth it and drawn."""
-    worth = worth_keeping(images, masks, options)
-    has_label = masks[worth].any(axis=(1, 2))
-    return worth[choose_slices(has_label, options.slices, options.empty, rng)]
-
-
 SHOWN = 0.01  # of a slice without label: less than this share of it shows nothing worth learning
 
 
-def worth_keeping(images: np.ndarray, masks: np.ndarray, options: Options) -> np.ndarray:
-    """Indices of the slices that say enough.
+def kept_slices(
+    images: np.ndarray, masks: np.ndarray, options: Options, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices of the slices that are kept: `choose_slices` of those that say enough.
 
-    They lie within `options.range` of the axis; at least a share of `options.least` of a slice is
-    labelled, or nothing is and at least a hundredth of it shows something.
+    These lie within `options.range` of the axis; at least a share of `options.least` of such a
+    slice is labelled, or nothing is and at least a hundredth of it shows something.
     """
-    low, high = np.multiply(options.range, len(images))
-    places = np.arange(len(images)) + 0.5
+    low, high = options.range
+    places = (np.arange(len(images)) + 0.5) / len(images)
     labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size
-    shows = [np.mean(image != options.outside) >= SHOWN for image in images]
-    enough = np.where(labelled > 0, labelled >= options.least, shows)
-    return np.flatnonzero((low < places) & (places < high) & enough)
+    enough = [share >= options.least if share else np.mean(image != options.outside) >= SHOWN
+              for share, image in zip(labelled, images, strict=True)]  # fmt: skip
+    worth = np.flatnonzero((low < places) & (places < high) & enough)
+    return worth[choose_slices(labelled[worth] > 0, options.slices, options.empty, rng)]
 
 
 def pictures(array: np.ndarray, view: str) -> np.ndarray:
