@@ -4,10 +4,12 @@
     python data.py FOLDER                              X.nii.gz beside X_mask.nii.gz
     python data.py --synthetic 40                      no scan at all: forty phantoms
     python data.py --synthetic 400 --labels DIR --window hu --size 192 --slices 12
+    python data.py CASES --channels flair t1ce --labels 1 2 4 --out files/tumour      MRI, as BraTS'
+    python data.py CASES --channels flair t1ce --labels 1 2 4 --dimensions 3 --grid 128
 
-Writes Train|Val|Test/images|masks/<scan>_<view>_<index>.png, manifest.csv (one row a pair) and
-dataset.json (what the dataset is). Cases are split, never slices. Run the same command again after
-an interruption and it goes on where it was.
+Writes Train|Val|Test/images|masks/<scan>_<view>_<index>.png, or Train|Val|Test/<scan>.tfrecord.gz,
+manifest.csv (one row a pair) and dataset.json (what the dataset is). Cases are split, never slices.
+Run the same command again after an interruption and it goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +35,30 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from cases import (
+    PICTURES,
+    Case,
+    contiguous,
+    find_cases,
+    find_pairs,
+    find_picture_cases,
+    image_and_mask_folders,
+    label_names,
+    read_case,
+    regions,
+    stem,
+)
 from errors import InputError, explained, replacing, run, warn
+from picture import (
+    AIR,
+    decode,
+    read_channels,
+    read_mask_picture,
+    read_picture,
+    to_values,
+    write_picture,
+)
+from records import ENDING, read_record, write_records
 
 # Whatever only the making of datasets needs is imported there: pred.py must not wait for it
 if TYPE_CHECKING:
@@ -41,32 +66,64 @@ if TYPE_CHECKING:
 
     from volume import Volume
 
-AIR = -1024  # HU: volume.AIR
+CT = ("ct",)  # the channels of what is no MRI
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone
 VIEWS = ("axial", "coronal", "sagittal")
 SPLITS = ("Train", "Val", "Test")
-cv2.utils.logging.setLogLevel(0)  # what a picture cannot be read for is said once, by us
 
-SCANS = (".nii.gz", ".nii")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MASK_NAME = re.compile(r"[_-](brain[_-]?)?(roi|mask|seg|segmentation|label)$")
 SLICE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
 
 
 # ---------------------------------------------------------------- one picture
 
 
-def normalise(image: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
+def normalise(image: np.ndarray, window: tuple[float, float] | str | None = None) -> np.ndarray:
     """What a network sees: float32 in [0, 1], of HU within `window` (lo, hi) or of a uint8 picture.
 
-    A uint8 picture was windowed by whoever made it: it is divided by 255. Any other type is HU,
-    seen through WINDOW where none is given.
+    A uint8 picture was made so by whoever made it: it is divided by 255. Any other type is HU, seen
+    through WINDOW where none is given; or a whole MRI (X, Y, Z, C) where `window` is one of SCALES:
+    each channel by its voxels within the brain, which get 1/255 and more, all else 0.
     """
     if image.dtype == np.uint8:
         return image.astype(np.float32) / 255
+    if window in SCALES:
+        seen, brain = np.zeros(image.shape, np.float32), brain_of(image)
+        for channel in range(image.shape[-1]) if brain.any() else ():
+            values = image[..., channel][brain].astype(np.float32)
+            seen[..., channel][brain] = (1 + 254 * SCALES[window](values)) / 255
+        return seen
     low, high = window or WINDOW
     scaled = (image.astype(np.float32) - low) / (high - low)
     return np.clip(scaled, 0, 1, out=scaled)
+
+
+def zscore(values: np.ndarray) -> np.ndarray:
+    """0 .. 1 of -4 .. 4 standard deviations from the mean."""
+    mean, spread = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+    return np.clip((values - mean) / max(spread, 1e-9) / 8 + 0.5, 0, 1)
+
+
+def minmax(values: np.ndarray) -> np.ndarray:
+    """0 .. 1 of the least to the greatest value, but for a thousandth of them at either end."""
+    low, high = np.percentile(values, (0.1, 99.9))
+    return np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+
+
+SCALES = {"zscore": zscore, "minmax": minmax}
+
+
+def brain_of(image: np.ndarray) -> np.ndarray:
+    """Where a skull-stripped MRI (X, Y, Z, C) shows something in any channel: (X, Y, Z) bool.
+
+    What is not brain has one value in a channel, not always 0: that of most voxels of its faces.
+    """
+    brain = np.zeros(image.shape[:3], bool)
+    for channel in range(image.shape[-1]):
+        values = image[..., channel]
+        faces = [values.take(end, axis).ravel() for axis in range(3) for end in (0, -1)]
+        found, counts = np.unique(np.concatenate(faces), return_counts=True)
+        brain |= values != found[counts.argmax()]
+    return brain
 
 
 def stack(array: np.ndarray, view: str) -> np.ndarray:
@@ -74,25 +131,27 @@ def stack(array: np.ndarray, view: str) -> np.ndarray:
 
     axial: front up, the patient's right on the left, from the feet upwards; coronal: head up, right
     on the left, from the back forwards; sagittal: head up, front on the left, from the left to the
-    right.
+    right. A last axis of channels stays the last.
     """
+    channels = range(3, array.ndim)
     if view == "axial":
-        return array[::-1, ::-1, :].transpose(2, 1, 0)
+        return array[::-1, ::-1, :].transpose(2, 1, 0, *channels)
     if view == "coronal":
-        return array[::-1, :, ::-1].transpose(1, 2, 0)
+        return array[::-1, :, ::-1].transpose(1, 2, 0, *channels)
     if view == "sagittal":
-        return array[:, ::-1, ::-1].transpose(0, 2, 1)
+        return array[:, ::-1, ::-1].transpose(0, 2, 1, *channels)
     raise InputError(f"no view is called {view!r}; choose from {', '.join(VIEWS)}")
 
 
 def unstack(pictures: np.ndarray, view: str) -> np.ndarray:
     """The (X, Y, Z) RAS+ array of pictures (N, H, W): the exact inverse of `stack`; no copy."""
+    channels = range(3, pictures.ndim)
     if view == "axial":
-        return pictures.transpose(2, 1, 0)[::-1, ::-1, :]
+        return pictures.transpose(2, 1, 0, *channels)[::-1, ::-1, :]
     if view == "coronal":
-        return pictures.transpose(2, 0, 1)[::-1, :, ::-1]
+        return pictures.transpose(2, 0, 1, *channels)[::-1, :, ::-1]
     if view == "sagittal":
-        return pictures.transpose(0, 2, 1)[:, ::-1, ::-1]
+        return pictures.transpose(0, 2, 1, *channels)[:, ::-1, ::-1]
     raise InputError(f"no view is called {view!r}; choose from {', '.join(VIEWS)}")
 
 
@@ -120,25 +179,50 @@ def fit(
     spacing: tuple[float, float] = (1.0, 1.0),
     outside: float = 0,
 ) -> tuple[np.ndarray, Placement]:
-    """A (size, size) picture that holds all of an (H, W) one, centred, and where it was put.
+    """A (size, size) picture that holds all of an (H, W[, C]) one, centred, and where it was put.
 
     Pixels of `spacing` (row, column; any unit) become square; what is left over is `outside`.
     uint8 stays uint8, anything else becomes float32; a mask (any type, true above 0) becomes
     uint8, strictly 0 or 255, by a threshold of 0.5 on the area.
     """
-    extent = np.multiply(picture.shape, spacing)
-    height, width = np.maximum(1, np.rint(extent * size / extent.max())).astype(int).tolist()
-    place = Placement(picture.shape, (size - height) // 2, (size - width) // 2, height, width)
+    place = placement(picture.shape[:2], size, spacing)
     if is_mask:
         picture = picture > 0
-    small = resize(picture, height, width)
-    square = np.full((size, size), outside, small.dtype)
-    square[place.top : place.top + height, place.left : place.left + width] = small
+    square = put(resize(picture, place.height, place.width), size, place, outside)
     return (np.uint8(255) * (square >= 0.5) if is_mask else square), place
 
 
+def fit_labels(
+    labels: np.ndarray, size: int, spacing: tuple[float, float] = (1.0, 1.0)
+) -> tuple[np.ndarray, Placement]:
+    """As `fit`, of uint8 labels (H, W): each pixel gets that of the nearest one."""
+    place = placement(labels.shape, size, spacing)
+    small = cv2.resize(np.ascontiguousarray(labels), (place.width, place.height),
+                       interpolation=cv2.INTER_NEAREST_EXACT)  # fmt: skip
+    return put(small, size, place, 0), place
+
+
+def placement(shape: tuple, size: int, spacing: tuple[float, float]) -> Placement:
+    """Where a picture of `shape` (H, W) goes in the square."""
+    extent = np.multiply(shape, spacing)
+    height, width = np.maximum(1, np.rint(extent * size / extent.max())).astype(int).tolist()
+    return Placement(tuple(shape), (size - height) // 2, (size - width) // 2, height, width)
+
+
+def put(small: np.ndarray, size: int, place: Placement, outside: float) -> np.ndarray:
+    """A square of `outside` with a picture at its place."""
+    square = np.full((size, size, *small.shape[2:]), outside, small.dtype)
+    square[place.top : place.top + place.height, place.left : place.left + place.width] = small
+    return square
+
+
+def outside(image: np.ndarray) -> int:
+    """Air around the picture: black, or -1024 HU."""
+    return 0 if image.dtype == np.uint8 else AIR
+
+
 def unfit(picture: np.ndarray, place: Placement) -> np.ndarray:
-    """The (H, W) picture that `fit` placed in `picture`, back at its own size; linear."""
+    """The (H, W[, C]) picture that `fit` placed in `picture`, back at its own size; linear."""
     box = picture[place.top : place.top + place.height, place.left : place.left + place.width]
     return resize(box, *place.shape)
 
@@ -146,175 +230,10 @@ def unfit(picture: np.ndarray, place: Placement) -> np.ndarray:
 def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Means over areas along the axes that shrink, linear along those that grow."""
     picture = np.ascontiguousarray(picture, np.uint8 if picture.dtype == np.uint8 else np.float32)
-    smaller = (min(width, picture.shape[1]), min(height, picture.shape[0]))
-    picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """A grey picture (H, W): uint8, or float32 HU where a 16-bit file holds HU + 1024.
-
-    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes);
-    other 16-bit pictures are brought to uint8, 65535 to 255.
-    Raises InputError for what is no picture: missing, empty, truncated, another format, a photo.
-    """
-    grey = decode(path)
-    if grey.dtype == np.uint16:
-        return grey + np.float32(AIR) if grey.max() <= 4095 else np.rint(grey / 257).astype("u1")
-    return grey
-
-
-def read_mask_picture(path: str | Path) -> np.ndarray:
-    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges."""
-    grey = decode(path)
-    return grey > grey.max() / 2
-
-
-def decode(path: str | Path) -> np.ndarray:
-    """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
-    if not content:
-        raise InputError(f"{path} is empty; copy or export it again")
-    for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
-        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
-            raise InputError(f"{path} is truncated; copy or export it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} is no picture that can be read; give a PNG, JPEG or TIFF slice")
-    return to_grey(image, path)
-
-
-def to_grey(image: np.ndarray, path: Path) -> np.ndarray:
-    """One grey channel; refuses a photo, allows coloured letters burnt into a slice."""
-    if image.ndim == 2 or image.shape[2] < 3:
-        return image.reshape(*image.shape[:2], -1)[..., 0]
-    colours = image[..., :3].astype(np.int32)
-    coloured = np.ptp(colours, axis=2) > 0.125 * np.iinfo(image.dtype).max
-    if coloured.mean() > 0.05:
-        raise InputError(f"{path} is a colour picture; give a grey slice of a head CT")
-    return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture as PNG: grey (H, W), uint8 or uint16, or RGB (H, W, 3) uint8."""
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    with explained(path):
-        path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-
-
-# ---------------------------------------------------------------- files to pairs
-
-
-def stem(path: str | Path) -> str:
-    """A file's name without its ending (.nii.gz counts as one)."""
-    name = Path(path).name
-    ending = next((e for e in SCANS + PICTURES if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
-
-
-def find_pairs(
-    scans: str | Path, masks: str | Path | None = None, endings: Sequence[str] = SCANS
-) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Pair scans with masks by name: ([(case, scan, mask), …], [a line on each file left over]).
-
-    `scans` is a scan, a folder of scans (NIfTI files or DICOM folders), or, without `masks`, a
-    folder that holds both: X.nii.gz beside X_ROI, X_mask or X_seg.nii.gz, or two folders such as
-    images/ and masks/. Letter case does not matter. Raises InputError when nothing pairs.
-    """
-    scans, masks = Path(scans), Path(masks) if masks else None
-    for path in filter(None, (scans, masks)):
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the path")
-    if scans.is_file() or is_dicom_folder(scans):
-        if masks and masks.is_file():
-            return [(stem(scans), scans, masks)], []
-        masks = masks or scans.parent
-        others = [path for path in list_scans(masks, endings) if path != scans]
-        pairs, left_over = match([scans], others)[0], []
-    else:
-        if masks is None:
-            scans, masks = image_and_mask_folders(scans)
-        pairs, left_over = match(*scan_and_mask_files(scans, masks, endings))
-    if not pairs:
-        raise InputError(
-            f"found no mask in {masks} for {scans}; name them X.nii.gz and X_mask.nii.gz, "
-            "or give the masks' folder as second argument"
-        )
-    return pairs, left_over
-
-
-def scan_and_mask_files(scans: Path, masks: Path, endings: Sequence[str]) -> tuple[list, list]:
-    """Files of the two folders; those of one folder are told apart by their names."""
-    files = list_scans(scans, endings)
-    if scans != masks:
-        return files, list_scans(masks, endings)
-    mask_files = [file for file in files if MASK_NAME.search(stem(file).lower())]
-    return [file for file in files if file not in mask_files], mask_files
-
-
-def match(scans: list[Path], masks: list[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Pairs of one name, and a line for every file that has no partner or more than one."""
-    by_name: dict[str, list[Path]] = {}
-    for mask in masks:
-        name = stem(mask).lower()
-        for key in {name, MASK_NAME.sub("", name)}:
-            by_name.setdefault(key, []).append(mask)
-    names = [stem(scan).lower() for scan in scans]
-    pairs, left_over = [], []
-    for scan, name in zip(scans, names, strict=True):
-        found = by_name.get(name, [])
-        if names.count(name) > 1:
-            left_over.append(f"{scan}: another scan has the same name; left out")
-        elif len(found) > 1:
-            several = ", ".join(m.name for m in found)
-            left_over.append(f"{scan}: several masks ({several}); left out")
-        elif not found:
-            left_over.append(f"{scan}: no mask of that name; left out")
-        else:
-            pairs.append((stem(scan), scan, found[0]))
-    used = {m for name in names for m in by_name.get(name, [])}
-    left_over += [f"{mask}: no scan of that name; left out" for mask in masks if mask not in used]
-    return pairs, left_over
-
-
-def list_scans(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The folder's files with one of `endings` and its DICOM folders; or itself, if it is one."""
-    if folder.is_file() or is_dicom_folder(folder):
-        return [folder]
-    paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [p for p in paths if p.name.lower().endswith(tuple(endings)) or is_dicom_folder(p)]
-
-
-def is_dicom_folder(folder: Path) -> bool:
-    """Whether there are DICOM files in the folder itself."""
-    return folder.is_dir() and any(map(is_dicom, folder.iterdir()))
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its ending or by its first bytes."""
-    if not path.is_file() or path.name.lower().endswith(SCANS + PICTURES):
-        return False
-    with path.open("rb") as file:
-        return path.suffix.lower() in (".dcm", ".ima") or file.read(132)[128:] == b"DICM"
-
-
-def image_and_mask_folders(folder: Path) -> tuple[Path, Path]:
-    """(images, masks) inside `folder`, or the folder twice where it holds no such pair."""
-    inside = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    masks = [p for p in inside if re.search("mask|roi|seg|label", p.name.lower())]
-    others = [p for p in inside if p not in masks]
-    images = [p for p in others if re.search("image|img|scan|ct", p.name.lower())] or others
-    if len(images) == len(masks) == 1:
-        return images[0], masks[0]
-    return folder, folder
+    smaller, channels = np.minimum((width, height), picture.shape[1::-1]), picture.shape[2:]
+    picture = cv2.resize(picture, smaller.tolist(), interpolation=cv2.INTER_AREA)
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+    return picture.reshape(height, width, *channels)  # OpenCV drops an axis of one channel
 
 
 # ---------------------------------------------------------------- reading a dataset
@@ -322,21 +241,34 @@ def image_and_mask_folders(folder: Path) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture and its mask; case and view are "" where the files do not tell."""
+    """One picture or volume and its mask; case and view are "" where the files do not tell.
+
+    channels: of an MRI, None for grey pictures of any origin; labels: how many the mask has;
+    place: where the pair lies in a TFRecord file (offset, bytes), None for pictures.
+    """
 
     image: Path
     mask: Path
     case: str = ""
     view: str = ""
+    channels: int | None = None
+    labels: int = 1
+    place: tuple[int, int] | None = None
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (as `read_picture`) and the bool mask of a pair, both (H, W).
+    """Image and mask of a pair, from pictures or a TFRecord alike.
 
-    Raises InputError when their sizes differ.
+    The image is (H, W) as `read_picture` gives it, (H, W, C) uint8 of an MRI's slice, (X, Y, Z, C)
+    of a volume; the mask has the same shape but for the channels, bool for one label, uint8 for
+    several. Raises InputError when their sizes differ.
     """
-    image, mask = read_picture(pair.image), read_mask_picture(pair.mask)
-    if image.shape != mask.shape:
+    if pair.place:
+        image, mask = read_record(pair.image, *pair.place)
+        return to_values(image), mask if pair.labels > 1 else mask > 0
+    image = read_channels(pair.image, pair.channels) if pair.channels else read_picture(pair.image)
+    mask = decode(pair.mask) if pair.labels > 1 else read_mask_picture(pair.mask)
+    if image.shape[:2] != mask.shape:
         raise InputError(
             f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its picture "
             f"{image.shape[1]}x{image.shape[0]}; make them alike"
@@ -373,11 +305,16 @@ def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
 
 
 def read_manifest(folder: Path) -> dict[str, list[Pair]]:
-    """The pairs of each split by the folder's manifest.csv."""
+    """The pairs of each split by the folder's manifest.csv and dataset.json."""
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    about = describe(folder)
+    is_mri = about.get("normalise", "window") != "window"
+    kind = (len(about["channels"]) if is_mri else None, len(about.get("labels", "1")))
+    in_records = about.get("format") == "tfrecord"
     try:
         for row in read_rows(folder / "manifest.csv").itertuples():
-            pair = Pair(folder / row.image, folder / row.mask, row.case, row.view)
+            place = (row.offset, row.bytes) if in_records else None
+            pair = Pair(folder / row.image, folder / row.mask, row.case, row.view, *kind, place)
             splits[row.split].append(pair)
     except (AttributeError, KeyError, ValueError) as error:
         said = f"{folder / 'manifest.csv'} is no manifest ({error}); make the dataset again"
@@ -416,25 +353,55 @@ class Options:
 
     size: int = 512
     views: tuple[str, ...] = VIEWS
-    window: tuple[float, float] | str = WINDOW  # HU, or "hu": HU + 1024 in 16 bits
+    window: tuple[float, float] | str = WINDOW  # HU, "hu": HU + 1024 in 16 bits, or of SCALES
     slices: int | None = None  # at most so many a view and scan
-    empty: float = 0.15  # at most this share of slices without brain
+    empty: float = 0.15  # at most this share of slices without brain, or without any label
     split: tuple[float, ...] = (80, 10, 10)
     seed: int = 0
     position: str | None = None
     necks: str | None = None  # folder of real scans that continue synthetic heads downwards
     licence: str | None = None  # of what the pictures were made from
+    channels: tuple[str, ...] = CT
+    labels: tuple[int, ...] = ()  # values of a label volume; none: what is true in a brain mask
+    names: tuple[str, ...] = ()  # MODALITY=GLOB, of files that are not named as BraTS names them
+    least: float = 0.0  # share of a slice or volume that is labelled, unless nothing is
+    range: tuple[float, float] = (0.0, 1.0)  # shares of a view's axis between which slices lie
+    dimensions: int = 2
+    grid: tuple[int, int, int] = (128, 128, 128)  # voxels of a volume, and how it comes to them:
+    fit: str = "crop"  # or "resize"
+    spacing: float = 1.0  # mm: voxels of a cropped volume
+    format: str = "png"  # or "tfrecord"
+
+    @property
+    def is_mri(self) -> bool:
+        return self.window in SCALES
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """HU from black to white."""
+        return WINDOW if self.window == "hu" else self.window
+
+    @property
+    def outside(self) -> float:
+        """Around the image, once `load` has read it."""
+        return 0.0 if self.is_mri else AIR
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one scan comes from: files, or a seed of synthetic.py (with a label map, or none)."""
+    """Where one scan comes from: files, or a seed of synthetic.py (with a label map, or none).
+
+    Scans of one `case` stay in one split. `modalities` are the files of an MRI, `pictures` the
+    slices that there are of it instead: (index, image, mask).
+    """
 
     scan: str
     case: str
     path: Path | None = None
     mask: Path | None = None
     seed: int | None = None
+    modalities: Case | None = None
+    pictures: tuple[tuple[int, Path, Path], ...] = ()
 
 
 def synthetic_sources(count: int, labels: str | Path | None, seed: int) -> list[Source]:
@@ -497,29 +464,92 @@ def choose_slices(
     return np.sort(np.concatenate(drawn))
 
 
-def load(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
-    """HU (X, Y, Z), bool mask, spacing (3,) in mm and notes of a source, on straight, even axes."""
+def load(source: Source, options: Options) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """A source's grid, its image and its mask, both on canonical voxels.
+
+    The image is (X, Y, Z) in HU, or an MRI (X, Y, Z, C) as normalised; the mask is (X, Y, Z), bool,
+    or uint8 where `options.labels` names the values to tell apart. InputError as the readers'.
+    """
+    from volume import from_array, read_labels, read_mask, read_volume
+
     if source.seed is not None:
         import synthetic
 
-        scan = synthetic.scan(source.seed, source.path, options.necks)
-        return scan.hu, scan.mask, np.linalg.norm(scan.affine[:3, :3], axis=0), ()
-    from volume import read_mask, read_volume, straighten
+        made = synthetic.scan(source.seed, source.path, options.necks)
+        return from_array(made.hu, made.affine, source.scan), made.hu, made.mask
+    if source.modalities:
+        scan, image = read_case(source.modalities)
+        image = normalise(image, options.window)
+    else:
+        scan = read_volume(source.path, options.position)
+        image = scan.hu
+    if not options.labels:
+        return scan, image, read_mask(source.mask, scan)
+    labels = read_labels(source.mask, scan)
+    scan = replace(scan, notes=(*scan.notes, *other_labels(labels, source.mask, options)))
+    return scan, image, contiguous(labels, options.labels)
 
-    scan = read_volume(source.path, options.position)
-    mask = read_mask(source.mask, scan)
+
+def other_labels(labels: np.ndarray, path: Path, options: Options) -> list[str]:
+    """A line on the labels that were not asked for, if there are any."""
+    others = sorted(set(np.unique(labels).tolist()) - {0, *options.labels})
+    told = " ".join(map(str, others[:5])) + " …" * (len(others) > 5)
+    return [f"{path.name} also holds {told}, here taken as background"] if others else []
+
+
+def upright(scan: Volume, image: np.ndarray, mask: np.ndarray, options: Options) -> tuple:
+    """Image and mask on straight, even axes, and their spacing (3,) in mm."""
     if is_straight(scan):
-        return scan.hu, mask, scan.spacing, scan.notes
+        return image, mask, scan.spacing
     spacing = max(scan.spacing.min(), (scan.spacing * mask.shape).max() / options.size)
-    hu, _ = straighten(scan.hu, scan, spacing)
-    mask, _ = straighten(mask, scan, spacing, outside=0)
-    return hu, mask >= 0.5, np.full(3, spacing), scan.notes
+    return *on_cubes(scan, image, mask, options.outside, spacing, None), np.full(3, spacing)
 
 
 def is_straight(scan: Volume) -> bool:
     """Whether a scan's slices stand evenly and upright (no gantry tilt, no uneven gaps)."""
     axes = scan.affine[:3, :3] / scan.spacing
     return scan.shifts is None and np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)
+
+
+def on_cubes(scan: Volume, image, mask, outside: float, spacing: float, box) -> tuple:
+    """Image and mask on cubes of `spacing` mm in `box` (volume.straighten); labels by the nearest
+    voxel, a bool mask by half of the volume."""
+    from volume import nearest, straighten
+
+    channels = np.moveaxis(image, -1, 0) if image.ndim == 4 else [image]
+    cubes, grids = zip(*(straighten(part, scan, spacing, box, outside) for part in channels),
+                       strict=True)  # fmt: skip
+    if mask.dtype == bool:
+        mask = straighten(mask, scan, spacing, box, 0)[0] >= 0.5
+    else:
+        mask = nearest(mask, scan, grids[0])
+    return np.stack(cubes, -1) if image.ndim == 4 else cubes[0], mask
+
+
+def volume_box(
+    shown: np.ndarray, mask: np.ndarray, scan: Volume, options: Options
+) -> tuple[np.ndarray, float]:
+    """(2, 3) mm of the cubes to which a volume is brought, straight coordinates, and their spacing.
+
+    `shown` (bool) is all that matters of the scan: the brain of an MRI. "resize" takes its whole
+    box into the grid, as cubes; "crop" keeps the voxels' size, centred on the box, and where that
+    is larger than the grid, as near to what the mask holds as the box allows.
+    """
+    from volume import box_of
+
+    low, high = box_of(shown, scan)
+    spacing, grid = options.spacing, np.array(options.grid)
+    if options.fit == "resize":
+        spacing = float(((high - low) / grid).max())
+    extent = spacing * grid
+    centre, larger = (low + high) / 2, high - low > extent
+    if mask.any() and larger.any():
+        wanted = box_of(mask > 0, scan).mean(axis=0)
+        ends = low + extent / 2, np.maximum(high - extent / 2, low + extent / 2)
+        centre = np.where(larger, np.clip(wanted, *ends), centre)
+    # by whole voxels from the box: voxels that have this size already are not resampled
+    start = low + np.rint((centre - extent / 2 - low) / spacing) * spacing
+    return np.stack([start, start + extent]), spacing
 
 
 def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple[list[str], bool]:
@@ -530,23 +560,91 @@ def slice_scan(source: Source, split: str, options: Options, out: Path) -> tuple
     import pandas as pd
 
     try:
-        hu, mask, spacing, notes = load(source, options)
+        if source.pictures:
+            images, masks, notes = load_pictures(source, options)
+            samples = drawn_slices(images, masks, source, options)
+        else:
+            scan, image, mask = load(source, options)
+            cut = volumes if options.dimensions == 3 else slices
+            samples, notes = cut(scan, image, mask, source, options), scan.notes
     except InputError as error:
         return [str(error)], False
-    rng = np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
-    rows = []
-    for view in options.views:
-        images, masks = pictures(hu, view), pictures(mask, view)
-        for index in choose_slices(masks.any(axis=(1, 2)), options.slices, options.empty, rng):
-            name = f"{source.scan}_{view}_{index:04d}.png"
-            row = {"split": split, "case": source.case, "scan": source.scan, "view": view}
-            row |= {"index": index, "image": f"{split}/images/{name}"}
-            row |= {"mask": f"{split}/masks/{name}"}
-            pixel = pixel_spacing(spacing, view)
-            rows.append(row | write_pair(images[index], masks[index], pixel, row, options, out))
+    write = write_records_of if options.format == "tfrecord" else write_pictures
+    rows = write(samples, source, split, out)
     with replacing(rows_file(out, source)) as path:
         pd.DataFrame(rows).to_csv(path, index=False)
     return [f"{source.path}: {note}" for note in notes], True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture or volume and its mask as they are stored, and what its row says of it."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    row: dict
+
+
+def slices(
+    scan: Volume, image: np.ndarray, mask: np.ndarray, source: Source, options: Options
+) -> Iterator[Sample]:
+    """The slices of a scan that are kept, in every view."""
+    image, mask, spacing = upright(scan, image, mask, options)
+    rng = rng_of(source, options)
+    for view in options.views:
+        images, masks = pictures(image, view), pictures(mask, view)
+        for index in kept_slices(images, masks, options, rng):
+            row = {"view": view, "index": int(index)}
+            pixel = pixel_spacing(spacing, view)
+            yield slice_sample(images[index], masks[index], row, options, pixel)
+
+
+def rng_of(source: Source, options: Options) -> np.random.Generator:
+    """What draws the slices of a scan: the same whichever scans stand beside it."""
+    return np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
+
+
+def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The slices (N, H, W, C) of a case of pictures, their labels (N, H, W), all uint8, and notes.
+
+    Raises InputError for what cannot be read, and for pictures of different sizes.
+    """
+    images = [read_channels(image, len(options.channels)) for _, image, _ in source.pictures]
+    masks = [decode(mask) for _, _, mask in source.pictures]
+    if len({array.shape[:2] for array in images + masks}) > 1:
+        raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
+    labels = np.stack(masks)
+    notes = other_labels(labels, source.pictures[0][2].parent, options)
+    return np.stack(images), contiguous(labels, options.labels), notes
+
+
+def drawn_slices(
+    images: np.ndarray, masks: np.ndarray, source: Source, options: Options
+) -> Iterator[Sample]:
+    """The pictures of a case that are kept."""
+    for place in kept_slices(images, masks, options, rng_of(source, options)):
+        row = {"view": "slice", "index": source.pictures[place][0]}
+        yield slice_sample(images[place], masks[place], row, options)
+
+
+SHOWN = 0.01  # of a slice without label: less than this share of it shows nothing worth learning
+
+
+def kept_slices(
+    images: np.ndarray, masks: np.ndarray, options: Options, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices of the slices that are kept: `choose_slices` of those that say enough.
+
+    These lie within `options.range` of the axis; at least a share of `options.least` of such a
+    slice is labelled, or nothing is and at least a hundredth of it shows something.
+    """
+    low, high = options.range
+    places = (np.arange(len(images)) + 0.5) / len(images)
+    labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size
+    enough = [share >= options.least if share else np.mean(image != options.outside) >= SHOWN
+              for share, image in zip(labelled, images, strict=True)]  # fmt: skip
+    worth = np.flatnonzero((low < places) & (places < high) & enough)
+    return worth[choose_slices(labelled[worth] > 0, options.slices, options.empty, rng)]
 
 
 def pictures(array: np.ndarray, view: str) -> np.ndarray:
@@ -554,24 +652,95 @@ def pictures(array: np.ndarray, view: str) -> np.ndarray:
     return stack(array.max(axis=2, keepdims=True), "axial") if view == "mip" else stack(array, view)
 
 
-def write_pair(
-    hu: np.ndarray, mask: np.ndarray, spacing: tuple, row: dict, options: Options, out: Path
-) -> dict:
-    """Write one picture and its mask; returns the rest of its row."""
+def slice_sample(
+    image: np.ndarray, mask: np.ndarray, row: dict, options: Options, spacing: tuple | None = None
+) -> Sample:
+    """One slice and its mask, fitted into the square; `spacing` in mm, None if it is not known."""
+    pixel = spacing or (1.0, 1.0)
     # resampled as HU, then windowed, as a scanner's own export does it
-    image, _ = fit(hu.astype(np.float32), options.size, spacing=spacing, outside=AIR)
-    if options.window == "hu":
-        image = np.clip(np.rint(image - AIR), 0, 4095).astype(np.uint16)
+    image, _ = fit(image, options.size, spacing=pixel, outside=options.outside)
+    if options.labels:
+        mask, place = fit_labels(mask, options.size, pixel)
     else:
-        image = np.rint(normalise(image, options.window) * 255).astype(np.uint8)
-    mask, place = fit(mask, options.size, is_mask=True, spacing=spacing)
-    write_picture(out / row["image"], image)
-    write_picture(out / row["mask"], mask)
-    extent = np.multiply(place.shape, spacing).max()
-    return {
-        "spacing_mm": round(float(extent) / options.size, 4),
-        "brain_pixels": int(np.count_nonzero(mask)),
-    }
+        mask, place = fit(mask, options.size, is_mask=True, spacing=pixel)
+    if spacing:
+        extent = np.multiply(place.shape, spacing).max()
+        row = row | {"spacing_mm": round(float(extent) / options.size, 4)}
+    return Sample(to_stored(image, options), mask, row | counts(mask, options))
+
+
+def volumes(
+    scan: Volume, image: np.ndarray, mask: np.ndarray, source: Source, options: Options
+) -> Iterator[Sample]:
+    """The one volume of a scan, cropped to what it shows and brought to the grid."""
+    shown = image.any(axis=-1) if options.is_mri else image > min(options.shown)
+    if not shown.any() or np.count_nonzero(mask) < options.least * np.count_nonzero(shown):
+        return
+    box, spacing = volume_box(shown, mask, scan, options)
+    image, mask = on_cubes(scan, image, mask, options.outside, spacing, box)
+    image = image if image.ndim == 4 else image[..., None]
+    mask = mask if options.labels else np.uint8(255) * mask
+    row = {"view": "volume", "index": 0, "spacing_mm": round(spacing, 4)}
+    yield Sample(to_stored(image, options), mask, row | counts(mask, options))
+
+
+def to_stored(image: np.ndarray, options: Options) -> np.ndarray:
+    """An image as it is stored: uint8 as a network sees it, or uint16 HU + 1024."""
+    if image.dtype == np.uint8:
+        return image
+    if options.window == "hu":
+        return np.clip(np.rint(image - AIR), 0, 4095).astype(np.uint16)
+    seen = image if options.is_mri else normalise(image, options.shown)
+    return np.rint(seen * 255).astype(np.uint8)
+
+
+def counts(mask: np.ndarray, options: Options) -> dict[str, int]:
+    """{"<label>_pixels": count} of each label, for a row."""
+    found = np.bincount(mask.ravel(), minlength=256)
+    values = range(1, len(options.labels) + 1) if options.labels else (255,)
+    names = [name.replace(" ", "_") for name in named_labels(options).values()]
+    return {f"{n}_pixels": int(found[value]) for n, value in zip(names, values, strict=True)}
+
+
+def named_labels(options: Options) -> dict[str, str]:
+    """{"1": name, …} of a dataset's labels."""
+    return label_names(options.labels) if options.labels else {"1": "brain"}
+
+
+def write_pictures(samples: Iterator[Sample], source: Source, split: str, out: Path) -> list[dict]:
+    """Write each sample as a PNG and its mask; returns their rows."""
+    rows = []
+    for sample in samples:
+        name = f"{source.scan}_{sample.row['view']}_{sample.row['index']:04d}.png"
+        where = {"image": f"{split}/images/{name}", "mask": f"{split}/masks/{name}"}
+        write_picture(out / where["image"], sample.image)
+        write_picture(out / where["mask"], sample.mask)
+        rows.append(row_of(sample, source, split, where))
+    return rows
+
+
+def write_records_of(
+    samples: Iterator[Sample], source: Source, split: str, out: Path
+) -> list[dict]:
+    """Write all samples of a scan into one TFRecord file; returns their rows."""
+    path, rows = f"{split}/{source.scan}{ENDING}", []
+
+    def features() -> Iterator[dict]:
+        for sample in samples:
+            rows.append(row_of(sample, source, split, {"image": path, "mask": path}))
+            said = {key: rows[-1][key] for key in ("case", "view", "index")}
+            yield {"image": sample.image, "mask": sample.mask} | said
+
+    places = write_records(out / path, features())
+    return [row | {"offset": offset, "bytes": length}
+            for row, (offset, length) in zip(rows, places, strict=True)]  # fmt: skip
+
+
+def row_of(sample: Sample, source: Source, split: str, where: dict) -> dict:
+    """A row of the manifest."""
+    row = {"split": split, "case": source.case, "scan": source.scan}
+    row |= {key: sample.row[key] for key in ("view", "index")}
+    return row | where | sample.row
 
 
 def rows_file(out: Path, source: Source) -> Path:
@@ -638,13 +807,29 @@ def die_with_parent() -> None:
 
 def card(sources: list[Source], options: Options, words: str, splits: dict) -> dict:
     """dataset.json: what the dataset is, enough to train on it and to make it again."""
+    names = named_labels(options)
     content = {
-        "format": 1,
-        "channels": 1,
-        "labels": {"1": "brain"},
-        "views": options.views,
-        "size": options.size,
-        "window": options.window,
+        "format": options.format,
+        "channels": options.channels,
+        "dimensions": options.dimensions,
+        "normalise": options.window if options.is_mri else "window",
+        "labels": names,
+        "label_values": dict(zip(names, sorted(options.labels) or [1], strict=True)),
+    }
+    if found := regions(names):
+        content["regions"] = found
+    if options.is_mri:
+        content["names"] = options.names
+        content["cases"] = {s.scan: files_of(s) for s in sources if s.modalities}
+    if options.dimensions == 3:
+        is_crop = options.fit == "crop"
+        content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
+        content["spacing_mm"] = options.spacing if is_crop else None
+    else:
+        content |= {"views": options.views, "size": options.size}
+    if not options.is_mri:
+        content["window"] = options.window
+    content |= {
         "splits": splits,
         "seed": options.seed,
         "source": words,
@@ -654,10 +839,17 @@ def card(sources: list[Source], options: Options, words: str, splits: dict) -> d
     return json.loads(json.dumps(content))
 
 
+def files_of(source: Source) -> dict:
+    """The files that a case was read from, so that it can be scored on its own grid."""
+    files = {kind: str(path.resolve()) for kind, path in source.modalities.files.items()}
+    return {"files": files, "labels": str(source.mask.resolve())}
+
+
 def start(out: Path, content: dict) -> None:
     """Make the folders and dataset.json, or check that the same options made those that stand."""
     if before := describe(out):
-        then, now = before.get("options", {}), content["options"]
+        defaults = json.loads(json.dumps(asdict(Options())))  # of options that came later
+        then, now = defaults | before.get("options", {}), content["options"]
         changed = [key for key in now if then.get(key) != now[key]]
         if changed:
             what = "; ".join(difference(key, then.get(key), now[key]) for key in changed)
@@ -670,7 +862,7 @@ def start(out: Path, content: dict) -> None:
         write_card(out, content)
     with explained(out):
         for split in SPLITS:
-            for kind in ("images", "masks"):
+            for kind in ("images", "masks") if content["format"] == "png" else ("",):
                 (out / split / kind).mkdir(parents=True, exist_ok=True)
 
 
@@ -688,7 +880,9 @@ def finished_rows(out: Path) -> pd.DataFrame:
 
     files = [out / "manifest.csv", *sorted((out / ".scans").glob("*.csv"))]
     tables = [read_rows(file) for file in files if file.exists() and file.stat().st_size > 1]
-    return pd.concat(tables).drop_duplicates("image") if tables else pd.DataFrame({"scan": []})
+    if not tables:
+        return pd.DataFrame({"scan": []})
+    return pd.concat(tables).drop_duplicates(["scan", "view", "index"])
 
 
 def finish(out: Path, content: dict) -> None:
@@ -699,9 +893,11 @@ def finish(out: Path, content: dict) -> None:
     order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
     rows = rows.sort_values("scan", key=lambda scan: scan.map(order), kind="stable")
     write_text(out / "manifest.csv", rows.to_csv(index=False))
-    splits = content["splits"].items()
-    used = {split: [c for c in cases if c in set(rows.case)] for split, cases in splits}
-    write_card(out, content | {"splits": used})
+    there, splits = set(rows.case), content["splits"].items()
+    found = {"splits": {split: [c for c in cases if c in there] for split, cases in splits}}
+    if content.get("cases") and "size" in content:
+        found["spacing_mm"] = float(rows.spacing_mm.median())
+    write_card(out, content | found)
     shutil.rmtree(out / ".scans", ignore_errors=True)
 
 
@@ -727,150 +923,6 @@ def remove_dataset(out: Path) -> None:
     (out / "dataset.json").unlink()
 
 
-# ---------------------------------------------------------------- augmentation
-
-# centre and width in HU, each from … to: the windows that people export pictures in
-EXPORT_WINDOWS = (
-    (40, 40, 80, 80),  # brain
-    (75, 75, 215, 215),  # subdural
-    (35, 35, 35, 35),  # stroke
-    (200, 300, 600, 800),  # CTA
-    (50, 50, 350, 350),  # soft tissue
-    (500, 700, 2000, 4000),  # bone
-    (1024, 1024, 4095, 4095),  # all of 12 bits
-)
-
-
-def augment(
-    image: np.ndarray,
-    mask: np.ndarray,
-    rng: np.random.Generator,
-    size: int,
-    window: tuple[float, float] = WINDOW,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One random training sample of a picture (H, W; uint8 or float32 HU) and its mask.
-
-    Returns float32 (size, size) in [0, 1] and a float32 mask (size, size) of 0 and 1. The same
-    `rng` state gives the same sample.
-    """
-    image, mask = warp(image, mask, rng, size)
-    if image.dtype == np.uint8:
-        image = gain(normalise(image), rng)
-    else:
-        image = normalise(image, draw_window(image, rng, window))
-        if rng.random() < 0.3:
-            image = np.rint(image * 255) / np.float32(255)
-    for effect, chance in EFFECTS:
-        if rng.random() < chance:
-            image = np.clip(effect(image, rng), 0, 1)
-    return image, mask
-
-
-def warp(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size: int):
-    """The picture and its mask (float32, 0 and 1) under one random affine map."""
-    mask = mask.astype(np.float32) / max(1, mask.max())
-    if max(image.shape) > 1.5 * size:  # warpAffine takes single points: average them first
-        image, mask = fit(image, size, outside=outside(image))[0], fit(mask, size)[0]
-    matrix, frame = draw_affine(image.shape, rng, size), (size, size)
-    image = cv2.warpAffine(image, matrix, frame, borderValue=outside(image))
-    return image, (cv2.warpAffine(mask, matrix, frame) >= 0.5).astype(np.float32)
-
-
-def outside(image: np.ndarray) -> int:
-    """Air around the picture: black, or -1024 HU."""
-    return 0 if image.dtype == np.uint8 else AIR
-
-
-def draw_affine(shape: tuple[int, int], rng: np.random.Generator, size: int) -> np.ndarray:
-    """A (2, 3) map of an (H, W) picture into the square: turned, flipped, scaled, moved."""
-    spread = 0.12 if rng.random() < 0.7 else 0.4
-    scale = size / max(shape) * np.exp(np.clip(rng.normal(0, spread), np.log(0.6), np.log(1.5)))
-    aspect = np.exp(rng.uniform(np.log(0.8), np.log(1.25)) / 2) if rng.random() < 0.5 else 1.0
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    squash = np.diag([aspect * rng.choice([-1, 1]), 1 / aspect])
-    linear = scale * turn @ squash
-    # squashed along the picture's own axes half of the time, else along those of the square
-    linear = linear if rng.random() < 0.5 else scale * squash @ turn
-    centre = (size - 1) / 2 + rng.uniform(-0.1, 0.1, 2) * size
-    move = centre - linear @ ((np.array(shape[::-1]) - 1) / 2)
-    return np.column_stack([linear, move])
-
-
-def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
-    """(lo, hi) in HU: half of the time about `window`, else about one that people export in."""
-    if rng.random() < 0.5:
-        centre, width = sum(window) / 2 + rng.uniform(-30, 30), window[1] - window[0]
-    elif (index := rng.integers(len(EXPORT_WINDOWS) + 1)) < len(EXPORT_WINDOWS):
-        a, b, c, d = EXPORT_WINDOWS[index]
-        centre, width = rng.uniform(a, b), rng.uniform(c, d)
-        centre += rng.uniform(-0.1, 0.1) * width
-    else:
-        low, high, *_ = cv2.minMaxLoc(hu)
-        centre, width = (low + high) / 2, max(high - low, 1)
-    width *= rng.uniform(0.85, 1.15)
-    return centre - width / 2, centre + width / 2
-
-
-def gain(image, rng):
-    return np.clip(image * np.float32(rng.uniform(0.75, 1.3)) + np.float32(rng.uniform(-0.1, 0.1)),
-                   0, 1)  # fmt: skip
-
-
-def gamma(image, rng):
-    return cv2.pow(image, float(np.exp(rng.uniform(-0.4, 0.4))))
-
-
-def noise(image, rng):
-    strength = np.float32(0.08 * rng.random() ** 2)
-    return image + strength * rng.standard_normal(image.shape, np.float32)
-
-
-def blur(image, rng):
-    """Up to that of an averaged template: thin bones fade, and only their shape tells."""
-    return cv2.GaussianBlur(image, (0, 0), np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
-
-
-def sharpen(image, rng):
-    amount = rng.uniform(0.3, 1.5)
-    return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), 1.0), -amount, 0)
-
-
-def cutout(image, rng):
-    size = len(image)
-    for _ in range(rng.integers(1, 4)):
-        x, y = (int(v) for v in rng.integers(0, size, 2))
-        width, height = (int(v) for v in rng.integers(2, size // 5, 2))
-        cv2.rectangle(image, (x, y), (x + width, y + height), rng.random(), -1)
-    return image
-
-
-def write_on(image, rng):
-    """Letters and a ruler near the frame, as viewers burn them in."""
-    size, grey = len(image), rng.uniform(128, 255)
-    layer = np.zeros(image.shape, np.uint8)  # OpenCV writes letters on bytes only
-    for _ in range(rng.integers(1, 4)):
-        text = "".join(chr(c) for c in rng.integers(48, 91, rng.integers(1, 8)))
-        where = (int(rng.choice([2, 0.75 * size])), int(rng.choice([0.08, 0.15, 0.9, 0.97]) * size))
-        cv2.putText(layer, text, where, cv2.FONT_HERSHEY_SIMPLEX, size / 500, grey, 1, cv2.LINE_AA)
-    if rng.random() < 0.5:
-        x, top = int(rng.choice([3, size - 4])), int(size * rng.uniform(0.1, 0.5))
-        cv2.line(layer, (x, top), (x, top + size // 3), grey, 1)
-    return np.maximum(image, normalise(layer))
-
-
-def jpeg(image, rng):
-    grey = np.rint(image * 255).astype(np.uint8)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
-    return normalise(cv2.imdecode(cv2.imencode(".jpg", grey, quality)[1], cv2.IMREAD_GRAYSCALE))
-
-
-EFFECTS = (
-    (gamma, 0.3), (blur, 0.2), (sharpen, 0.15), (noise, 0.5), (cutout, 0.1), (write_on, 0.1),
-    (jpeg, 0.15),
-)  # fmt: skip
-
-
 # ---------------------------------------------------------------- command line
 
 
@@ -878,25 +930,45 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     from volume import POSITIONS
 
     parser = argparse.ArgumentParser(
-        description="Slice scans and their brain masks into PNG pairs, split by case."
+        description="Cut scans and their masks into pairs of pictures or volumes, split by case."
     )
     add = parser.add_argument
     add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
     add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
-    add("--labels", metavar="DIR", help="make them from these head label maps, not from phantoms")
+    add("--labels", nargs="+", metavar="LABEL", help="with --synthetic, the folder of head label "
+        "maps to make scans from, else phantoms; with --channels, the values to tell apart in the "
+        "label volumes, all else being background (1 2 4)")  # fmt: skip
+    add("--channels", nargs="+", metavar="NAME", help="SCANS holds MRI cases, found by the names "
+        "of these modalities: flair t1ce t1 t2, or others")  # fmt: skip
+    add("--names", nargs="+", metavar="NAME=GLOB", default=[],
+        help="how the files of a modality, or of seg, the labels, are called if not as in BraTS")
     add("--necks", metavar="DIR", help="head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = "
         "brainstem) to continue them below the skull")  # fmt: skip
     add("--licence", metavar="TEXT", help="of the scans or label maps, for the model's card")
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
-    add("--size", type=int, default=512, help="pixels a side (%(default)s)")
+    add("--format", choices=("png", "tfrecord"), help="of the pairs (png; tfrecord of volumes)")
+    add("--dimensions", type=int, choices=(2, 3), default=2, help="slices or volumes (%(default)s)")
+    add("--size", type=int, help="pixels a side of a slice (512; of MRI 240)")
+    add("--grid", nargs="+", type=int, default=[128], metavar="N",
+        help="voxels of a volume, one number or three (%(default)s)")  # fmt: skip
+    add("--fit", choices=("crop", "resize"), default="crop",
+        help="how a volume, cropped to what it shows, comes to the grid (%(default)s)")  # fmt: skip
+    add("--spacing", type=float, default=1.0, metavar="MM",
+        help="voxel size of cropped volumes (%(default)s)")  # fmt: skip
     add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], metavar="VIEW",
         help="of axial, coronal, sagittal (these three), mip (highest value along z)")  # fmt: skip
-    add("--window", nargs="+", default=list(WINDOW), metavar=("LO", "HI"),
-        help="HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024")  # fmt: skip
+    add("--window", nargs="+", metavar=("LO", "HI"),
+        help="HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024; of MRI zscore "
+        "(the default) or minmax, within the brain")  # fmt: skip
     add("--slices", type=int, metavar="K", help="at most K slices a view and scan, drawn at random")
     add("--empty", type=float, default=0.15, metavar="SHARE",
-        help="at most this share of slices without brain; 1 keeps all (%(default)s)")  # fmt: skip
+        help="at most this share of slices without brain, or without any label; 1 keeps all "
+        "(%(default)s)")  # fmt: skip
+    add("--least", type=float, default=0.0, metavar="SHARE",
+        help="drop slices and volumes of which less is labelled, but something (%(default)s)")
+    add("--range", nargs=2, type=float, default=[0.0, 1.0], metavar=("FROM", "TO"),
+        help="keep slices between these shares of a view's depth (0 1)")  # fmt: skip
     add("--split", nargs=3, type=float, default=[80, 10, 10], metavar=("TRAIN", "VAL", "TEST"),
         help="shares of the cases (80 10 10)")  # fmt: skip
     add("--position", choices=POSITIONS, help="how the patient lay, for files that do not say")
@@ -908,37 +980,92 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
-    window = "hu" if args.window == ["hu"] else to_window(args.window)
-    if args.size < 16:
-        raise InputError(f"--size {args.size} is too small; give at least 16 pixels")
+    is_mri, is_drawn = bool(args.channels), is_of_pictures(args)
+    size = args.size or (240 if is_mri else 512)
+    if size < 16:
+        raise InputError(f"--size {size} is too small; give at least 16 pixels")
     if args.slices is not None and args.slices < 1:
         raise InputError(f"--slices {args.slices} leaves nothing; give at least 1")
-    if not 0 <= args.empty <= 1:
-        raise InputError(f"--empty {args.empty} is no share; give a number from 0 to 1")
+    for name in ("empty", "least"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise InputError(f"--{name} {getattr(args, name)} is no share; give one from 0 to 1")
+    if not 0 <= args.range[0] < args.range[1] <= 1:
+        raise InputError("--range needs two shares from 0 to 1, the lower first")
     if min(args.split) < 0 or args.split[0] == 0:
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
-    return Options(args.size, tuple(dict.fromkeys(args.views)), window, args.slices, args.empty,
-                   tuple(args.split), args.seed, args.position, args.necks,
-                   args.licence)  # fmt: skip
+    return Options(
+        size=size, views=("slice",) if is_drawn else tuple(dict.fromkeys(args.views)),
+        window="minmax" if is_drawn else to_window(args.window, is_mri),
+        slices=args.slices, empty=args.empty, split=tuple(args.split), seed=args.seed,
+        position=args.position, necks=args.necks, licence=args.licence,
+        channels=to_channels(args.channels), labels=to_labels(args.labels) if is_mri else (),
+        names=tuple(args.names), least=args.least, range=tuple(args.range),
+        dimensions=args.dimensions, grid=to_grid(args.grid), fit=args.fit,
+        spacing=to_spacing(args.spacing), format=to_format(args.format, args.dimensions),
+    )  # fmt: skip
 
 
-def to_window(words: Sequence) -> tuple[float, float]:
+def to_channels(names: Sequence[str] | None) -> tuple[str, ...]:
+    channels = tuple(name.lower() for name in names or CT)
+    if len(set(channels)) < len(channels) or len(channels) > 4:
+        raise InputError("--channels takes one to four modalities, each once")
+    return channels
+
+
+def to_labels(words: Sequence[str] | None) -> tuple[int, ...]:
     try:
-        low, high = (float(word) for word in words)
+        labels = tuple(sorted({int(word) for word in words or (1, 2, 4)}))
+    except ValueError:
+        labels = (0,)
+    if labels[0] < 1 or labels[-1] > 255:
+        raise InputError("with --channels, --labels takes whole numbers from 1 to 255")
+    return labels
+
+
+def to_grid(numbers: Sequence[int]) -> tuple[int, int, int]:
+    if len(numbers) not in (1, 3) or min(numbers) < 16:
+        raise InputError("--grid takes one or three numbers of voxels, each at least 16")
+    return tuple(numbers * (3 // len(numbers)))
+
+
+def to_spacing(spacing: float) -> float:
+    if not spacing > 0:
+        raise InputError(f"--spacing {spacing} is no length; give mm above 0")
+    return spacing
+
+
+def to_format(word: str | None, dimensions: int) -> str:
+    if dimensions == 3 and word == "png":
+        raise InputError("volumes are stored as --format tfrecord alone")
+    return word or ("tfrecord" if dimensions == 3 else "png")
+
+
+def to_window(words: Sequence | None, is_mri: bool) -> tuple[float, float] | str:
+    """What `normalise` takes, or the word hu."""
+    words = words or (["zscore"] if is_mri else WINDOW)
+    if len(words) == 1 and words[0] in (SCALES if is_mri else ("hu",)):
+        return words[0]
+    try:
+        low, high = (0.0, 0.0) if is_mri else (float(word) for word in words)
     except ValueError:
         low = high = 0.0
     if not low < high:
-        raise InputError("--window needs two numbers in HU, the lower first, or the word hu")
+        needs = f"one of {', '.join(SCALES)} for MRI" if is_mri else (
+            "two numbers in HU, the lower first, or the word hu")  # fmt: skip
+        raise InputError(f"--window needs {needs}")
     return low, high
 
 
 def to_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
     """The scans that a command line asks for, and where they come from in words."""
+    if args.channels:
+        return case_sources(args)
     if args.synthetic is not None:
-        if args.scans or args.synthetic < 1:
-            raise InputError("--synthetic takes a count of at least 1 and no SCANS")
-        origin = f"label maps of {Path(args.labels).resolve().name}" if args.labels else "phantoms"
-        sources = synthetic_sources(args.synthetic, args.labels, args.seed)
+        maps = args.labels and args.labels[0]
+        if args.scans or args.synthetic < 1 or len(args.labels or "1") > 1:
+            raise InputError("--synthetic takes a count of at least 1, one --labels and no SCANS")
+        origin = f"label maps of {Path(maps).resolve().name}" if maps else "phantoms"
+        sources = synthetic_sources(args.synthetic, maps, args.seed)
         return sources, f"{args.synthetic} synthetic head CTA of {origin} (synthetic.py)"
     if args.labels or args.necks:
         raise InputError("--labels and --necks are for --synthetic N; say how many scans to make")
@@ -949,6 +1076,42 @@ def to_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
         warn(line)
     words = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
     return [Source(case, case, scan, mask) for case, scan, mask in pairs], words
+
+
+def case_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
+    """The MRI cases that a command line asks for, and where they come from in words."""
+    if not args.scans or args.masks or args.synthetic or args.necks:
+        raise InputError("--channels takes one folder of cases, and no scans to make")
+    if is_of_pictures(args):
+        if args.dimensions == 3:
+            raise InputError(f"{args.scans} holds no NIfTI files, so no volumes can be made of it")
+        return picture_sources(Path(args.scans))
+    found, left_over = find_cases(args.scans, to_channels(args.channels), to_names(args.names))
+    for line in left_over:
+        warn(line)
+    words = f"{len(found)} cases of {Path(args.scans).resolve().name}"
+    return [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found], words
+
+
+def is_of_pictures(args: argparse.Namespace) -> bool:
+    """Whether the MRI are slices in pictures: there is no NIfTI file in or below their folder."""
+    return bool(args.channels and args.scans) and not any(Path(args.scans).rglob("*.nii*"))
+
+
+def picture_sources(folder: Path) -> tuple[list[Source], str]:
+    """The cases of a folder of slices with masks, and where they come from in words."""
+    found, left_over = find_picture_cases(folder)
+    for line in left_over:
+        warn(line)
+    words = f"slices of {len(found)} cases of {folder.resolve().name}"
+    return [Source(c, c, folder, pictures=tuple(pairs)) for c, pairs in found.items()], words
+
+
+def to_names(words: Sequence[str]) -> dict[str, str]:
+    """{modality: glob} of --names, as `cases.find_case` takes them."""
+    if not all(0 < word.find("=") < len(word) - 1 for word in words):
+        raise InputError("--names takes MODALITY=GLOB, such as flair=*_FL.nii.gz")
+    return dict(word.split("=", 1) for word in words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

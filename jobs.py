@@ -122,7 +122,7 @@ def predict(path: Path, folder: Path, name: str, predictor: pred.Predictor) -> N
     start, job = time.perf_counter(), pred.Job(path, "scan", folder)
     wanted, todo = pred.Wanted(brain=True), pred.Work(job)
     predictor.tell("reading", 0)
-    pred.read(todo, wanted)
+    pred.read(todo, wanted, predictor.card)
     source = todo.source
     write_shown(source, folder)
     pred.predict(todo, predictor)

@@ -8,6 +8,10 @@ Losses and metrics take targets (B, ..., 1) in 0..1 for one class. For several c
 integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are probabilities
 (B, ..., C). With several classes, overlap is averaged over the labels, leaving class 0 (the
 background) out. All is computed in float32.
+
+Losses take `weights`, one for each label (the background's is 1), and `background`: whether class 0
+counts. Left open, it does in cross-entropy and focal loss and does not in Dice and IoU. With one
+class neither changes anything.
 """
 
 import warnings
@@ -27,57 +31,61 @@ SMOOTH = 1.0  # voxels; two empty masks cost 0, and no gradient divides by 0
 # ---- losses, (B,) a sample each
 
 
-def dice_loss(target, prediction):
+def dice_loss(target, prediction, weights=None, background=False):
     """1 - Dice. The intersection is the sum of min(target, prediction): the product for targets of
     0 and 1, and the only one of the two that is best at prediction = target for those between
     (Wang et al., Dice Semimetric Losses, MICCAI 2023)."""
     both, in_target, in_prediction = _sums(*_pair(target, prediction))
-    return 1 - ops.mean((2 * both + SMOOTH) / (in_target + in_prediction + SMOOTH), axis=-1)
+    dice = (2 * both + SMOOTH) / (in_target + in_prediction + SMOOTH)
+    return 1 - _class_mean(dice, weights, background)
 
 
-def iou_loss(target, prediction):
+def iou_loss(target, prediction, weights=None, background=False):
     """1 - Jaccard, with the intersection of `dice_loss`
     (Wang et al., Jaccard Metric Losses, NeurIPS 2023)."""
     both, in_target, in_prediction = _sums(*_pair(target, prediction))
-    return 1 - ops.mean((both + SMOOTH) / (in_target + in_prediction - both + SMOOTH), axis=-1)
+    iou = (both + SMOOTH) / (in_target + in_prediction - both + SMOOTH)
+    return 1 - _class_mean(iou, weights, background)
 
 
-def cross_entropy(target, prediction):
-    """Mean over the voxels of -log(probability of the true class), background included."""
-    return _voxel_mean(_surprise(*_pair(target, prediction)))
+def cross_entropy(target, prediction, weights=None, background=True):
+    """Mean over the voxels of -log(probability of the true class), times this class's weight."""
+    target, prediction = _pair(target, prediction)
+    return _voxel_mean(_surprise(target, prediction), target, weights, background)
 
 
-def focal_loss(target, prediction, gamma=2.0):
+def focal_loss(target, prediction, weights=None, background=True, gamma=2.0):
     """Cross-entropy weighted by (1 - probability of the true class)**gamma
-    (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, without its alpha)."""
+    (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; `weights` are its alpha)."""
     target, prediction = _pair(target, prediction)
     truth = ops.sum(target * prediction, axis=-1)
     if prediction.shape[-1] == 1:
         truth = truth + ops.sum((1 - target) * (1 - prediction), axis=-1)
     doubt = ops.clip(1 - truth, 0, 1)  # a softmax may add up to a little more than 1
-    return _voxel_mean(doubt**gamma * _surprise(target, prediction))
+    focal = doubt**gamma * _surprise(target, prediction)
+    return _voxel_mean(focal, target, weights, background)
 
 
-def dice_cross_entropy(target, prediction):
+def dice_cross_entropy(target, prediction, **options):
     """Sum of `dice_loss` and `cross_entropy`."""
-    return dice_loss(target, prediction) + cross_entropy(target, prediction)
+    return dice_loss(target, prediction, **options) + cross_entropy(target, prediction, **options)
 
 
-def dice_focal(target, prediction):
+def dice_focal(target, prediction, **options):
     """Sum of `dice_loss` and `focal_loss`."""
-    return dice_loss(target, prediction) + focal_loss(target, prediction)
+    return dice_loss(target, prediction, **options) + focal_loss(target, prediction, **options)
 
 
 class SampleLoss(keras.losses.Loss):
-    """One of the functions above for compile(). (Given a bare function, Keras squeezes the class
-    axis off the prediction when the target has none.)"""
+    """One of the functions above, with its options, for compile(). (Given a bare function, Keras
+    squeezes the class axis off the prediction when the target has none.)"""
 
-    def __init__(self, function):
+    def __init__(self, function, **options):
         super().__init__(name=function.__name__)
-        self.function = function
+        self.function, self.options = function, options
 
     def call(self, y_true, y_pred):
-        return self.function(y_true, y_pred)
+        return self.function(y_true, y_pred, **self.options)
 
 
 LOSSES = {
@@ -88,6 +96,19 @@ LOSSES = {
     "dice_cross_entropy": SampleLoss(dice_cross_entropy),
     "dice_focal": SampleLoss(dice_focal),
 }
+
+
+def loss(name: str, weights=None, background: bool | None = None) -> SampleLoss:
+    """The loss of LOSSES with these options; None leaves one as it is.
+
+    Raises InputError for a loss that would never see a voxel painted where there is nothing.
+    """
+    if background is False and name in ("cross_entropy", "focal"):
+        raise InputError(f"without background, {name} never learns where nothing is: "
+                         f"take dice_{name}, or count the background")  # fmt: skip
+    given = {"weights": weights, "background": background}
+    options = {key: value for key, value in given.items() if value is not None}
+    return SampleLoss(LOSSES[name].function, **options)
 
 
 def _pair(target, prediction):
@@ -103,11 +124,26 @@ def _pair(target, prediction):
 
 
 def _sums(target, prediction):
-    """Voxels in both, in the target, in the prediction: (B, labels) each."""
+    """Voxels in both, in the target, in the prediction: (B, C) each."""
     axes = tuple(range(1, len(prediction.shape) - 1))
-    first = 1 if prediction.shape[-1] > 1 else 0
     parts = (ops.minimum(target, prediction), target, prediction)
-    return [ops.sum(part, axis=axes)[:, first:] for part in parts]
+    return [ops.sum(part, axis=axes) for part in parts]
+
+
+def _class_weights(classes, weights, background):
+    """What each of the classes counts, (C,) float32, the background first; [1] for a single one."""
+    if classes == 1:
+        return np.ones(1, np.float32)
+    weights = np.ones(classes - 1) if weights is None else weights
+    if len(weights) != classes - 1:
+        raise InputError(f"{len(weights)} weights for {classes - 1} labels: give one for each")
+    return np.array([float(background), *weights], np.float32)
+
+
+def _class_mean(values, weights, background):
+    """The weighted mean (B,) over the classes of values (B, C)."""
+    counted = _class_weights(values.shape[-1], weights, background)
+    return ops.sum(values * (counted / counted.sum()), axis=-1)
 
 
 def _surprise(target, prediction):
@@ -118,7 +154,11 @@ def _surprise(target, prediction):
     return ops.categorical_crossentropy(target, prediction)
 
 
-def _voxel_mean(values):
+def _voxel_mean(values, target, weights, background):
+    """The mean (B,) over the voxels of values (B, ...), each times the weight of its true class."""
+    counted = _class_weights(target.shape[-1], weights, background)
+    if not (counted == 1).all():
+        values = values * ops.sum(target * counted, axis=-1)
     return ops.mean(values, axis=tuple(range(1, len(values.shape))))
 
 
@@ -126,55 +166,111 @@ def _voxel_mean(values):
 
 
 class _SampleMean(keras.metrics.Mean):
+    """The mean over the samples of `score`, from each sample's confusion matrix."""
+
     def __init__(self, name=None, **options):
         super().__init__(name=name or type(self).__name__.lower(), **options)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        target, prediction = (_decided(x) for x in _pair(y_true, y_pred))
-        both, in_target, in_prediction = _sums(target, prediction)
-        ratio = self.ratio(both, in_target, in_prediction)
-        scores = ops.where(in_target + in_prediction == 0, 1.0, ratio)
-        return super().update_state(ops.mean(scores, axis=-1), sample_weight)
+        counts = confusion(*_pair(y_true, y_pred))
+        return super().update_state(self.score(counts), sample_weight)
+
+
+def confusion(target, prediction):
+    """Voxels (B, C, C) of each class of the target (rows) that were taken for each (columns).
+
+    Both arguments are shares (B, ..., C), of which the largest decides; of a single class, that
+    over one half, and C is then 2. Exact up to 2**24 voxels.
+    """
+    target, prediction = (_decided(shares) for shares in (target, prediction))
+    return ops.matmul(ops.transpose(target, (0, 2, 1)), prediction)
 
 
 def _decided(shares):
-    """0 or 1 for every class of (B, ..., C)."""
+    """0 or 1 for every class: (B, voxels, C) of shares (B, ..., C), two classes of one."""
     classes = shares.shape[-1]
     if classes == 1:
-        return ops.cast(shares > 0.5, "float32")
-    return ops.one_hot(ops.argmax(shares, axis=-1), classes, dtype="float32")
+        inside = ops.cast(shares > 0.5, "float32")
+        decided, classes = ops.concatenate([1 - inside, inside], axis=-1), 2
+    else:
+        decided = ops.one_hot(ops.argmax(shares, axis=-1), classes, dtype="float32")
+    return ops.reshape(decided, (ops.shape(shares)[0], -1, classes))
 
 
-class Dice(_SampleMean):
-    """Mean over the samples of 2 |A and B| / (|A| + |B|)."""
+class Accuracy(_SampleMean):
+    """Mean over the samples of the share of voxels whose class is right."""
 
     @staticmethod
-    def ratio(both, in_target, in_prediction):
+    def score(counts):
+        return ops.trace(counts, axis1=1, axis2=2) / ops.sum(counts, axis=(1, 2))
+
+
+class _AreaMean(_SampleMean):
+    """The mean over the samples, and over some areas, of a `ratio`.
+
+    An area is a tuple of labels that are taken together, such as a region of a tumour; without
+    `areas`, every label is one.
+    """
+
+    def __init__(self, name=None, areas=None, **options):
+        super().__init__(name, **options)
+        self.areas = areas
+
+    def score(self, counts):
+        areas = self.areas or [(label,) for label in range(1, counts.shape[-1])]
+        return ops.mean(ops.stack([self.of_area(counts, list(area)) for area in areas]), axis=0)
+
+    def of_area(self, counts, area):
+        """The ratio (B,) of one area, 1 where target and prediction are both empty."""
+        inside = np.zeros(counts.shape[-1], np.float32)
+        inside[area] = 1
+        rows, columns = ops.sum(counts, axis=2), ops.sum(counts, axis=1)
+        in_target, in_prediction = ops.sum(rows * inside, -1), ops.sum(columns * inside, -1)
+        both = ops.sum(counts * np.outer(inside, inside), axis=(1, 2))
+        ratio = self.ratio(both, in_target, in_prediction, ops.sum(rows, axis=-1))
+        return ops.where(in_target + in_prediction == 0, 1.0, ratio)
+
+
+class Dice(_AreaMean):
+    """Mean over the samples of 2 |A and B| / (|A| + |B|), also called F1."""
+
+    @staticmethod
+    def ratio(both, in_target, in_prediction, voxels):
         return 2 * both / ops.maximum(in_target + in_prediction, 1)
 
 
-class IoU(_SampleMean):
+class IoU(_AreaMean):
     """Mean over the samples of |A and B| / |A or B|, the Jaccard index."""
 
     @staticmethod
-    def ratio(both, in_target, in_prediction):
+    def ratio(both, in_target, in_prediction, voxels):
         return both / ops.maximum(in_target + in_prediction - both, 1)
 
 
-class Precision(_SampleMean):
+class Precision(_AreaMean):
     """Mean over the samples of the share of the prediction that is right."""
 
     @staticmethod
-    def ratio(both, in_target, in_prediction):
+    def ratio(both, in_target, in_prediction, voxels):
         return both / ops.maximum(in_prediction, 1)
 
 
-class Recall(_SampleMean):
-    """Mean over the samples of the share of the target that is found."""
+class Recall(_AreaMean):
+    """Mean over the samples of the share of the target that is found, the sensitivity."""
 
     @staticmethod
-    def ratio(both, in_target, in_prediction):
+    def ratio(both, in_target, in_prediction, voxels):
         return both / ops.maximum(in_target, 1)
+
+
+class Specificity(_AreaMean):
+    """Mean over the samples of the share of what lies outside the target that is left out."""
+
+    @staticmethod
+    def ratio(both, in_target, in_prediction, voxels):
+        outside = voxels - in_target
+        left_out = outside - in_prediction + both
+        return ops.where(outside == 0, 1.0, left_out / ops.maximum(outside, 1))
 
 
 # ---- scores of a finished mask
@@ -227,6 +323,27 @@ def surface_scores(mask, prediction, spacing, tolerance: float = 1.0) -> dict[st
         "HD95": float(surface_distance.compute_robust_hausdorff(distances, 95)),
         "NSD": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)),
     }
+
+
+def region_scores(mask, prediction, spacing) -> dict[str, float]:
+    """`scores`, Specificity and HD95 in mm of a region of a tumour, by BraTS' rule for empty ones.
+
+    Both empty: Dice 1 and HD95 0; one empty: Dice 0 and HD95 MISSED (as in nnU-Net's evaluation for
+    BraTS 2020, Isensee et al., BrainLes 2020, https://arxiv.org/abs/2011.00848, and its code,
+    Task082_BraTS_2020.py). Else HD95 is that of `surface_scores`, and errors are as there.
+    """
+    mask, prediction = _masks(mask, prediction)
+    outside = np.count_nonzero(~mask)
+    found = scores(mask, prediction)
+    found["Specificity"] = np.count_nonzero(~mask & ~prediction) / outside if outside else 1.0
+    if mask.any() and prediction.any():
+        found["HD95"] = surface_scores(mask, prediction, spacing)["HD95"]
+    else:
+        found["HD95"] = MISSED if mask.any() != prediction.any() else 0.0
+    return found
+
+
+MISSED = 373.13  # mm: the diagonal of BraTS' scans, 240 x 240 x 155 voxels of 1 mm
 
 
 def volume_ml(mask, spacing) -> float:

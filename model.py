@@ -163,10 +163,11 @@ def export_model(path: str | Path) -> Path:
 
 def default_card(model: keras.Model) -> dict:
     """What a network's own shape says about its input and labels; no window, no spacing."""
-    labels = range(1, max(2, model.output_shape[-1]))
+    labels, channels = range(1, max(2, model.output_shape[-1])), model.input_shape[-1]
     return {
         "input_shape": list(model.input_shape[1:]),  # (H, W, C) or (D, H, W, C), null: any size
-        "channels": model.input_shape[-1],
+        "dimensions": len(model.input_shape) - 2,
+        "channels": ["ct"] * channels,
         "multiple": 2 ** sum("MaxPool" in type(layer).__name__ for layer in model.layers),
         "window": None,  # HU
         "spacing_mm": None,  # size of the voxels that it was trained on

@@ -1,12 +1,14 @@
-"""Predict brain masks: of one slice, of one scan, of a folder of either.
+"""Predict masks: of one slice, of one scan, of a folder of either; or of MRI cases.
 
     python pred.py path/to/slice.png           # results/slice_prediction/slice_predicted_mask.png
     python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
     python pred.py folder_of_scans --out masks
+    python pred.py CASE_FOLDER --model files/tumour/model.keras   # the files of one MRI case
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
-mL, a verdict (ok, check, failed) and its reasons, the grid, the model's checksum and what was
-noticed. Several inputs get a page, `report.html`. What is already done is not done again.
+mL (of every label and region, where there are several), a verdict on a brain mask (ok, check,
+failed) and its reasons, the grid, the model's checksum and what was noticed. Several inputs get a
+page, `report.html`. What is already done is not done again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,12 +30,14 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+import cases
 import data
 import quality
 import report
 from errors import InputError, replacing, run, warn
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
+    from mri import MRI
     from volume import Grid, Volume
 
 MODEL = Path(__file__).parent / "files" / "model.keras"
@@ -50,10 +54,11 @@ LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
 
 @dataclass(frozen=True)
 class Result:
-    """A scan's mask (bool, on the volume's canonical voxels) and what was noticed on the way.
+    """A scan's mask and what was noticed on the way.
 
-    `agreement` holds the Dice of each pair of views, nothing where the scan is a thin one;
-    `verdict` says whether to trust the mask, None for a single picture.
+    The mask lies on the volume's canonical voxels: bool of a brain, uint8 of an MRI's labels, from
+    1. `agreement` holds the Dice of each pair of views, nothing where the scan is a thin one;
+    `verdict` says whether to trust a brain mask, None for a single picture.
     """
 
     mask: np.ndarray
@@ -132,34 +137,38 @@ class Predictor:
     def __init__(self, model: str | Path = MODEL, backend: str = "openvino", tell=say_nothing):
         self.network, self.card = BACKENDS[backend](Path(model))
         self.tell = tell
-        self.size = self.card["input_shape"][0] or SIZE
-        self.channels = self.card["channels"]
+        *shape, self.channels = self.card["input_shape"]
+        self.dimensions, self.size = len(shape), shape[0] or SIZE
         self.multiple = self.card["multiple"]
         self.window = tuple(self.card.get("window") or data.WINDOW)
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
 
     def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
-        """Brain probabilities (N, H, W) float32 of normalised pictures (N, H, W) in [0, 1].
+        """Probabilities, float32, of normalised pictures (N, H, W[, C]) in [0, 1].
 
-        At most `batch` go through the network at a time, always as many: OpenVINO prepares anew
-        for every shape.
+        They are (N, H, W) of one label, (N, H, W, classes) of several, the background first. A
+        3-D network takes volumes (N, X, Y, Z, C) likewise. At most `batch` go through it at a time,
+        always as many: OpenVINO prepares anew for every shape.
         """
-        count, height, width = pictures.shape
+        count, *shape = pictures.shape[: 1 + self.dimensions]
+        if pictures.ndim == 1 + self.dimensions:
+            pictures = pictures[..., None]
         batch = math.ceil(count / math.ceil(count / batch))
-        pad = [(0, -n % m) for n, m in zip(pictures.shape, (batch, *[self.multiple] * 2),
-                                           strict=True)]  # fmt: skip
-        pictures = np.pad(pictures, pad)[..., None]
+        multiples = (batch, *[self.multiple] * self.dimensions)
+        pad = [(0, -n % m) for n, m in zip(pictures.shape, multiples, strict=False)]
+        pictures = np.pad(pictures, [*pad, (0, 0)])
         parts = []
         for start in range(0, len(pictures), batch):
             part = pictures[start : start + batch]
-            part = np.repeat(part, self.channels, axis=-1)
-            parts.append(self.network(part)[..., 0])
-        return np.concatenate(parts)[:count, :height, :width]
+            part = np.repeat(part, self.channels // part.shape[-1], axis=-1)  # grey as red is
+            parts.append(self.network(part))
+        found = np.concatenate(parts)[tuple(map(slice, (count, *shape)))]
+        return found[..., 0] if found.shape[-1] == 1 else found
 
     # ------------------------------------------------------------ one slice
 
     def slice_probability(self, picture: np.ndarray) -> np.ndarray:
-        """Brain probability (H, W) float32 of a picture: uint8 as it is, or float32 HU.
+        """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU.
 
         The mean over its four quarter turns and their mirror images, so that none gives another.
         """
@@ -175,12 +184,19 @@ class Predictor:
         return data.unfit((plain + mirrored[:, ::-1]) / 2, place)
 
     def predict_slices(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
-        """Masks (bool, each of its picture's own size) of pictures as `slice_probability` takes."""
-        masks = []
+        """Masks, each of its picture's own size, of pictures as `slice_probability` takes.
+
+        They are bool and cleaned of a brain; of an MRI uint8 labels, which may be many and small.
+        """
+        found = []
         for picture in pictures:
-            self.tell("segmenting", len(masks) / len(pictures))
-            masks.append(clean_slice(self.slice_probability(picture)))
-        return masks
+            self.tell("segmenting", len(found) / len(pictures))
+            found.append(self.slice_probability(picture))
+        if not cases.is_mri(self.card):
+            return [clean_slice(probability) for probability in found]
+        from mri import likeliest
+
+        return [likeliest([p] if p.ndim == 2 else np.moveaxis(p, -1, 0)) for p in found]
 
     # ------------------------------------------------------------ one scan
 
@@ -238,11 +254,35 @@ class Predictor:
 
     def views(self, cubes: np.ndarray, stage: str = "segmenting") -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each of the three views."""
-        seen, views = data.normalise(cubes, self.window), {}
-        for view in data.VIEWS:
-            self.tell(stage, len(views) / len(data.VIEWS))
-            views[view] = data.unstack(self.probabilities(data.stack(seen, view)), view)
-        return views
+        return self.in_views(data.normalise(cubes, self.window), data.VIEWS, stage)
+
+    def in_views(
+        self, seen: np.ndarray, views: Sequence[str], stage: str = "segmenting"
+    ) -> dict[str, np.ndarray]:
+        """Probabilities (X, Y, Z[, classes]) of normalised cubes (X, Y, Z[, C]) in each view."""
+        found = {}
+        for view in views:
+            self.tell(stage, len(found) / len(views))
+            found[view] = data.unstack(self.probabilities(data.stack(seen, view)), view)
+        return found
+
+    # ------------------------------------------------------------ one MRI case
+
+    def mri(self, source: MRI) -> Result:
+        """The labels of an MRI: by slices whose views are averaged, or by volumes in patches."""
+        from mri import in_patches, to_cubes, to_labels
+
+        cubes, grid = to_cubes(source, self.card)
+        if self.dimensions == 3:
+            patch = [n or m for n, m in zip(self.card["input_shape"], cubes.shape, strict=True)][:3]
+            shares = in_patches(lambda part: self.probabilities(part[None])[0], cubes, patch)
+        else:
+            trained = [view for view in self.card.get("views") or () if view in data.VIEWS]
+            views = self.in_views(cubes, trained or data.VIEWS)
+            shares = sum(views.values()) / len(views)
+        labels = to_labels(shares, grid, source)
+        names = ", ".join(self.card["labels"].values())
+        return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
 
 
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
@@ -382,32 +422,38 @@ class Job:
     folder: Path
 
 
-def find_inputs(paths: list[str | Path]) -> list[Path]:
+def find_inputs(paths: list[str | Path], card: dict | None = None) -> list[Path]:
     """The slices and scans that `paths` name: files, DICOM folders, or folders of either.
 
+    Where the model's card names the modalities of an MRI, case folders take the place of scans.
     Raises InputError for a path that does not exist and for a folder that holds none.
     """
     found = []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
-        inside = [path] if path.is_file() else inputs_inside(path)
+        inside = [path] if path.is_file() else inputs_inside(path, card or {})
         if not inside:
             raise InputError(f"{path} holds no scan and no picture (NIfTI, DICOM, PNG, JPEG)")
         found += [p for p in inside if p not in found]
     return found
 
 
-def inputs_inside(folder: Path) -> list[Path]:
-    """The files of a folder that are scans or pictures, or the DICOM series and studies in it."""
+def inputs_inside(folder: Path, card: dict) -> list[Path]:
+    """The files of a folder that are scans or pictures, or the DICOM series and studies in it; or
+    the case folders of an MRI, and pictures, where the card asks for one."""
+    if cases.is_mri(card):
+        from mri import case_inputs
+
+        return case_inputs(folder, card)
     files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")
-             and p.name.lower().endswith((*data.SCANS, *data.PICTURES, ".zip"))]  # fmt: skip
+             and p.name.lower().endswith((*cases.SCANS, *cases.PICTURES, ".zip"))]  # fmt: skip
     return files + dicom_inputs(folder)
 
 
 def dicom_inputs(folder: Path) -> list[Path]:
     """The folders below that each hold one DICOM study: series of one study are one input."""
-    if data.is_dicom_folder(folder):
+    if cases.is_dicom_folder(folder):
         return [folder]
     below = [q for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
              for q in dicom_inputs(p)]  # fmt: skip
@@ -425,7 +471,7 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
     """
     jobs, taken = [], set()
     for path in paths:
-        name = data.stem(path.resolve())
+        name = cases.stem(path.resolve())
         name = name.removesuffix(".dcm").removesuffix(".zip")
         number = 1
         while True:
@@ -459,7 +505,7 @@ class Work:
     """
 
     job: Job
-    source: np.ndarray | Volume | None = None
+    source: np.ndarray | Volume | MRI | None = None
     result: Result | None = None
     about: dict = field(default_factory=dict)
     error: InputError | None = None
@@ -478,14 +524,17 @@ class Wanted:
 
 
 def predict_files(
-    jobs: list[Job], load: Callable[[], Predictor], wanted: Wanted = Wanted()
+    jobs: list[Job],
+    load: Callable[[], Predictor],
+    wanted: Wanted = Wanted(),
+    card: dict | None = None,
 ) -> Iterator[Work]:
     """Predict the inputs and write their results, in order; `load` gives the network.
 
     While one is predicted, the next is read and the one before written, each in a thread: no more
-    than three are in memory. Reading begins before the network is loaded.
+    than three are in memory. Reading begins before the network is loaded, hence its `card`.
     """
-    waiting = in_background(step(lambda work: read(work, wanted)), map(Work, jobs))
+    waiting = in_background(step(lambda work: read(work, wanted, card or {})), map(Work, jobs))
     predictor = load()
     predicted = map(step(lambda work: predict(work, predictor)), waiting)
     return in_background(step(lambda work: write(work, predictor, wanted)), predicted)
@@ -525,17 +574,41 @@ def step(function: Callable[[Work], None]) -> Callable[[Work], Work]:
 
 
 def is_picture(job: Job) -> bool:
-    return job.path.name.lower().endswith(data.PICTURES)
+    return job.path.name.lower().endswith(cases.PICTURES)
 
 
-def read(work: Work, wanted: Wanted) -> None:
-    """Read a PNG or JPEG slice, or a NIfTI or DICOM scan."""
+def read(work: Work, wanted: Wanted, card: dict) -> None:
+    """Read a PNG or JPEG slice, a NIfTI or DICOM scan, or the MRI case that the card asks for."""
     if is_picture(work.job):
-        work.source = data.read_picture(work.job.path)
+        work.source = read_slice(work.job.path, card)
+    elif cases.is_mri(card):
+        work.source = read_case(work.job.path, wanted, card)
     else:
         work.source = read_scan(work.job.path, wanted.series)
         if "dicom-seg" in wanted.formats and work.source.slices is None:
             raise InputError(f"{work.job.path} is no DICOM scan: leave --format dicom-seg out")
+
+
+def read_slice(path: Path, card: dict) -> np.ndarray:
+    """A picture of as many channels as the model's card names."""
+    if card.get("dimensions") == 3:
+        raise InputError(f"{path} is a slice, and this model looks at volumes: give a scan")
+    if cases.is_mri(card):
+        return data.read_channels(path, len(cases.channels(card)))
+    return data.read_picture(path)
+
+
+def read_case(path: Path, wanted: Wanted, card: dict) -> MRI:
+    """The MRI of a case folder; raises InputError for what is made of brain masks alone."""
+    from mri import read_mri
+
+    if path.is_file():
+        needed = ", ".join(cases.channels(card))
+        raise InputError(f"{path} is one file, and this model looks at {needed}: give their folder")
+    if wanted.brain or wanted.border or "dicom-seg" in wanted.formats:
+        raise InputError("--brain, --border and --format dicom-seg are for brain masks of CT: "
+                         f"leave them out for {path}")  # fmt: skip
+    return read_mri(path, card)
 
 
 def read_scan(path: str | Path, series: int | None = None) -> Volume:
@@ -551,19 +624,22 @@ def predict(work: Work, predictor: Predictor) -> None:
     """Find the mask."""
     if is_picture(work.job):
         mask = predictor.predict_slices([work.source])[0]
-        notes = () if mask.any() else ("no brain was found in this slice",)
+        what = "nothing" if cases.is_mri(predictor.card) else "no brain"
+        notes = () if mask.any() else (f"{what} was found in this slice",)
         work.result = Result(mask, notes=notes)
     else:
-        work.result = predictor.volume(work.source)
+        find = predictor.mri if cases.is_mri(predictor.card) else predictor.volume
+        work.result = find(work.source)
 
 
 def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
     """Write mask, overlay and, last, the JSON; let go of the scan."""
     start, job = time.perf_counter(), work.job
     if is_picture(job):
-        about = write_picture(job, work.source, work.result)
+        about = write_picture(job, work.source, work.result, predictor.card)
     else:
-        about = write_scan(job, work.source, work.result, wanted, predictor.card)
+        save = write_mri if cases.is_mri(predictor.card) else write_scan
+        about = save(job, work.source, work.result, wanted, predictor.card)
     seconds = work.seconds + time.perf_counter() - start
     work.about = {"input": str(job.path.resolve())} | about | {
         "model": predictor.card.get("sha256"),
@@ -575,14 +651,27 @@ def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
     work.source = work.result = None
 
 
-def write_picture(job: Job, picture: np.ndarray, result: Result) -> dict:
+def write_picture(job: Job, picture: np.ndarray, result: Result, card: dict) -> dict:
     """Write the mask and overlay of a slice; return what its JSON says."""
     mask = result.mask
     target = job.folder / f"{job.name}_predicted_mask.png"
-    write_image(target, np.uint8(255) * mask)
-    write_image(job.folder / f"{job.name}_overlay.png", report.overlay(grey(picture), mask))
-    return {"mask": target.name, "brain_pixels": int(mask.sum()), "shape": list(mask.shape),
-            "notes": list(result.notes)}  # fmt: skip
+    write_image(target, stored(mask, card))
+    write_image(job.folder / f"{job.name}_overlay.png", outlined(grey(picture), mask))
+    kind = "brain" if mask.dtype == bool else "labelled"
+    return {"mask": target.name, f"{kind}_pixels": int(np.count_nonzero(mask)),
+            "shape": list(mask.shape), "notes": list(result.notes)}  # fmt: skip
+
+
+def stored(mask: np.ndarray, card: dict) -> np.ndarray:
+    """A mask as a picture holds it: 0 and 255, or the card's own values of the labels."""
+    if mask.dtype == bool:
+        return np.uint8(255) * mask
+    return cases.original(mask, card["label_values"].values())
+
+
+def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A grey picture with the outline of its mask, or in colours of its labels."""
+    return (report.overlay if mask.dtype == bool else report.overlay_labels)(picture, mask)
 
 
 def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dict) -> dict:
@@ -599,14 +688,45 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
         "mask": masks[0],
         "masks": masks,
         "volume_ml": round(millilitres(mask, scan), 1),
-        "shape": list(scan.hu.shape),
-        "spacing_mm": [round(float(s), 4) for s in scan.spacing],
-        "affine": np.round(scan.affine, 6).tolist(),
+        **grid_of(scan),
         "verdict": verdict.grade,
         "reasons": list(verdict.reasons),
         "signs": verdict.signs,
         "left_right": quality.LEFT_RIGHT,
         "view_agreement": result.agreement,
+        "notes": [*scan.notes, *result.notes],
+    }
+
+
+def grid_of(scan: Volume) -> dict:
+    """What a JSON says of a scan's voxels."""
+    return {
+        "shape": list(scan.hu.shape),
+        "spacing_mm": [round(float(s), 4) for s in scan.spacing],
+        "affine": np.round(scan.affine, 6).tolist(),
+    }
+
+
+def write_mri(job: Job, source: MRI, result: Result, wanted: Wanted, card: dict) -> dict:
+    """As `write_scan`, of an MRI: with the mL of every label and region."""
+    from volume import millilitres
+
+    labels, scan = result.mask, source.scan
+    masks = write_masks(job, scan, labels, wanted, card)
+    ml = {name: round(millilitres(np.isin(labels, area), scan), 2)
+          for name, area in cases.areas(card).items()}  # fmt: skip
+    shown = replace(scan, hu=np.rint(255 * source.seen[..., 0]).astype(np.uint8))
+    names = {int(label): f"{name}: {ml[name]:.1f} mL" for label, name in card["labels"].items()}
+    sheet = report.legend(draw_scan(shown, labels), names)
+    write_image(job.folder / f"{job.name}_overlay.png", sheet)
+    return {
+        "mask": masks[0],
+        "masks": masks,
+        "volume_ml": round(millilitres(labels > 0, scan), 1),
+        "volumes_ml": ml,
+        "label_values": {card["labels"][n]: value for n, value in card["label_values"].items()},
+        **grid_of(scan),
+        "left_right": quality.LEFT_RIGHT,
         "notes": [*scan.notes, *result.notes],
     }
 
@@ -622,29 +742,30 @@ def write_masks(
     names = []
     if "nii" in wanted.formats:
         names.append(f"{target.name}.nii.gz")
-        write_mask(mask, scan, job.folder / names[-1])
+        write_mask(mask if mask.dtype == bool else stored(mask, card), scan, job.folder / names[-1])
     if "dicom-seg" in wanted.formats:
         names.append(f"{target.name}.dcm")
         write_dicom_seg(mask, scan, job.folder / names[-1], version=card["sha256"])
     if "png" in wanted.formats:
         names.append(f"{target.name}_png")
         for index, slice_mask in enumerate(data.stack(mask, "axial")):
-            picture = np.uint8(255) * slice_mask
+            picture = stored(slice_mask, card)
             write_image(job.folder / names[-1] / f"axial_{index:04d}.png", picture)
     if wanted.brain:
         brain = bids.removesuffix("mask") + job.name.split("_")[-1] if bids else f"{job.name}_brain"
         write_brain(mask, scan, job.folder / f"{brain}.nii.gz")
     if bids:
         with replacing(target.with_suffix(".json")) as path:
-            content = {"Type": "Brain", "Sources": [job.path.name]}
+            kind = "Brain" if mask.dtype == bool else "Lesion"
+            content = {"Type": kind, "Sources": [job.path.name]}
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return names
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
-    """A picture as uint8, HU in the window of a CTA."""
+    """A picture as uint8 (H, W): of an MRI its first channel, HU in the window of a CTA."""
     if picture.dtype == np.uint8:
-        return picture
+        return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., 0])
     return np.rint(255 * data.normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
 
 
@@ -652,7 +773,8 @@ OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 
 
 def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256):
-    """An RGB sheet of the scan with its mask's outline: axial slices, two coronal, two sagittal."""
+    """An RGB sheet of the scan with its mask's outline, or its labels in colours: axial slices, two
+    coronal, two sagittal. `scan` is in HU, or already grey (uint8)."""
     tiles = []
     for view in data.VIEWS:
         pictures, masks = data.stack(scan.hu, view), data.stack(mask, view)
@@ -660,12 +782,19 @@ def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256)
         size = np.multiply(pictures.shape[1:], (rows, columns))
         width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))
         for index in chosen_slices(masks, most if view == "axial" else 2):
-            picture = cv2.resize(grey(pictures[index].astype(np.float32)), (width, tall),
+            picture = cv2.resize(grey(np.ascontiguousarray(pictures[index])), (width, tall),
                                  interpolation=cv2.INTER_AREA)
-            area = cv2.resize(masks[index].astype(np.float32), (width, tall),
-                              interpolation=cv2.INTER_AREA)
-            tiles.append(report.overlay(picture, area > 0.5))
+            tiles.append(outlined(picture, resized(masks[index], width, tall)))
     return report.montage(tiles)
+
+
+def resized(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A mask (H, W) of another size: by half of each pixel's area, labels by the nearest pixel."""
+    if mask.dtype != bool:
+        mask = np.ascontiguousarray(mask)
+        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    area = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return area > 0.5
 
 
 def chosen_slices(masks: np.ndarray, most: int) -> np.ndarray:
@@ -692,7 +821,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("paths", nargs="+", help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder")
+    add("paths", nargs="+", help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder; "
+        "for a network of MRI, folders with a file of each modality")  # fmt: skip
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
     add("--backend", default="openvino", choices=list(BACKENDS),
@@ -719,12 +849,13 @@ def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out = Path(args.out)
-    jobs = plan(find_inputs(args.paths), out)
+    card = read_json(Path(args.model).with_suffix(".json"))
+    jobs = plan(find_inputs(args.paths, card), out)
     wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
     todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]
     done = {job.folder: Work(job, about=read_json(job.folder / f"{job.name}.json"))
             for job in jobs if job not in todo}  # fmt: skip
-    works = predict_files(todo, lambda: Predictor(args.model, args.backend), wanted)
+    works = predict_files(todo, lambda: Predictor(args.model, args.backend), wanted, card)
     for work in progress(works, len(todo)):
         done[work.job.folder] = work
         for note in work.about.get("notes", ()):
@@ -782,7 +913,7 @@ def show(works: Iterable[Work]) -> None:
     for work in works:
         about = work.about
         size = (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about
-                else f"{about['brain_pixels']} px")  # fmt: skip
+                else f"{about.get('brain_pixels', about.get('labelled_pixels'))} px")  # fmt: skip
         took = f"{about['seconds']} s" if work.seconds else "done before"
         print(f"{size:>9}  {took:>11}  {work.job.folder / about['mask']}")
 

@@ -18,6 +18,8 @@ from errors import InputError, replacing
 
 CYAN, ORANGE = (64, 224, 255), (255, 158, 44)  # RGB: what was predicted, what is true
 GREEN, RED = (110, 200, 120), (255, 92, 80)
+YELLOW, VIOLET, BLUE = (250, 220, 70), (205, 130, 255), (90, 140, 255)
+LABELS = (RED, GREEN, YELLOW, VIOLET, BLUE, ORANGE)  # label 1, 2, …; then from the first again
 VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
 NIGHT = (16, 18, 22)  # the ground that scans lie on
 INK, MUTED = "#d8dee6", "#7d8894"
@@ -67,16 +69,47 @@ def montage(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int
     return sheet
 
 
+def overlay_labels(picture: np.ndarray, labels: np.ndarray, fill: float = 0.25) -> np.ndarray:
+    """As `overlay`, of labels (H, W): each with an outline and fill of its own colour."""
+    drawn = overlay(picture, np.zeros_like(labels))
+    for label in np.unique(labels[labels > 0]):
+        drawn = overlay(drawn, labels == label, label_colour(label), fill)
+    return drawn
+
+
+def label_colour(label: int) -> tuple:
+    """The colour of a label from 1 up."""
+    return LABELS[(int(label) - 1) % len(LABELS)]
+
+
+def paint(labels: np.ndarray) -> np.ndarray:
+    """Labels (H, W) as an RGB picture: black where there is none."""
+    colours = [(0, 0, 0), *(label_colour(label) for label in range(1, int(labels.max()) + 1))]
+    return np.array(colours, np.uint8)[labels]
+
+
 def captioned(sheet: np.ndarray, verdict: str, reasons: Sequence[str] = ()) -> np.ndarray:
     """The sheet (H, W, 3) below a strip that says the verdict, in its colour, and its reasons."""
-    lines = [verdict, *reasons]
+    return below_lines(sheet, [(verdict, VERDICTS[verdict]), *((r, PALE) for r in reasons)])
+
+
+def legend(sheet: np.ndarray, names: dict[int, str]) -> np.ndarray:
+    """The sheet (H, W, 3) below a strip that names the labels, each in its colour."""
+    return below_lines(sheet, [(name, label_colour(label)) for label, name in names.items()])
+
+
+PALE = (216, 222, 230)
+
+
+def below_lines(sheet: np.ndarray, lines: Sequence[tuple[str, tuple]]) -> np.ndarray:
+    """The sheet (H, W, 3) below a strip of texts with a colour each, broken where too long."""
     width = max(20, sheet.shape[1] // 8 - 2)
-    lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]
-    strip = np.full((20 * len(lines) + 10, sheet.shape[1], 3), NIGHT, np.uint8)
-    for row, line in enumerate(lines):
-        text = line.replace("²", "2")  # OpenCV's font knows no more than ASCII
-        colour = VERDICTS[verdict] if row == 0 else (216, 222, 230)
-        cv2.putText(strip, text, (8, 20 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1,
+    rows = [(row, colour) for text, colour in lines
+            for row in textwrap.wrap(text, width, subsequent_indent="  ")]  # fmt: skip
+    strip = np.full((20 * len(rows) + 10, sheet.shape[1], 3), NIGHT, np.uint8)
+    for number, (text, colour) in enumerate(rows):
+        text = text.replace("²", "2")  # OpenCV's font knows no more than ASCII
+        cv2.putText(strip, text, (8, 20 + 20 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1,
                     cv2.LINE_AA)  # fmt: skip
     return np.concatenate([strip, sheet])
 
@@ -152,6 +185,7 @@ def curves(csv: str | Path, png: str | Path) -> None:
     """Draw every figure of a training log that validation has too, and the learning rate.
 
     `csv` is train.py's data.csv: a row an epoch, from 0, columns such as dice and val_dice.
+    dice_oedema and the like, figures of one label or region, are lines in the panel of dice.
     Raises InputError when there is no row to draw, or when `png` cannot be written.
     """
     import pandas as pd  # as matplotlib below: a prediction need not wait for it
@@ -160,8 +194,8 @@ def curves(csv: str | Path, png: str | Path) -> None:
         log = pd.read_csv(csv)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot draw {csv}: {error}") from error
-    names = [name for name in log if f"val_{name}" in log and name != "positive"]
-    names.sort(key=lambda name: (name != "loss", name != "dice"))
+    panels = panels_of([name for name in log if f"val_{name}" in log and name != "positive"])
+    names = sorted(panels, key=lambda name: (name != "loss", name != "dice"))
     names += ["learning_rate"] if "learning_rate" in log else []
     if log.empty or not names:
         raise InputError(f"{csv} has no finished epoch to draw")
@@ -169,14 +203,22 @@ def curves(csv: str | Path, png: str | Path) -> None:
     rows = math.ceil(len(names) / columns)
     figure, axes = _figure(4.2 * columns, 3.1 * rows, rows, columns)
     for axis, name in zip(axes, names, strict=False):
-        _curve(axis, log, name)
+        _curve(axis, log, name, panels.get(name, []))
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    for axis in axes[: 2 if any(panels.values()) else 1]:
+        axis.legend(frameon=False, labelcolor=INK, fontsize=9 if axis is axes[0] else 7)
     _write(figure, png)
 
 
-def _curve(axis, log, name: str) -> None:
+def panels_of(names: Sequence[str]) -> dict[str, list[str]]:
+    """{"dice": ["dice_oedema", …], …}: each figure with those of single labels and regions."""
+    parts = {name: [part for part in names if part.startswith(f"{name}_")] for name in names}
+    inner = {part for found in parts.values() for part in found}
+    return {name: found for name, found in parts.items() if name not in inner}
+
+
+def _curve(axis, log, name: str, parts: Sequence[str]) -> None:
     """One panel: training muted, validation bright, the best validation epoch marked."""
     epochs, marker = log.epoch + 1, "o" if len(log) < 3 else None
     axis.set_title(name.replace("_", " "), color=INK, fontsize=11, loc="left")
@@ -185,7 +227,12 @@ def _curve(axis, log, name: str) -> None:
     if f"val_{name}" not in log:
         axis.semilogy(epochs, log[name], color=INK, lw=1.4, marker=marker, ms=4)
         return
-    axis.plot(epochs, log[name], color=MUTED, lw=1.4, marker=marker, ms=4, label="training")
+    for number, part in enumerate(parts, 1):
+        colour, words = _hex(label_colour(number)), part.removeprefix(f"{name}_").replace("_", " ")
+        axis.plot(epochs, log[part], ":", color=colour, lw=1, marker=marker, ms=3)
+        axis.plot(epochs, log[f"val_{part}"], color=colour, lw=1, marker=marker, ms=3, label=words)
+    axis.plot(epochs, log[name], ":" if parts else "-", color=MUTED, lw=1.4, marker=marker, ms=4,
+              label="training")  # fmt: skip
     axis.plot(epochs, log[f"val_{name}"], color=_hex(CYAN), lw=1.8, marker=marker, ms=4,
               label="validation")  # fmt: skip
     if name == "dice" and log.val_dice.notna().any():
@@ -194,6 +241,29 @@ def _curve(axis, log, name: str) -> None:
         axis.annotate(f"{log.val_dice[best]:.3f}", (epochs[best], log.val_dice[best]),
                       (0, -14), textcoords="offset points", color=_hex(ORANGE), fontsize=9,
                       ha="center")  # fmt: skip
+
+
+def boxes(panels: dict[str, dict[str, Sequence[float]]], png: str | Path) -> None:
+    """Draw a box plot for each score, {"Dice": {"whole tumour": one value a case, …}, …}.
+
+    A box spans the quartiles, its line is the median; every case is a point. Values that are no
+    number are left out. Raises InputError when `png` cannot be written.
+    """
+    figure, axes = _figure(1.2 + 1.1 * sum(map(len, panels.values())), 4, 1, len(panels))
+    for axis, (score, groups) in zip(axes, panels.items(), strict=True):
+        values = [np.asarray(group, float) for group in groups.values()]
+        values = [group[np.isfinite(group)] for group in values]
+        lines = {"color": INK, "lw": 1.2}
+        axis.boxplot(values, widths=0.5, showfliers=False, medianprops={"color": _hex(ORANGE)},
+                     boxprops=lines, whiskerprops=lines, capprops=lines)  # fmt: skip
+        for place, group in enumerate(values, 1):
+            spread = np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else 0
+            axis.plot(place + np.zeros(len(group)) + spread, group, "o", color=_hex(CYAN), ms=4,
+                      alpha=0.8)  # fmt: skip
+        names = [textwrap.fill(name, 12) for name in groups]
+        axis.set_xticks(range(1, len(names) + 1), names, color=INK, fontsize=8)
+        axis.set_title(score, color=INK, fontsize=11, loc="left")
+    _write(figure, png)
 
 
 def ranking(examples: Sequence[tuple], values: Sequence[float], png: str | Path) -> None:

@@ -3,6 +3,7 @@
     python synthetic.py --preview files/preview.png [--labels DIR] [--necks DIR]
     python synthetic.py --sample results/demo/sample_cta.nii.gz
     python synthetic.py --download labelmaps
+    python synthetic.py --tumours files/cases --count 12         # brain MRI, see tumour.py
 
 A label map says where each tissue lies (FreeSurfer numbers for the brain, 500 and above for the
 rest of the head, as in SynthSeg's training maps). Every scan turns, scales and bends it anew,
@@ -753,12 +754,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--preview", metavar="PNG", help="draw a sheet of samples with their masks")
     add("--sample", metavar="NIFTI", help="write one CTA of the phantom, and its mask beside it")
     add("--download", metavar="DIR", help="fetch SynthSeg's 20 head label maps into DIR")
+    add("--tumours", metavar="DIR", help="write MRI cases with brain tumours, as BraTS has them")
+    add("--count", type=int, default=12, help="so many cases (default: %(default)s)")
     add("--labels", metavar="DIR", help="head label maps to make samples from; else phantoms")
     add("--necks", metavar="DIR", help="head-and-neck CTs to continue them below the skull")
     add("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
     args = parser.parse_args(argv)
-    if not args.preview and not args.sample and not args.download:
-        raise InputError("nothing to do; give --preview PNG, --sample NIFTI or --download DIR")
+    if not (args.preview or args.sample or args.download or args.tumours):
+        raise InputError("nothing to do; give --preview, --sample, --download or --tumours")
     if args.download:
         from download import fetch_label_maps
 
@@ -768,6 +771,10 @@ def main(argv: list[str] | None = None) -> int:
         print(args.preview)
     if args.sample:
         print(args.sample, write_sample(args.sample), sep="\n")
+    if args.tumours:
+        from tumour import write_tumours
+
+        print(*write_tumours(args.tumours, args.count, args.labels, args.seed), sep="\n")
     return 0
 
 

@@ -3,11 +3,13 @@
     python test.py                                     # the Test split of files/dataset
     python test.py FOLDER                              # pairs of pictures, or of NIfTI scans
     python test.py SCANS MASKS --model files/model.keras --out results
+    python test.py files/tumour --model files/tumour/model.keras      # MRI cases, or their folder
 
 FOLDER is a dataset (its Test split is taken), or holds images/ and masks/, or X.png beside
 X_mask.png, or X.nii.gz beside X_mask.nii.gz. Every mask is the one that pred.py would write.
 Writes results/<name>_prediction/<name>_{original_image,mask,predicted_mask}.png, a row an image to
-files/score.csv, and worst, median and best to files/score.png.
+files/score.csv, and worst, median and best to files/score.png. MRI cases are scored on their own
+voxels, whatever the dataset was made of: a row for each label and region, and a box plot.
 """
 
 import argparse
@@ -20,8 +22,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import cases
 import data
 import metrics
+import mri
 import pred
 import report
 import volume
@@ -34,23 +38,46 @@ SPECK = 50  # pixels: a false positive of more than these is counted once more
 # ---------------------------------------------------------------- what to score
 
 
-def find(folder: str | Path, masks: str | Path | None = None) -> list[data.Pair]:
+def find(
+    folder: str | Path, masks: str | Path | None = None, card: dict | None = None
+) -> list[data.Pair | cases.Case]:
     """The pairs of a folder: of pictures, or of scans where it holds no picture.
 
+    Where the model's card asks for MRI, cases take the place of scans, and of a dataset's pictures.
     Raises InputError when nothing pairs; files without a partner are named in warnings.
     """
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder, or make one with data.py")
+    if cases.is_mri(card or {}) and masks is None:
+        return find_cases(folder, card)
     if masks is None and folder.is_dir() and is_dataset(folder):
         if pairs := data.read_dataset(folder)["Test"]:
             return pairs
         raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
-    endings = data.PICTURES if holds_pictures(folder) else data.SCANS
-    pairs, left_over = data.find_pairs(folder, masks, endings)
+    endings = cases.PICTURES if holds_pictures(folder) else cases.SCANS
+    pairs, left_over = cases.find_pairs(folder, masks, endings)
     for line in left_over:
         warn(line)
     return [data.Pair(image, mask, **data.case_and_view(name)) for name, image, mask in pairs]
+
+
+def find_cases(folder: Path, card: dict) -> list[cases.Case]:
+    """The cases in a folder that have labels; of a dataset, those of its Test split, from the files
+    that it was made of."""
+    if about := data.describe(folder):
+        test = about["splits"]["Test"]
+        known = [cases.Case(name, {kind: Path(path) for kind, path in source["files"].items()},
+                            Path(source["labels"]))
+                 for name, source in about.get("cases", {}).items()]  # fmt: skip
+        if found := [case for case in known if case.patient in test]:
+            return found
+        raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
+    names = data.to_names(card.get("names", ()))
+    found, left_over = cases.find_cases(folder, cases.channels(card), names)
+    for line in left_over:
+        warn(line)
+    return found
 
 
 def is_dataset(folder: Path) -> bool:
@@ -63,28 +90,35 @@ def is_dataset(folder: Path) -> bool:
 def holds_pictures(path: Path) -> bool:
     """Whether there is a picture in the folder or one level below."""
     files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    return any(file.name.lower().endswith(data.PICTURES) for file in files)
+    return any(file.name.lower().endswith(cases.PICTURES) for file in files)
 
 
 # ---------------------------------------------------------------- one pair
 
 
-def score(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dict:
-    """Predict one pair, write its pictures and JSON, and return its row of score.csv.
+def score(item: data.Pair | cases.Case, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+    """Predict one pair or case, write its pictures and JSON, and return its rows of score.csv.
 
     Raises InputError when image or mask cannot be used, or the results cannot be written.
     """
-    is_picture = pair.image.name.lower().endswith(data.PICTURES)
-    row = (score_picture if is_picture else score_scan)(pair, job, predictor)
-    row = {"Image": job.name} | row
+    if isinstance(item, cases.Case):
+        rows = score_case(item, job, predictor)
+        mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(job.path)}
+    else:
+        is_picture = item.image.name.lower().endswith(cases.PICTURES)
+        rows = [(score_picture if is_picture else score_scan)(item, job, predictor)]
+        mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
+    rows = [{"Image": job.name} | row for row in rows]
+    scores = [{name: None if value != value else value for name, value in row.items()}
+              for row in rows]  # fmt: skip
     about = {
-        "input": str(pair.image.resolve()),  # by which pred.plan knows whose folder this is
-        "true_mask": str(pair.mask.resolve()),
-        "scores": {name: None if value != value else value for name, value in row.items()},
+        "input": str(job.path.resolve()),  # by which pred.plan knows whose folder this is
+        "true_mask": str(mask.resolve()),
+        "scores": scores if len(scores) > 1 else scores[0],
     }
     with replacing(job.folder / f"{job.name}.json") as path:
         path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return row | {"Case": pair.case, "View": pair.view, "File": str(pair.image)}
+    return [row | told for row in rows]
 
 
 def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dict:
@@ -101,14 +135,49 @@ def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dic
     prediction = predictor.volume(scan).mask
     volume.write_mask(prediction, scan, job.folder / f"{job.name}_predicted_mask.nii.gz")
     pictures, *masks = (data.stack(array, "axial") for array in (scan.hu, mask, prediction))
-    differ = (masks[0] != masks[1]).sum(axis=(1, 2))
-    index = int((differ + 1e-6 * masks[0].sum(axis=(1, 2))).argmax())
+    index = most_different(*masks)
     write_pictures(job, pictures[index].astype(np.float32), masks[0][index], masks[1][index])
     return (
         row_of(mask, prediction)
         | metrics.surface_scores(mask, prediction, scan.spacing)
         | {"mL": metrics.volume_ml(prediction, scan.spacing), "Kind": "scan"}
     )
+
+
+def score_case(case: cases.Case, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+    """A row for each label and region of an MRI; the PNGs are as those of `score_scan`."""
+    card = predictor.card
+    source = mri.read_mri(case, card)
+    stored = volume.read_labels(case.labels, source.scan)
+    truth = cases.contiguous(stored, card["label_values"].values())
+    found = predictor.mri(source).mask
+    predicted = pred.stored(found, card)
+    volume.write_mask(predicted, source.scan, job.folder / f"{job.name}_predicted_mask.nii.gz")
+    pictures, *masks = (data.stack(array, "axial") for array in (source.seen, truth, found))
+    index = most_different(*masks)
+    picture = np.rint(255 * pictures[index]).astype(np.uint8)
+    write_pictures(job, picture, *(report.paint(labels[index]) for labels in masks))
+    return [
+        {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
+        for name, area in cases.areas(card).items()
+    ]
+
+
+def row_of_region(truth: np.ndarray, found: np.ndarray, scan: volume.Volume) -> dict:
+    """Scores of one label or region, by BraTS' rule for empty ones, and its volumes."""
+    scores = metrics.region_scores(truth, found, scan.spacing)
+    return scores | {
+        "Dice": scores["F1"],
+        "mL": volume.millilitres(found, scan),
+        "True mL": volume.millilitres(truth, scan),
+        "Kind": "case",
+    }
+
+
+def most_different(first: np.ndarray, second: np.ndarray) -> int:
+    """The slice (N, H, W) on which two masks differ most; if none does, that with most of them."""
+    differ = (first != second).sum(axis=(1, 2))
+    return int((differ + 1e-6 * (first > 0).sum(axis=(1, 2))).argmax())
 
 
 def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
@@ -126,35 +195,45 @@ def write_pictures(job: pred.Job, picture, mask, prediction) -> None:
     """The three PNGs of a pair."""
     named = {"original_image": pred.grey(picture), "mask": mask, "predicted_mask": prediction}
     for kind, array in named.items():
-        grey = array if array.dtype == np.uint8 else np.uint8(255) * array
-        pred.write_image(job.folder / f"{job.name}_{kind}.png", np.ascontiguousarray(grey))
+        shown = array if array.dtype == np.uint8 else np.uint8(255) * array
+        pred.write_image(job.folder / f"{job.name}_{kind}.png", np.ascontiguousarray(shown))
 
 
 # ---------------------------------------------------------------- all of them
 
 
-def score_all(pairs: list[data.Pair], out: Path, predictor: pred.Predictor):
+def score_all(pairs: list[data.Pair | cases.Case], out: Path, predictor: pred.Predictor):
     """Rows of all pairs (a table, with the column Job) and the errors of those that failed."""
-    jobs = pred.plan([pair.image for pair in pairs], out)
+    jobs = pred.plan([path_of(pair) for pair in pairs], out)
     rows, failed = [], []
     with tqdm(list(zip(pairs, jobs, strict=True)), unit="image") as bar:
         for pair, job in bar:
             try:
-                rows.append(score(pair, job, predictor) | {"Job": job})
+                rows += [row | {"Job": job} for row in score(pair, job, predictor)]
             except InputError as error:
                 failed.append(str(error))
     return pd.DataFrame(rows), failed
 
 
+def path_of(item: data.Pair | cases.Case) -> Path:
+    """What a result is named after: the picture or scan, or a folder of the case's name."""
+    if isinstance(item, data.Pair):
+        return item.image
+    folder = next(iter(item.files.values())).parent
+    return folder if folder.resolve().name == item.name else folder / item.name
+
+
 def order_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of score.csv: Image and the five scores first."""
-    first = ["Image", *COLUMNS, "Dice", "HD95", "NSD", "mL"]
+    """The columns of score.csv: Image (and Region) and the five scores first."""
+    first = ["Image", "Region", *COLUMNS, "Specificity", "Dice", "HD95", "NSD", "mL"]
     kept = [name for name in first if name in table]
     return table[kept + [name for name in table if name not in (*kept, "Job")]]
 
 
 def summary(table: pd.DataFrame) -> list[str]:
     """What a run prints: slices with a brain, without one, cases, and scans, apart."""
+    if "Region" in table:
+        return [region_line(*part) for part in table.groupby("Region", sort=False)]
     slices, scans = table[table.Kind == "slice"], table[table.Kind == "scan"]
     brain, empty = slices[slices.Brain > 0], slices[slices.Brain == 0]
     lines = []
@@ -187,11 +266,31 @@ def summary(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def region_line(region: str, rows: pd.DataFrame) -> str:
+    """The scores of one label or region over all cases."""
+    worst = rows.iloc[rows.Dice.argmin()]
+    means = "  ".join(f"{name} {rows[name].mean():.4f}"
+                      for name in ("Dice", "Precision", "Recall", "Specificity"))  # fmt: skip
+    return (f"{region}: {len(rows)} cases, means: {means}  HD95 {rows.HD95.mean():.2f} mm; worst "
+            f"Dice {worst.Dice:.4f} ({worst.Image})")  # fmt: skip
+
+
 def pooled_dice(slices: pd.DataFrame) -> pd.Series:
     """Dice of each case and view, over the pixels of all its slices together; 1 if all empty."""
     counts = slices.groupby(["Case", "View"])[["Brain", "Predicted", "Both"]].sum()
     total = counts.Brain + counts.Predicted
     return (2 * counts.Both / total).where(total > 0, 1.0)
+
+
+def draw(table: pd.DataFrame, png: Path) -> bool:
+    """A box plot of labels and regions, where there are any; else `draw_ranking`."""
+    if "Region" not in table:
+        return draw_ranking(table, png)
+    groups = list(table.groupby("Region", sort=False))
+    scores = {"Dice": "Dice", "HD95": "HD95 in mm"}
+    report.boxes({words: {region: rows[score] for region, rows in groups}
+                  for score, words in scores.items()}, png)  # fmt: skip
+    return True
 
 
 def draw_ranking(table: pd.DataFrame, png: Path) -> bool:
@@ -229,7 +328,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    pairs = find(args.folder, args.masks)
+    card = pred.read_json(Path(args.model).with_suffix(".json"))
+    pairs = find(args.folder, args.masks, card)
     table, failed = score_all(pairs, Path(args.out), pred.Predictor(args.model))
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
@@ -239,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
         order_columns(table).round(6).to_csv(path, index=False)
     print(*summary(table), sep="\n")
     png = args.scores.with_suffix(".png")
-    drawn = f", {png}" if draw_ranking(table, png) else ""
+    drawn = f", {png}" if draw(table, png) else ""
     print(f"each image: {args.scores}{drawn}; masks: {args.out}")
     return 2 if failed else 0
 

@@ -4,8 +4,10 @@
     python train.py                                          # files/model.keras, its card, curves
     python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3
     python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
+    python train.py --data files/tumour --loss dice_focal --lr 1e-3 --patience 5
     KERAS_BACKEND=jax python train.py                        # any backend of Keras will do
 
+What the dataset is, slices or volumes, of how many channels and labels, stands in its dataset.json.
 Killed at any moment, the same command goes on from the last finished epoch. Watch a run with
 `tensorboard --logdir files/tensorboard`.
 """
@@ -29,6 +31,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+import augment
+import cases
 import data
 import metrics
 import report
@@ -38,13 +42,16 @@ from model import build_unet, export_model, load_model, save_model
 with quietly():
     import keras
 
+SIZE, BATCH = 160, 32  # pixels a side to which slices are fitted, and how many make a step
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 
 
 # ---------------------------------------------------------------------------- input
 class Slices(keras.utils.PyDataset):
-    """Batches (image, mask), float32 (batch, size, size, 1) in [0, 1], of a list of pairs in order.
+    """Batches (image, mask) of a list of pairs in order, float32 in [0, 1].
 
+    Of slices, images are (batch, size, size, channels), of volumes (batch, *size, channels), `size`
+    being their grid; masks are as large and hold one channel, the label where there are several.
     `window` in HU is used for pictures that hold HU. Reading runs in `workers` threads.
     """
 
@@ -64,20 +71,24 @@ class Slices(keras.utils.PyDataset):
         except Exception as error:
             self.error = error
             raise
-        images, masks = (np.stack(part)[..., None] for part in zip(*samples, strict=True))
+        images, masks = (np.stack(part).astype(np.float32, copy=False)
+                         for part in zip(*samples, strict=True))  # fmt: skip
         self.busy += time.perf_counter() - start
-        return images.astype(np.float32, copy=False), masks.astype(np.float32)
+        return images if images.ndim > masks.ndim else images[..., None], masks[..., None]
 
     def numbers(self, index):
         """The numbers of the samples in a batch."""
         return range(index * self.batch, min((index + 1) * self.batch, len(self.pairs)))
 
     def sample(self, number):
-        """Image and mask (size, size), fitted and normalised as for a prediction."""
-        image, mask = data.read_pair(self.pairs[number])
-        image, _ = data.fit(image, self.size, outside=data.outside(image))
-        mask, _ = data.fit(mask, self.size, is_mask=True)
-        return data.normalise(image, self.window), mask > 0
+        """Image and mask, fitted and normalised as for a prediction."""
+        pair = self.pairs[number]
+        image, mask = data.read_pair(pair)
+        if mask.ndim == 2:  # volumes are stored on their grid
+            image, _ = data.fit(image, self.size, outside=data.outside(image))
+            mask = (data.fit_labels(mask, self.size)[0] if pair.labels > 1
+                    else data.fit(mask, self.size, is_mask=True)[0])  # fmt: skip
+        return data.normalise(image, self.window), mask if pair.labels > 1 else mask > 0
 
 
 class TrainingSlices(Slices):
@@ -103,42 +114,59 @@ class TrainingSlices(Slices):
 
     def sample(self, number):
         turn, place = divmod(number, len(self.pairs))
-        image, mask = data.read_pair(self.pairs[self.order(turn)[place]])
+        pair = self.pairs[self.order(turn)[place]]
         rng = np.random.default_rng((self.seed, number))
-        return data.augment(image, mask, rng, self.size, self.window)
+        image, mask = data.read_pair(pair)
+        return augment.augment(image, mask, rng, self.size, self.window, labels=pair.labels)
 
     def order(self, turn):
         """The order of the pairs in their `turn`-th shuffle."""
         return np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
 
 
-def check_masks(pairs, seed, count=200):
-    """Look at some masks before hours are spent; raises InputError if they cannot be learned."""
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
-    grey, shares = [], []
-    for pair in (pairs[place] for place in chosen):
-        values = np.unique(data.decode(pair.mask))
-        if len(values) > 2 and values[-1] < 10:
-            raise InputError(
-                f"{pair.mask} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
-                "store the one label to learn as 255 and all else as 0"
-            )
-        if len(values) > 2 or values[-1] not in (0, 1, 255):
-            grey.append((len(values), pair.mask))
-        shares.append(data.read_mask_picture(pair.mask).mean())
+def check_masks(pairs, seed, names=("brain",), count=200):
+    """Look at some masks before hours are spent; raises InputError if they cannot be learned.
+
+    `names` are those of the labels. Pictures of a single label may be of any greys, but no labels.
+    """
+    chosen = [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+    grey = [line for pair in chosen if pair.labels == 1 and not pair.place
+            for line in [strange_mask(pair)] if line]  # fmt: skip
     if grey:
-        warn(
-            f"{len(grey)} of {len(chosen)} masks looked at are not 0/1 ({grey[0][1]} holds "
-            f"{grey[0][0]} grey values): what is brighter than half counts as brain; store masks "
-            "as PNG of 0 and 255"
-        )
-    if not any(shares):
+        warn(f"{len(grey)} of {len(chosen)} masks looked at are not 0/1 ({grey[0]}): what is "
+             "brighter than half counts as brain; store masks as PNG of 0 and 255")  # fmt: skip
+    shares = np.array([label_shares(pair) for pair in chosen])
+    if not shares.any():
         raise InputError(
             f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "
-            f"look at {pairs[chosen[0]].mask}"
+            f"look at {chosen[0].mask}"
         )
-    print(f"  {np.count_nonzero(shares) / len(shares):.0%} of {len(shares)} masks looked at hold a "
-          f"brain, on average {np.mean(shares):.1%} of the picture")
+    for name, share in zip(names, shares.T, strict=True):
+        print(f"  {np.count_nonzero(share) / len(share):.0%} of {len(share)} masks looked at hold "
+              f"{name}, on average {share.mean():.1%} of the picture")
+
+
+def strange_mask(pair):
+    """What is odd about a mask that should be 0/1, None if it is one; InputError for labels."""
+    values = np.unique(data.decode(pair.mask))
+    if len(values) > 2 and values[-1] < 10:
+        raise InputError(
+            f"{pair.mask} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
+            "store the one label to learn as 255 and all else as 0"
+        )
+    if len(values) > 2 or values[-1] not in (0, 1, 255):
+        return f"{pair.mask} holds {len(values)} grey values"
+    return None
+
+
+def label_shares(pair):
+    """The share of a pair's mask that each label has; InputError for a label that has no name."""
+    mask = data.read_pair(pair)[1]
+    shares = np.bincount(mask.ravel().astype(np.uint8), minlength=pair.labels + 1) / mask.size
+    if len(shares) > pair.labels + 1:
+        raise InputError(f"{pair.mask} holds the label {len(shares) - 1}, its dataset only up to "
+                         f"{pair.labels}; make the dataset again")  # fmt: skip
+    return shares[1:]
 
 
 def read_pairs(folder, views=None):
@@ -201,7 +229,7 @@ class StandstillWarning(keras.callbacks.Callback):
         if shares.max() < 1e-3 or shares.min() > 0.98:
             colour = "black" if shares.max() < 0.5 else "white"
             warn(f"in epoch {epoch + 1} the predicted masks are all {colour} "
-                 f"({shares[1]:.2%} of the pixels are brain): if that stays, {self.advice}")
+                 f"({shares[1]:.2%} of them is labelled): if that stays, {self.advice}")
         elif len(recent) == self.epochs and np.ptp(recent) < 1e-4 * abs(np.mean(recent)):
             warn(f"the loss has stood still at {recent[-1]:.5f} for {self.epochs} epochs: "
                  f"{self.advice}")
@@ -348,28 +376,74 @@ def for_training(model, precision, steps):
     return copy
 
 
-def build(args, steps):
-    """The network to train: a new one, or the one of --start-from."""
+def input_shape(args, about):
+    """(H, W, C) of slices fitted to --size, (X, Y, Z, C) of volumes on their dataset's grid."""
+    return (*spatial_shape(args, about), len(cases.channels(about)))
+
+
+def spatial_shape(args, about):
+    """The shape of what the network sees, without its channels."""
+    return tuple(about["grid"]) if is_3d(about) else (args.size, args.size)
+
+
+def is_3d(about):
+    """Whether a dataset is of volumes."""
+    return about.get("dimensions") == 3
+
+
+def labels_of(about):
+    """{"1": name, …} of a dataset's labels."""
+    return about.get("labels", {"1": "brain"})
+
+
+def build(args, steps, about=None):
+    """The network to train on a dataset described by `about`: a new one, or that of --start-from.
+
+    One label is learned by a sigmoid, several and the background by a softmax.
+    """
+    about = about or {}
+    shape, labels = input_shape(args, about), len(labels_of(about))
+    classes = labels + 1 if labels > 1 else 1
     if not args.start_from:
-        shape = (args.size, args.size, 1)
-        model = build_unet(shape, width=args.width, depth=args.depth, dropout=args.dropout)
+        model = build_unet(shape, classes, args.width, args.depth, args.dropout)
         return for_training(model, args.precision, steps)
     model, _ = load_model(args.start_from)
-    if model.input_shape[1:] not in ((args.size, args.size, 1), (None, None, 1)):
-        raise InputError(
-            f"{args.start_from} takes {model.input_shape[1:]}: give --size {model.input_shape[1]}"
-        )
+    given = model.input_shape[1:]
+    if given not in (shape, (*[None] * len(shape[:-1]), shape[-1])):
+        advice = f"give --size {given[0]}" if len(given) == len(shape) == 3 else "take another"
+        raise InputError(f"{args.start_from} takes {given}, the dataset gives {shape}: {advice}")
+    if model.output_shape[-1] != classes:
+        raise InputError(f"{args.start_from} was not made for {labels} labels: take another")
     return for_training(model, args.precision, steps)
 
 
 def positive(mask, probability):
-    """Share of the pixels of each sample that are predicted as brain, (batch,)."""
-    axes = tuple(range(1, len(probability.shape)))
-    return keras.ops.mean(keras.ops.cast(probability > 0.5, "float32"), axis=axes)
+    """Share of the pixels of each sample that are predicted as some label, (batch,)."""
+    axes = tuple(range(1, len(probability.shape) - 1))
+    found = (probability[..., 0] > 0.5 if probability.shape[-1] == 1
+             else keras.ops.argmax(probability, axis=-1) > 0)  # fmt: skip
+    return keras.ops.mean(keras.ops.cast(found, "float32"), axis=axes)
 
 
-def compile_model(model, args, steps):
+def metrics_of(about):
+    """What is measured in every epoch: means over the labels and, of several, each area's own."""
+    chosen = {"dice": metrics.Dice, "iou": metrics.IoU, "precision": metrics.Precision,
+              "recall": metrics.Recall, "specificity": metrics.Specificity}  # fmt: skip
+    areas = cases.areas(about)
+    if len(areas) == 1:
+        del chosen["specificity"]
+        return [kind(name=name) for name, kind in chosen.items()]
+    return [
+        *(kind(name=name) for name, kind in chosen.items()),
+        metrics.Accuracy(name="accuracy"),
+        *(kind(name=f"{name}_{area.replace(' ', '_')}", areas=[labels])
+          for name, kind in chosen.items() for area, labels in areas.items()),
+    ]  # fmt: skip
+
+
+def compile_model(model, args, steps, about=None):
     """Compile, and build what Keras would otherwise build by drawing samples of its own."""
+    about = about or {}
     rate = args.lr
     if args.schedule == "cosine":
         total = args.epochs * steps
@@ -380,20 +454,18 @@ def compile_model(model, args, steps):
         )
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
-        loss=metrics.LOSSES[args.loss],
+        loss=metrics.loss(args.loss, args.label_weights, args.background),
         metrics=[
-            metrics.Dice(name="dice"),
-            metrics.IoU(name="iou"),
-            metrics.Precision(name="precision"),
-            metrics.Recall(name="recall"),
+            *metrics_of(about),
             keras.metrics.MeanMetricWrapper(positive, name="positive"),
         ],
         # XLA halves the speed of TensorFlow on a CPU
         jit_compile="auto" if gpus() else False,
     )
     model.optimizer.build(model.trainable_variables)
-    nothing = np.zeros((1, args.size, args.size, 1), np.float32)
-    model.test_on_batch(nothing, nothing)
+    shape = input_shape(args, about)
+    image, mask = np.zeros((1, *shape), np.float32), np.zeros((1, *shape[:-1], 1), np.float32)
+    model.test_on_batch(image, mask)
 
 
 # ---------------------------------------------------------------------------- the run
@@ -406,15 +478,19 @@ def options(argv=None):
     add("--data", default="files/dataset", help="dataset folder (default: %(default)s)")
     add("--output", default="files", help="where model, data.csv, curves go (%(default)s)")
     add("--views", nargs="+", choices=(*data.VIEWS, "mip"), help="of these views only")
-    add("--size", type=int, default=160, help="pictures are fitted to SIZE x SIZE (%(default)s)")
+    add("--size", type=int, help=f"slices are fitted to SIZE x SIZE ({SIZE})")
     add("--width", type=int, default=16, help="filters on the first level (%(default)s)")
     add("--depth", type=int, default=4, help="number of poolings (%(default)s)")
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
     add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
     add("--epochs", type=int, default=50, help="at most (%(default)s)")
     add("--steps", type=int, help="batches an epoch (default: once through the pictures)")
-    add("--batch", type=int, default=32, help="pictures in a step (%(default)s)")
+    add("--batch", type=int, help=f"slices or volumes in a step ({BATCH} slices, 1 volume)")
     add("--loss", choices=sorted(metrics.LOSSES), default="dice", help="(%(default)s)")
+    add("--label-weights", nargs="+", type=float, metavar="W",
+        help="how much each label counts in the loss (all alike)")
+    add("--background", action=argparse.BooleanOptionalAction,
+        help="whether background counts in it (not in dice and iou, else it does)")
     add("--lr", type=float, default=1e-4, help="Adam's learning rate (%(default)s)")
     add("--schedule", choices=("plateau", "cosine"), default="plateau",
         help="lower the rate when validation Dice rises no more, or warm up and follow a cosine "
@@ -428,8 +504,11 @@ def options(argv=None):
     add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
     add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
     args = parser.parse_args(argv)
-    if min(args.epochs, args.batch, args.workers, args.steps or 1) < 1 or args.lr <= 0:
+    counts = (args.epochs, args.workers, *(n for n in (args.batch, args.steps) if n is not None))
+    if min(counts) < 1 or args.lr <= 0:
         raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
+    if args.label_weights and not (min(args.label_weights) >= 0 < max(args.label_weights)):
+        raise InputError("--label-weights are 0 or more, and not all 0")
     args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return args
 
@@ -437,14 +516,33 @@ def options(argv=None):
 def main(argv=None):
     args = options(argv)
     train_pairs, val_pairs, about = read_pairs(args.data, args.views)
+    settle(args, about)
     print_device(args)
+    things, count = ("volumes", 20) if is_3d(about) else ("pictures", 200)
     for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
-        print(f"{len(pairs)} pictures to {purpose}")
-        check_masks(pairs, args.seed)
+        print(f"{len(pairs)} {things} to {purpose}")
+        check_masks(pairs, args.seed, labels_of(about).values(), count)
     with explained(args.output):
         best = train(args, train_pairs, val_pairs, about)
     print(f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
           f"{args.output}/model.keras; curves in {args.output}/curves.png")
+
+
+def settle(args, about):
+    """Fill in the options that the dataset decides; InputError for those it has no use for."""
+    labels = labels_of(about).values()
+    if len(labels) == 1 and (args.label_weights or args.background is not None):
+        raise InputError(f"--label-weights and --background are for several labels: {args.data} "
+                         "has one")  # fmt: skip
+    if args.label_weights and len(args.label_weights) != len(labels):
+        raise InputError(f"--label-weights takes one for each of {', '.join(labels)}")
+    if is_3d(about):
+        if args.size:
+            grid = " x ".join(map(str, about["grid"]))
+            raise InputError(f"the volumes of {args.data} are of {grid} voxels: leave --size out")
+        args.batch = args.batch or 1
+    else:
+        args.size, args.batch = args.size or SIZE, args.batch or BATCH
 
 
 def print_device(args):
@@ -468,7 +566,7 @@ def train(args, train_pairs, val_pairs, about):
     """Fit, from the start or the last finished epoch; return the best model's card."""
     keras.utils.set_random_seed(args.seed)
     output, window = Path(args.output), window_of(about)
-    shape = (args.size, args.batch, window)
+    shape = (about["grid"] if is_3d(about) else args.size, args.batch, window)
     slices = TrainingSlices(
         train_pairs, *shape, steps=args.steps, seed=args.seed, workers=args.workers
     )
@@ -477,8 +575,8 @@ def train(args, train_pairs, val_pairs, about):
     backup = BackupAndRestore(
         output / "training", command_of(args, train_pairs, val_pairs, about), patience, args.fresh
     )
-    model = build(args, len(slices))
-    compile_model(model, args, len(slices))
+    model = build(args, len(slices), about)
+    compile_model(model, args, len(slices), about)
     backup.restore(model)
     cut_log(output / "data.csv", backup.epoch)
     best = BestModel(output / "model.keras", card(args, about, window, backup.state["run"]))
@@ -532,7 +630,10 @@ def patience_of(args):
 
 
 def window_of(about):
-    """Window in HU of what the network sees: the dataset's, or the default for stored HU."""
+    """Window in HU of what the network sees: the dataset's, or the default for stored HU; None
+    where the dataset holds no HU."""
+    if cases.is_mri(about):
+        return None
     window = about.get("window", "hu")
     return data.WINDOW if window == "hu" else tuple(window)
 
@@ -550,10 +651,13 @@ def command_of(args, train_pairs, val_pairs, about):
 
 def card(args, about, window, run_id):
     """The model's card, but for what the training finds out."""
+    kept = ("normalise", "names", "label_values", "regions", "fit")
     return {
-        "window": list(window),
-        "spacing_mm": args.spacing_mm or about.get("spacing_mm"),
-        "labels": about.get("labels", {"1": "brain"}),
+        "channels": cases.channels(about),
+        **{name: about[name] for name in kept if name in about},
+        "window": window and list(window),
+        "spacing_mm": args.spacing_mm or spacing_of(args, about),
+        "labels": labels_of(about),
         "views": args.views or about.get("views"),
         "training_data": about.get("source", f"the pictures in {args.data}"),
         "licence": about.get("licence"),
@@ -564,6 +668,12 @@ def card(args, about, window, run_id):
         "python": sys.version.split()[0],
         "run": run_id,
     }
+
+
+def spacing_of(args, about):
+    """The size in mm of what the network sees as a pixel or voxel; None where cases differ."""
+    spacing = about.get("spacing_mm")
+    return spacing * about["size"] / args.size if spacing and not is_3d(about) else spacing
 
 
 def cut_log(log, epochs):

@@ -48,7 +48,8 @@ THREADS = min(4, os.cpu_count() or 1)
 class Volume:
     """A scan in canonical orientation, and what is needed to write back on its own grid.
 
-    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32.
+    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32. (Of MRI it
+    holds what the file does.)
     affine: (4, 4) voxel of `hu` to RAS+ world mm, perhaps oblique or sheared.
     shifts: (slices, 3) world mm by which each slice lies off the affine (uneven gaps), or None.
     slice_axis: the axis of `hu` along which the source's slices are stacked.
@@ -111,7 +112,10 @@ class Grid:
 
 
 def read_volume(
-    path: str | Path, position: str | None = None, series: int | None = None
+    path: str | Path,
+    position: str | None = None,
+    series: int | None = None,
+    is_hu: bool = True,
 ) -> Volume:
     """Read a NIfTI file, a DICOM folder tree or .zip, or the series to which a DICOM file belongs.
 
@@ -121,7 +125,9 @@ def read_volume(
     array is taken as a scanner shows it: first axis to the picture's right, second down, third
     along the table, a right-handed set; HFS then means columns to the patient's left, rows to the
     back, slices to the head. Where the header says an orientation, it is followed.
-    Raises InputError for whatever is no 3-D scan.
+
+    Of a NIfTI file that holds no HU, such as MRI, each value stays what it is, but for what is no
+    number, which becomes 0. Raises InputError for whatever is no 3-D scan.
     """
     path = Path(path)
     if position is not None and position not in POSITIONS:
@@ -134,7 +140,7 @@ def read_volume(
         return _read_dicom(path, series)
     if series is not None:
         raise InputError(f"{path} is NIfTI and has no series to choose of; leave --series out")
-    return _read_nifti(path, position)
+    return _read_nifti(path, position, is_hu)
 
 
 def read_mask(path: str | Path, volume: Volume | None = None) -> np.ndarray:
@@ -142,30 +148,59 @@ def read_mask(path: str | Path, volume: Volume | None = None) -> np.ndarray:
 
     Raises InputError when its shape or affine is not that of `volume` (to a tenth of a voxel).
     """
+    return _read_drawn(path, volume) > 0.5
+
+
+def read_labels(path: str | Path, volume: Volume | None = None) -> np.ndarray:
+    """Read a NIfTI label volume as (X, Y, Z) uint8 in canonical orientation.
+
+    Raises InputError as `read_mask` does, and for values that are no whole numbers in 0 .. 255.
+    """
+    labels = _read_drawn(path, volume)
+    whole = np.rint(labels)
+    if not (np.abs(labels - whole) < 1e-3).all() or whole.min() < 0 or whole.max() > 255:
+        raise InputError(f"{path} is no label volume: its values are not all of 0, 1, … 255")
+    return whole.astype(np.uint8)
+
+
+def _read_drawn(path: str | Path, volume: Volume | None) -> np.ndarray:
+    """What was drawn on `volume`, (X, Y, Z) in canonical orientation, its grid checked."""
     image = _load_nifti(Path(path))
     affine, _ = _orient(image, path, volume.position if volume else None)
     orientation = nib.io_orientation(affine)
-    mask = nib.apply_orientation(_array(image, path), orientation) > 0.5
-    if volume is None:
-        return mask
-    if mask.shape != volume.hu.shape:
+    drawn = nib.apply_orientation(_array(image, path), orientation)
+    if volume is not None:
+        affine = affine @ orientations.inv_ornt_aff(orientation, image.shape[:3])
+        check_grid(drawn.shape, affine, path, volume, "give the mask that was drawn on this scan")
+    return drawn
+
+
+def check_grid(shape: tuple, affine: np.ndarray, path: str | Path, volume: Volume, advice: str):
+    """Raise InputError unless a canonical shape and affine are those of `volume`.
+
+    Corners may lie a tenth of a voxel apart. `path` is the file, `advice` what to do about it.
+    """
+    if shape != volume.hu.shape:
         raise InputError(
-            f"{path} has shape {mask.shape} and its scan {volume.path} {volume.hu.shape}; "
-            "give the mask that was drawn on this scan"
+            f"{path} has shape {shape} and its scan {volume.path} {volume.hu.shape}; {advice}"
         )
-    affine = affine @ orientations.inv_ornt_aff(orientation, image.shape[:3])
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
-    corners = corners * np.array([*np.subtract(mask.shape, 1), 1])[:, None]
+    corners = corners * np.array([*np.subtract(shape, 1), 1])[:, None]
     apart = np.linalg.norm((affine - volume.affine) @ corners, axis=0).max()
     if apart > 0.1 * volume.spacing.min():
         raise InputError(
             f"{path} lies {apart:.2f} mm off its scan {volume.path} (their affines differ); "
-            "give the mask that was drawn on this scan"
+            f"{advice}"
         )
-    return mask
 
 
-def _read_nifti(path: Path, position: str | None) -> Volume:
+def from_array(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
+    """A Volume of a RAS+ array (X, Y, Z) that comes from no file."""
+    header, kept = nib.Nifti1Image(array, affine).header, np.array([[0, 1], [1, 1], [2, 1]])
+    return Volume(array, affine, name, Path(name), (), header, kept)
+
+
+def _read_nifti(path: Path, position: str | None, is_hu: bool) -> Volume:
     image = _load_nifti(path)
     affine, notes = _orient(image, path, position)
     name = path.name[: path.name.lower().rindex(".nii")]
@@ -173,7 +208,7 @@ def _read_nifti(path: Path, position: str | None) -> Volume:
     unknown = not (header["sform_code"] or header["qform_code"])
     return _canonical(
         _array(image, path), affine, header, name, path, notes,
-        position=(position or "HFS") if unknown else None,
+        position=(position or "HFS") if unknown else None, is_hu=is_hu,
     )  # fmt: skip
 
 
@@ -269,11 +304,11 @@ def _lying(position: str, zooms, shape) -> np.ndarray:
 
 
 def _canonical(
-    array, affine, header, name, path, notes, shifts=None, position=None, slices=None
+    array, affine, header, name, path, notes, shifts=None, position=None, slices=None, is_hu=True
 ) -> Volume:
     """Turn a source array (I, J, K) with its affine into a Volume."""
     orientation = nib.io_orientation(affine)
-    hu, found = _clean(nib.apply_orientation(array, orientation))
+    hu, found = _clean(nib.apply_orientation(array, orientation), is_hu)
     third = 2 if shifts is not None else _stacked(affine)
     axis, sign = orientation[third].astype(int)
     if shifts is not None and sign < 0:
@@ -302,20 +337,21 @@ def _stacked(affine: np.ndarray) -> int:
     return max((2, 1, 0), key=stacked)
 
 
-def _clean(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """HU without NaN and padding, as int16 where no value is lost, and notes of what was done."""
-    notes = []
+def _clean(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, list[str]]:
+    """Values without NaN, HU without padding, as int16 where no value is lost, and notes of it."""
+    notes, nothing = [], AIR if is_hu else 0
     if array.dtype.kind == "f":
         strange = sum(int((~np.isfinite(part)).sum()) for part in _slabs(array))
         if strange:
-            array = np.nan_to_num(array, nan=AIR, posinf=AIR, neginf=AIR)
-            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as air")
+            array = np.nan_to_num(array, nan=nothing, posinf=nothing, neginf=nothing)
+            taken = "air" if is_hu else "0"
+            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as {taken}")
     limits = np.iinfo(np.int16)
     low, high = array.min(), array.max()
     fits = limits.min <= low and high <= limits.max
     whole = array.dtype.kind != "f" or all((p == np.rint(p)).all() for p in _slabs(array))
     array = array.astype(np.int16 if fits and whole else np.float32, copy=False)
-    if low < AIR:
+    if is_hu and low < AIR:
         array = np.maximum(array, AIR, out=array if array.flags.writeable else None)
         if low <= max(PADDING):
             notes.append("padding taken as air")
@@ -349,14 +385,16 @@ def _read_dicom(path: Path, series: int | None) -> Volume:
 
 
 def write_mask(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
-    """Write a canonical mask (X, Y, Z) on the scan's own grid as uint8 NIfTI, or not at all.
+    """Write a canonical mask (X, Y, Z) on the scan's own grid, or not at all.
 
-    Quickest for a mask that lies in memory as the scan does (np.zeros_like(volume.hu, bool)).
-    Shape, affine, sform and qform codes and zooms are the scan's (those of a DICOM series as
-    dcm2niix stores it). Same mask, same bytes. Raises InputError when `path` cannot be written.
+    It is bool, or uint8 labels, and becomes uint8 NIfTI; quickest where it lies in memory as the
+    scan does (np.zeros_like(volume.hu, bool)). Shape, affine, sform and qform codes and zooms are
+    the scan's (those of a DICOM series as dcm2niix stores it). Same mask, same bytes. Raises
+    InputError when `path` cannot be written.
     """
-    array = _source_order(mask, volume).astype(bool, copy=False).view(np.uint8)  # no copy
-    _write_nifti(array, (0, 1), volume, path)
+    array = _source_order(mask, volume)
+    array = array.view(np.uint8) if array.dtype == bool else array.astype(np.uint8, copy=False)
+    _write_nifti(array, (0, max(1, int(array.max()))), volume, path)
 
 
 def write_scan(volume: Volume, path: str | Path) -> None:
@@ -514,6 +552,46 @@ def unstraighten(
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, range(len(pictures))))
     return pictures.transpose(np.argsort(lie.order))
+
+
+def nearest(labels: np.ndarray, volume: Volume, grid: Grid) -> np.ndarray:
+    """The label of the nearest voxel at each centre of a straight grid; 0 beyond the volume.
+
+    As `straighten`, for what must not be averaged: (X, Y, Z) of the canonical voxels in, the same
+    type out. A slice reaches halfway to its neighbours, the end ones half a pitch outwards.
+    """
+    lie = _layout(volume)
+    heights, rows, columns = (grid.centres[axis] for axis in lie.order)
+    slices = labels.transpose(lie.order)
+    taken = np.abs(heights[:, None] - lie.heights).argmin(1)
+    found = np.zeros([len(heights), len(rows), len(columns)], labels.dtype)
+    for n, k in enumerate(taken):
+        if abs(heights[n] - lie.heights[k]) > lie.pitch[0] * (0.5 + 1e-6):
+            continue
+        r = np.rint((rows - lie.rows[k]) / lie.pitch[1] - 1e-6).astype(int)[:, None]
+        c = (columns - lie.columns[k]) / lie.pitch[2] - lie.skew * r
+        c = np.rint(c - 1e-6).astype(int)
+        inside = (r >= 0) & (r < slices.shape[1]) & (c >= 0) & (c < slices.shape[2])
+        r = np.broadcast_to(r, c.shape)
+        found[n][inside] = slices[k][r[inside], c[inside]]
+    return found.transpose(np.argsort(lie.order))
+
+
+def box_of(mask: np.ndarray, volume: Volume) -> np.ndarray:
+    """(2, 3) mm: the outer faces of a mask's voxels, straight coordinates as of `straighten`."""
+    lie = _layout(volume)
+    lines = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    slices, rows, columns = (lines[axis][[0, -1]] for axis in lie.order)
+    sliced = slice(slices[0], slices[1] + 1)
+    lean = lie.skew * rows
+    ends = [
+        lie.heights[slices] + lie.pitch[0] * np.array([-0.5, 0.5]),
+        [lie.rows[sliced].min() + lie.pitch[1] * (rows[0] - 0.5),
+         lie.rows[sliced].max() + lie.pitch[1] * (rows[1] + 0.5)],
+        [lie.columns[sliced].min() + lie.pitch[2] * (columns[0] - 0.5 + lean.min()),
+         lie.columns[sliced].max() + lie.pitch[2] * (columns[1] + 0.5 + lean.max())],
+    ]  # fmt: skip
+    return np.array(ends)[np.argsort(lie.order)].T
 
 
 def regions(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:

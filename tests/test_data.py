@@ -367,7 +367,7 @@ def test_a_dataset_has_what_the_readme_says(tmp_path):
     make(save_scans(tmp_path / "scans", 10), tmp_path / "out", "--views", *data.VIEWS, "mip")
     card = json.loads((tmp_path / "out/dataset.json").read_text())
     assert card["views"] == [*data.VIEWS, "mip"] and card["size"] == 32
-    assert card["window"] == [-200, 800] and card["channels"] == 1
+    assert card["window"] == [-200, 800] and card["channels"] == ["ct"]
     assert [len(card["splits"][s]) for s in data.SPLITS] == [8, 1, 1]
     rows = pd.read_csv(tmp_path / "out/manifest.csv")
     assert set(rows.view) == {*data.VIEWS, "mip"}
@@ -680,57 +680,414 @@ def test_cases_called_like_numbers_or_nothing_keep_their_names(tmp_path):
     assert {pair.case for pair in pairs} == {"001", "NA"}
 
 
-# ---------------------------------------------------------------- augmentation
+# ---------------------------------------------------------------- MRI of several channels, labels
+
+BRAIN = (26, 30, 24)  # voxels of 1 mm
 
 
-def sample_picture(kind):
-    hu, mask = head(shape=(96, 96, 8))
-    hu, mask = data.stack(hu, "axial")[5], data.stack(mask, "axial")[5]
-    return (hu.astype(np.float32) if kind == "hu" else np.uint8(255 * data.normalise(hu))), mask
+def mri(seed=0, outside=(0, 0), where=(0, 0, 0), values=(1, 2, 4)):
+    """Two modalities (X, Y, Z, 2) of a ball of brain with a tumour of three parts, and its labels.
+
+    `outside` is what the channels hold beyond the brain; `where` the tumour lies from its middle.
+    """
+    rng = np.random.default_rng(seed)
+    at = np.indices(BRAIN) - (np.array(BRAIN) / 2)[:, None, None, None]
+    brain = np.sqrt((at**2 / (np.array(BRAIN) ** 2)[:, None, None, None]).sum(0)) < 0.42
+    away = np.sqrt(((at - np.array(where)[:, None, None, None]) ** 2).sum(0))
+    core, enhancing, oedema = values[0], values[-1], values[1]
+    labels = np.select([away < 2, away < 3.5, away < 6], [core, enhancing, oedema], 0)
+    labels = (labels * brain).astype(np.uint8)
+    flair = 300 + 200 * (labels > 0) + rng.normal(0, 9, BRAIN)
+    t1ce = 900 + 500 * (labels == enhancing) + rng.normal(0, 30, BRAIN)
+    image = np.where(brain[..., None], np.stack([flair, t1ce], -1), outside)
+    return image.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("kind", ["hu", "8 bits"])
-def test_augmentation_is_deterministic_and_in_range(kind):
-    image, mask = sample_picture(kind)
-    seen = []
-    for seed in range(150):
-        first = data.augment(image, mask, np.random.default_rng(seed), 64)
-        again = data.augment(image, mask.astype(np.uint8) * 255, np.random.default_rng(seed), 64)
-        for a, b in zip(first, again, strict=True):
+def save_cases(folder, count=4, **how):
+    for index in range(count):
+        image, labels = mri(index, **how)
+        for name, array in zip(("flair", "t1ce", "seg"), (*np.moveaxis(image, -1, 0), labels),
+                               strict=True):  # fmt: skip
+            path = folder / f"case{index}" / f"case{index}_{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([-1, -1, 1, 1])), path)
+    return folder
+
+
+def make_mri(folder, out, *more):
+    words = ["--channels", "flair", "t1ce", "--size", "30", "--jobs", "1", "--out", str(out)]
+    return data.main([str(folder), *words, *map(str, more)])
+
+
+def all_pairs(folder):
+    return [pair for pairs in data.read_dataset(folder).values() for pair in pairs]
+
+
+@pytest.mark.parametrize("kind", data.SCALES)
+def test_mri_is_normalised_within_the_brain(kind):
+    image, _ = mri()
+    seen = data.normalise(image, kind)
+    brain = image.any(axis=-1)
+    assert seen.dtype == np.float32 and not seen[~brain].any()
+    assert seen[brain].min() >= np.float32(1 / 255) and seen.max() <= 1
+    shifted = image.copy()
+    shifted[brain] = shifted[brain] * 7 + 500  # another scanner's units
+    np.testing.assert_allclose(data.normalise(shifted, kind), seen, atol=1e-4)
+    if kind == "zscore":
+        values = (255 * seen[brain].astype(np.float64) - 1) / 254 * 8 - 4
+        np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.05)
+        assert ((values.std(axis=0) > 0.7) & (values.std(axis=0) < 1.05)).all()
+    else:
+        assert (seen[brain].max(axis=0) == 1).all()
+
+
+def test_what_lies_outside_the_brain_need_not_be_nought():
+    black, _ = mri()
+    for outside in ((-3.6, -4.7), (-1, 0)):
+        image, _ = mri(outside=outside)
+        np.testing.assert_array_equal(data.brain_of(image), data.brain_of(black))
+        np.testing.assert_array_equal(data.normalise(image, "zscore"),
+                                      data.normalise(black, "zscore"))  # fmt: skip
+
+
+def test_an_mri_that_shows_nothing_is_black():
+    assert not data.normalise(np.full((4, 4, 4, 2), 7.0), "zscore").any()
+
+
+@pytest.mark.parametrize("view", data.VIEWS)
+def test_channels_are_stacked_and_fitted_each_alone(view):
+    array = np.random.default_rng(0).random((4, 5, 6, 3), np.float32)
+    there = data.stack(array, view)
+    np.testing.assert_array_equal(there[..., 1], data.stack(array[..., 1], view))
+    np.testing.assert_array_equal(data.unstack(there, view), array)
+    for channels in (1, 2, 4):
+        picture = np.random.default_rng(1).random((50, 30, channels), np.float32)
+        fitted, place = data.fit(picture, 24, spacing=(1, 1.5))
+        assert fitted.shape == (24, 24, channels)
+        for channel in range(channels):
+            alone, _ = data.fit(picture[..., channel], 24, spacing=(1, 1.5))
+            np.testing.assert_allclose(fitted[..., channel], alone, atol=1e-6)
+        assert data.unfit(fitted, place).shape == picture.shape
+
+
+@pytest.mark.parametrize("size", [20, 48, 96])
+def test_labels_are_fitted_by_the_nearest(size):
+    labels = np.zeros((40, 48), np.uint8)
+    labels[10:30, 12:36], labels[16:24, 20:28] = 1, 3
+    fitted, place = data.fit_labels(labels, size)
+    assert set(np.unique(fitted)) == {0, 1, 3}, "no 2 between 1 and 3"
+    for label in (1, 3):
+        assert (fitted == label).sum() == pytest.approx((labels == label).sum() * (size / 48) ** 2,
+                                                        rel=0.15)  # fmt: skip
+    assert place == data.fit(labels, size)[1]
+    if size == 48:
+        np.testing.assert_array_equal(fitted[place.top : place.top + 40], labels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_channels_go_through_a_png(tmp_path, channels):
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, channels), np.uint8)
+    data.write_picture(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(data.read_channels(tmp_path / "a.png", channels), image)
+    stored = image_at(tmp_path / "a.png")
+    assert stored.ndim == (2 if channels == 1 else 3)
+    if channels == 2:
+        assert stored.shape == (9, 8, 3) and not stored[..., 0].any(), "blue, the third, is empty"
+    with pytest.raises(InputError, match="a.png has not the 4 channels"):
+        data.write_picture(tmp_path / "a.png", image[..., :1])
+        data.read_channels(tmp_path / "a.png", 4)
+
+
+def test_a_dataset_of_mri_says_what_it_is(tmp_path):
+    cases = save_cases(tmp_path / "cases", 5)
+    make_mri(cases, tmp_path / "out", "--licence", "mine")
+    about = data.describe(tmp_path / "out")
+    assert about["channels"] == ["flair", "t1ce"] and about["dimensions"] == 2
+    assert about["normalise"] == "zscore" and about["format"] == "png" and "window" not in about
+    assert about["labels"] == {"1": "necrotic core", "2": "oedema", "3": "enhancing tumour"}
+    assert about["label_values"] == {"1": 1, "2": 2, "3": 4}
+    assert about["regions"]["tumour core"] == [1, 3]
+    assert about["spacing_mm"] == 1 and about["size"] == 30
+    files = about["cases"]["case3"]
+    assert Path(files["files"]["t1ce"]).samefile(cases / "case3/case3_t1ce.nii.gz")
+    assert Path(files["labels"]).samefile(cases / "case3/case3_seg.nii.gz")
+    assert [len(about["splits"][split]) for split in data.SPLITS] == [3, 1, 1]
+
+
+def test_slices_hold_the_scan_and_labels_that_come_back_as_they_were(tmp_path):
+    make_mri(save_cases(tmp_path / "cases", 3), tmp_path / "out", "--empty", 1)
+    from cases import original
+
+    for pair in all_pairs(tmp_path / "out"):
+        image, mask = data.read_pair(pair)
+        assert image.shape == (30, 30, 2) and image.dtype == mask.dtype == np.uint8
+        raw, labels = mri(int(pair.case[-1]))
+        # stored from left to right and front to back: both are turned on the way in
+        seen = data.normalise(raw[::-1, ::-1], "zscore")
+        index = int(pair.image.stem[-4:])
+        wanted, _ = data.fit(data.stack(seen, pair.view)[index], 30)
+        np.testing.assert_array_equal(image, np.rint(wanted * 255))
+        truth, _ = data.fit_labels(data.stack(labels[::-1, ::-1], pair.view)[index], 30)
+        np.testing.assert_array_equal(original(mask, (1, 2, 4)), truth)
+    rows = pd.read_csv(tmp_path / "out/manifest.csv").query("view == 'axial'")  # as large as they
+    counts = rows.groupby("case").enhancing_tumour_pixels.sum()
+    assert (counts == [(mri(index)[1] == 4).sum() for index in range(3)]).all()
+
+
+def same_pairs(first, second):
+    """Whether two datasets give the same pairs, bit for bit; returns how many."""
+    count = 0
+    for ours, theirs in zip(all_pairs(first), all_pairs(second), strict=True):
+        assert (ours.case, ours.view) == (theirs.case, theirs.view)
+        for a, b in zip(data.read_pair(ours), data.read_pair(theirs), strict=True):
+            assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
-            assert a.shape == (64, 64) and a.dtype == np.float32
-        picture, truth = first
-        assert picture.min() >= 0 and picture.max() <= 1
-        assert set(np.unique(truth)) <= {0, 1}
-        seen.append(truth.mean())
-    assert np.std(seen) > 0.02  # they differ
-    assert 0.7 < np.mean(seen) / mask.mean() < 1.4
+        count += 1
+    return count
 
 
-def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
-    monkeypatch.setattr(data, "EFFECTS", ())
-    mask = np.zeros((80, 80), bool)
-    mask[15:60, 30:55] = True
-    for seed in range(30):
-        picture, truth = data.augment(
-            np.uint8(255) * mask, mask, np.random.default_rng(seed), 64
-        )
-        assert ((picture > 0.5 * picture.max()) != (truth > 0)).mean() < 0.01
+def test_png_and_tfrecord_give_the_same_pairs_of_mri(tmp_path):
+    cases = save_cases(tmp_path / "cases", 3)
+    for form in ("png", "tfrecord"):
+        make_mri(cases, tmp_path / form, "--slices", 5, "--format", form)
+    assert same_pairs(tmp_path / "png", tmp_path / "tfrecord") == 45
+    files = sorted(path.name for path in (tmp_path / "tfrecord").rglob("*.*"))
+    assert files == [*(f"case{i}.tfrecord.gz" for i in range(3)), "dataset.json", "manifest.csv"]
 
 
-def test_augmentation_leaves_its_input_alone():
-    image, mask = sample_picture("hu")
-    before = image.copy(), mask.copy()
-    for seed in range(30):
-        data.augment(image, mask, np.random.default_rng(seed), 96)
-    np.testing.assert_array_equal(image, before[0])
-    np.testing.assert_array_equal(mask, before[1])
+@pytest.mark.parametrize("window", ["hu", None])
+def test_png_and_tfrecord_give_the_same_pairs_of_ct(tmp_path, window):
+    scans = save_scans(tmp_path / "scans", 3)
+    more = ["--window", window] if window else []
+    for form in ("png", "tfrecord"):
+        make(scans, tmp_path / form, "--slices", 4, "--format", form, *more)
+    assert same_pairs(tmp_path / "png", tmp_path / "tfrecord") == 36
+    image, mask = data.read_pair(all_pairs(tmp_path / "tfrecord")[5])
+    assert image.dtype == (np.float32 if window else np.uint8) and mask.dtype == bool
 
 
-def test_large_pictures_are_averaged_not_sampled():
-    board = np.indices((512, 512)).sum(0) % 2 * np.uint8(255)
-    values, _ = data.warp(board, np.zeros((512, 512)), np.random.default_rng(0), 64)
-    assert 100 < values[24:40, 24:40].mean() < 155 and values[24:40, 24:40].std() < 30
+def test_records_are_finished_after_an_interruption_as_pictures_are(tmp_path, monkeypatch):
+    cases = save_cases(tmp_path / "cases", 4)
+    make_mri(cases, tmp_path / "whole", "--slices", 3, "--format", "tfrecord")
+    write, seen = data.write_records, []
+
+    def die(path, samples):
+        seen.append(path)
+        if len(seen) == 3:
+            next(iter(samples))
+            raise RuntimeError("killed")
+        return write(path, samples)
+
+    monkeypatch.setattr(data, "write_records", die)
+    with pytest.raises(RuntimeError):
+        make_mri(cases, tmp_path / "broken", "--slices", 3, "--format", "tfrecord")
+    with pytest.raises(InputError, match="unfinished"):
+        data.read_dataset(tmp_path / "broken")
+    make_mri(cases, tmp_path / "broken", "--slices", 3, "--format", "tfrecord")
+    assert len(seen) == 5, "the two finished cases were not done again"
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_a_dataset_of_before_there_were_these_options_is_gone_on_with(tmp_path):
+    scans = save_scans(tmp_path / "scans", 3)
+    make(scans, tmp_path / "out", "--slices", 3)
+    path = tmp_path / "out/dataset.json"
+    about = json.loads(path.read_text())
+    for later in ("channels", "labels", "least", "range", "dimensions", "grid", "fit", "format"):
+        del about["options"][later]
+    path.write_text(json.dumps(about))
+    assert make(scans, tmp_path / "out", "--slices", 3) == 0
+    with pytest.raises(InputError, match="--format was png, is now tfrecord"):
+        make(scans, tmp_path / "out", "--slices", 3, "--format", "tfrecord")
+
+
+def test_slices_that_say_little_are_dropped(tmp_path):
+    cases = save_cases(tmp_path / "cases", 3)
+    make_mri(cases, tmp_path / "all", "--empty", 1, "--views", "axial")
+    rows = pd.read_csv(tmp_path / "all/manifest.csv")
+    labelled = rows.oedema_pixels + rows.enhancing_tumour_pixels + rows.necrotic_core_pixels
+    pictures = [data.read_pair(pair)[0] for pair in all_pairs(tmp_path / "all")]
+    shown = [np.count_nonzero(picture.any(axis=-1)) for picture in pictures]
+    assert min(shown) >= 0.01 * BRAIN[0] * BRAIN[1] and (labelled == 0).any()
+    make_mri(cases, tmp_path / "few", "--empty", 1, "--views", "axial", "--least", 0.1)
+    few = pd.read_csv(tmp_path / "few/manifest.csv")
+    enough = (labelled == 0) | (labelled >= 0.1 * BRAIN[0] * BRAIN[1])
+    assert list(few.image) == list(rows.image[enough]) and len(few) < len(rows)
+    make_mri(cases, tmp_path / "mid", "--empty", 1, "--views", "axial", "--range", 0.25, 0.5)
+    middle = pd.read_csv(tmp_path / "mid/manifest.csv")["index"]
+    assert (middle.min(), middle.max()) == (BRAIN[2] // 4, BRAIN[2] // 2 - 1)
+
+
+def test_labels_that_were_not_asked_for_are_said(tmp_path, capsys):
+    make_mri(save_cases(tmp_path / "cases", 3), tmp_path / "out", "--labels", 1, 4)
+    said = capsys.readouterr().err
+    assert "case0: case0_seg.nii.gz also holds 2, here taken as background" in said
+    assert data.describe(tmp_path / "out")["label_values"] == {"1": 1, "2": 4}
+
+
+def test_visits_of_a_patient_stay_together(tmp_path):
+    cases = save_cases(tmp_path / "cases", 6)
+    for index in range(6):
+        name = f"BraTS-GLI-0000{index // 3}-00{index % 3}"
+        (cases / f"case{index}").rename(cases / name)
+    make_mri(cases, tmp_path / "out", "--slices", 2)
+    rows = pd.read_csv(tmp_path / "out/manifest.csv")
+    assert rows.scan.nunique() == 6 and rows.case.nunique() == 2
+    assert (rows.groupby("case").split.nunique() == 1).all()
+
+
+def test_modalities_of_two_grids_stop_their_own_case_alone(tmp_path, capsys):
+    cases = save_cases(tmp_path / "cases", 4)
+    nib.save(nib.Nifti1Image(mri()[0][:20, ..., 1], np.eye(4)), cases / "case1/case1_t1ce.nii.gz")
+    with pytest.raises(InputError, match="1 of 4 scans"):
+        make_mri(cases, tmp_path / "out")
+    assert "case1_t1ce.nii.gz has shape (20, 30, 24)" in capsys.readouterr().err
+    assert {pair.case for pair in all_pairs(tmp_path / "out")} == {"case0", "case2", "case3"}
+
+
+# ---------------------------------------------------------------- volumes
+
+
+def the_volume(folder):
+    (pair,) = data.read_dataset(folder)["Train"]
+    return data.read_pair(pair)
+
+
+def test_a_cropped_volume_holds_the_very_voxels(tmp_path):
+    make_mri(save_cases(tmp_path / "cases", 1), tmp_path / "out", "--dimensions", 3, "--grid", 32)
+    image, mask = the_volume(tmp_path / "out")
+    assert image.shape == (32, 32, 32, 2) and mask.shape == (32, 32, 32)
+    raw, labels = mri()
+    raw, labels = raw[::-1, ::-1], labels[::-1, ::-1]
+    seen = np.rint(data.normalise(raw, "zscore") * 255).astype(np.uint8)
+    boxes = [tuple(slice(a.min(), a.max() + 1) for a in np.nonzero(array.any(-1)))
+             for array in (image, seen)]  # fmt: skip
+    np.testing.assert_array_equal(image[boxes[0]], seen[boxes[1]])
+    np.testing.assert_array_equal(mask[boxes[0]], np.array([0, 1, 2, 0, 3])[labels[boxes[1]]])
+    middle = [(part.start + part.stop) / 2 for part in boxes[0]]
+    assert np.abs(np.array(middle) - 16).max() <= 1, "the brain lies in the middle"
+    about = data.describe(tmp_path / "out")
+    assert about["grid"] == [32, 32, 32] and about["fit"] == "crop" and about["spacing_mm"] == 1
+    assert about["format"] == "tfrecord" and about["views"] == ["volume"] and "size" not in about
+
+
+@pytest.mark.parametrize("where", [(-5, 0, 0), (5, 6, -4)])
+def test_a_brain_larger_than_the_grid_is_cropped_around_its_tumour(tmp_path, where):
+    make_mri(save_cases(tmp_path / "cases", 1, where=where), tmp_path / "out",
+             "--dimensions", 3, "--grid", 16)  # fmt: skip
+    image, mask = the_volume(tmp_path / "out")
+    assert image.shape == (16, 16, 16, 2)
+    labels = mri(where=where)[1]
+    assert np.count_nonzero(mask) == np.count_nonzero(labels)
+    for axis in range(3):  # no slice of the grid is wasted on what lies beyond the brain
+        assert image.any(-1).any(tuple(a for a in range(3) if a != axis)).all()
+
+
+@pytest.mark.parametrize("grid", [16, 48])
+def test_a_resized_volume_comes_back_to_the_scans_grid(tmp_path, grid):
+    from cases import read_case
+    from volume import straighten, unstraighten
+
+    cases = save_cases(tmp_path / "cases", 1)
+    make_mri(cases, tmp_path / "out", "--dimensions", 3, "--grid", grid, "--fit", "resize")
+    image, mask = the_volume(tmp_path / "out")
+    assert image.shape == (grid,) * 3 + (2,) and set(np.unique(mask)) == {0, 1, 2, 3}
+    assert image.any(-1).any((0, 2)).all(), "the longest side fills the grid"
+    (found,), _ = data.find_cases(cases, ["flair", "t1ce"])
+    scan, raw = read_case(found)
+    shown = data.brain_of(raw)
+    options = data.Options(window="zscore", fit="resize", grid=(grid,) * 3)
+    box, spacing = data.volume_box(shown, shown, scan, options)
+    cubes, lattice = straighten(shown, scan, spacing, box, outside=0)
+    assert cubes.shape == (grid,) * 3
+    back = unstraighten(mask == 2, lattice, scan) > 0.5
+    truth = mri()[1][::-1, ::-1] == 2
+    overlap = 2 * (back & truth).sum() / (back.sum() + truth.sum())
+    assert overlap > (0.75 if grid == 16 else 0.97)
+    assert data.describe(tmp_path / "out")["spacing_mm"] is None
+
+
+def test_thick_slices_become_cubes_and_labels_stay_labels(tmp_path):
+    image, labels = mri()
+    thick = np.diag([1.0, 1, 3, 1])
+    for name, array in (("flair", image[..., 0]), ("t1ce", image[..., 1]), ("seg", labels)):
+        path = tmp_path / "cases/a" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array[..., ::3], thick), path)
+    make_mri(tmp_path / "cases", tmp_path / "out", "--dimensions", 3, "--grid", 32)
+    volume_, mask = the_volume(tmp_path / "out")
+    extents = [np.ptp(np.nonzero(volume_.any(-1))[axis]) for axis in range(3)]
+    brain = [np.ptp(np.nonzero(image.any(-1))[axis]) for axis in range(3)]
+    assert np.abs(np.subtract(extents, brain)).max() <= 3
+    assert set(np.unique(mask)) == {0, 1, 2, 3}
+    assert np.count_nonzero(mask) == 3 * np.count_nonzero(labels[..., ::3]), "each slice thrice"
+
+
+def test_volumes_with_too_little_labelled_are_left_out(tmp_path):
+    cases = save_cases(tmp_path / "cases", 3)
+    tiny = mri(1)[1] * 0
+    tiny[12:14, 14, 12] = 4
+    nib.save(nib.Nifti1Image(tiny, np.diag([-1, -1, 1, 1])), cases / "case1/case1_seg.nii.gz")
+    make_mri(cases, tmp_path / "out", "--dimensions", 3, "--grid", 16, "--least", 0.01)
+    assert {pair.case for pair in all_pairs(tmp_path / "out")} == {"case0", "case2"}
+
+
+def test_a_ct_can_be_stored_as_volumes_too(tmp_path):
+    make(save_scans(tmp_path / "scans", 1), tmp_path / "out", "--dimensions", 3, "--grid", 32)
+    image, mask = the_volume(tmp_path / "out")
+    hu, truth = head()
+    assert image.shape == (32, 32, 32, 1) and mask.dtype == bool
+    assert np.count_nonzero(mask) == np.count_nonzero(truth)
+    wanted = np.rint(data.normalise(hu[truth]) * 255)
+    np.testing.assert_array_equal(np.sort(image[..., 0][mask]), np.sort(wanted))
+
+
+# ---------------------------------------------------------------- slices of MRI in pictures
+
+
+def save_slices(folder, cases=3, count=8):
+    for case in range(cases):
+        image, labels = mri(case)
+        seen = np.uint8(255 * data.normalise(image, "minmax"))
+        for index in range(count):
+            place = BRAIN[2] // 2 - count // 2 + index
+            name = folder / f"P{case}" / f"P{case}_{index + 1}"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            picture = np.dstack([seen[:, :, place], seen[:, :, place, :1]])  # three channels
+            cv2.imwrite(f"{name}.tif", picture[..., ::-1])
+            cv2.imwrite(f"{name}_mask.tif", np.uint8(255) * (labels[:, :, place] > 0))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["png", "tfrecord"])
+def test_slices_in_pictures_become_a_dataset(tmp_path, form):
+    folder = save_slices(tmp_path / "lgg")
+    data.main([str(folder), "--channels", "t1", "flair", "t1ce", "--labels", "255", "--size", "32",
+               "--jobs", "1", "--format", form, "--out", str(tmp_path / "out")])  # fmt: skip
+    about = data.describe(tmp_path / "out")
+    assert about["labels"] == {"1": "tumour"} and about["views"] == ["slice"]
+    assert about["normalise"] == "minmax" and about["channels"] == ["t1", "flair", "t1ce"]
+    pairs = all_pairs(tmp_path / "out")
+    assert {pair.case for pair in pairs} == {"P0", "P1", "P2"} and len(pairs) == 24
+    rows = pd.read_csv(tmp_path / "out/manifest.csv")
+    assert sorted(rows["index"][rows.case == "P0"]) == list(range(1, 9))
+    for pair, index in zip(pairs, rows["index"], strict=True):
+        image, mask = data.read_pair(pair)
+        assert image.shape == (32, 32, 3) and mask.dtype == bool
+        name = folder / pair.case / f"{pair.case}_{index}"
+        wanted, _ = data.fit(data.read_channels(f"{name}.tif", 3), 32)
+        np.testing.assert_array_equal(image, wanted)
+        truth, _ = data.fit_labels(image_at(f"{name}_mask.tif"), 32)
+        np.testing.assert_array_equal(mask, truth > 0)
+
+
+def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_path, capsys):
+    folder = save_slices(tmp_path / "lgg", cases=1)
+    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--jobs", "1", "--size", "32"]
+    with pytest.raises(InputError, match="no volumes"):
+        data.main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
+    data.main([*words, "--out", str(tmp_path / "out")])
+    assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- command line
@@ -752,11 +1109,25 @@ def test_large_pictures_are_averaged_not_sampled():
         (["scans", "--empty", "15"], "--empty"),
         (["scans", "--slices", "0"], "--slices 0"),
         (["bare"], "found no mask"),
+        (["bare", "--channels", "flair"], "found no case with flair"),
+        (["nowhere", "--channels", "flair"], "no folder nowhere"),
+        (["--channels", "flair"], "--channels takes one folder"),
+        (["cases", "--channels", *"abcde"], "one to four"),
+        (["cases", "--channels", "flair", "--labels", "0"], "--labels takes whole numbers"),
+        (["cases", "--channels", "flair", "--window", "0", "80"], "--window needs one of zscore"),
+        (["cases", "--channels", "flair", "--names", "flair"], "--names takes"),
+        (["cases", "--channels", "flair", "--grid", "64", "64"], "--grid"),
+        (["cases", "--channels", "flair", "--spacing", "0"], "--spacing"),
+        (["cases", "--channels", "flair", "--dimensions", "3", "--format", "png"], "volumes are"),
+        (["scans", "--range", "1", "0"], "--range"),
+        (["scans", "--least", "2"], "--least"),
+        (["--synthetic", "1", "--labels", "1", "2"], "--synthetic"),
     ],
 )
 def test_a_wrong_command_ends_with_one_line_and_2(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     save_scans(tmp_path / "scans", 1)
+    save_cases(tmp_path / "cases", 1)
     save(head()[0], tmp_path / "bare/a.nii")
     with pytest.raises(SystemExit) as caught:
         errors.run(lambda: data.main(words))

@@ -11,7 +11,19 @@ from sklearn import metrics as sk
 
 import metrics
 from errors import InputError
-from metrics import LOSSES, Dice, IoU, Precision, Recall, scores, surface_scores, volume_ml
+from metrics import (
+    LOSSES,
+    Accuracy,
+    Dice,
+    IoU,
+    Precision,
+    Recall,
+    Specificity,
+    region_scores,
+    scores,
+    surface_scores,
+    volume_ml,
+)
 from model import build_unet
 
 RNG = np.random.default_rng(3)
@@ -124,6 +136,62 @@ def test_several_labels_are_averaged_without_the_background():
     assert value("dice", labels, predicted) == pytest.approx(want)
 
 
+def three_classes(*shape):
+    """Labels (B, ...) of 0 to 2, and random shares (B, ..., 3) of the classes."""
+    labels = RNG.integers(0, 3, shape)
+    shares = RNG.random((*shape, 3), dtype=np.float32)
+    return labels, shares / shares.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("loss", OVERLAP)
+def test_weights_and_background_in_overlap_losses(loss):
+    labels, shares = three_classes(2, 6, 6)
+    truth = np.eye(3, dtype=np.float32)[labels]
+    each = [value(loss, truth[..., [c]], shares[..., [c]]) for c in range(3)]
+
+    def cost(**options):
+        return float(metrics.loss(loss, **options)(labels, shares))
+
+    assert cost() == pytest.approx((each[1] + each[2]) / 2, rel=1e-5)
+    assert cost(background=True) == pytest.approx(np.mean(each), rel=1e-5)
+    assert cost(weights=[1, 3]) == pytest.approx((each[1] + 3 * each[2]) / 4, rel=1e-5)
+    weighed = (each[0] + 2 * each[1] + 5 * each[2]) / 8
+    assert cost(weights=[2, 5], background=True) == pytest.approx(weighed, rel=1e-5)
+    assert cost(weights=[0, 1]) == pytest.approx(each[2], rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "power"), [("cross_entropy", 0), ("focal", 2)])
+def test_weights_and_background_in_voxel_losses(loss, power):
+    labels, shares = three_classes(2, 6, 6)
+    truth = np.take_along_axis(shares, labels[..., None], -1)[..., 0]
+    surprise = -np.log(truth) * (1 - truth) ** power
+    weighed = (surprise * np.array([1, 2, 5])[labels]).mean()
+    found = float(metrics.loss(loss, weights=[2, 5])(labels, shares))
+    assert found == pytest.approx(weighed, rel=1e-4)
+    with pytest.raises(InputError, match=f"dice_{loss}"):
+        metrics.loss(loss, background=False)
+    both = float(metrics.loss(f"dice_{loss}", background=False)(labels, shares))
+    labelled = (surprise * (labels > 0)).mean()
+    assert both == pytest.approx(value("dice", labels, shares) + labelled, rel=1e-4)
+
+
+def test_a_weight_for_each_label_is_asked_for():
+    labels, shares = three_classes(1, 4, 4)
+    with pytest.raises(InputError, match="3 weights for 2 labels"):
+        metrics.loss("dice", weights=[1, 1, 1])(labels, shares)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_lets_a_network_of_several_labels_learn(loss):
+    keras.utils.set_random_seed(0)
+    network = build_unet((8, 8, 8, 2), classes=3, width=4, depth=1)
+    scans = RNG.random((2, 8, 8, 8, 2), dtype=np.float32)
+    labels = (scans > 0.6).argmax(-1) + (scans > 0.6).all(-1)
+    network.compile(keras.optimizers.Adam(0.02), metrics.loss(loss, [1, 2]), jit_compile=False)
+    steps = [network.train_on_batch(scans, labels[..., None]) for _ in range(15)]
+    assert steps[-1] < 0.9 * steps[0]
+
+
 def gradients(loss, target, network, pictures):
     """The gradients of one optimiser step, as changes of the weights."""
     network.compile(keras.optimizers.SGD(1.0), LOSSES[loss], jit_compile=False)
@@ -216,6 +284,52 @@ def test_metrics_of_several_labels_take_the_likeliest(metric):
     shares = RNG.random((1, 8, 8, 3), dtype=np.float32)
     each = METRICS[metric](labels.ravel(), shares.argmax(-1).ravel(), labels=[1, 2], average=None)
     assert measured(metric(), (labels, shares)) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def sklearn_specificity(truth, guess, **options):
+    return sk.recall_score(1 - truth, 1 - guess)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, Specificity])
+@pytest.mark.parametrize("area", [(1,), (3,), (1, 3), (1, 2, 3)])
+def test_metrics_of_regions_are_sklearns(metric, area):
+    labels = RNG.integers(0, 4, (2, 5, 5, 5))
+    shares = RNG.random((2, 5, 5, 5, 4), dtype=np.float32)
+    function = METRICS.get(metric, sklearn_specificity)
+    each = [
+        function(np.isin(t, area).ravel().astype(int), np.isin(p, area).ravel().astype(int))
+        for t, p in zip(labels, shares.argmax(-1), strict=True)
+    ]
+    found = measured(metric(name="x", areas=[area]), (labels, shares))
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_a_region_does_not_ask_which_of_its_labels_it_was():
+    labels, shares = np.array([[1, 1, 3, 0]]), np.eye(4, dtype=np.float32)[[[3, 3, 1, 0]]]
+    assert measured(Dice(), (labels, shares)) == pytest.approx((0 + 1 + 0) / 3)
+    assert measured(Dice(areas=[(1, 3)]), (labels, shares)) == 1
+    assert measured(Dice(areas=[(1, 3), (3,)]), (labels, shares)) == 0.5
+
+
+def test_accuracy_counts_the_voxels_whose_class_is_right():
+    labels, shares = three_classes(3, 8, 8)
+    right = (labels == shares.argmax(-1)).mean()
+    assert measured(Accuracy(), (labels, shares)) == pytest.approx(right, rel=1e-5)
+    target, prediction = random_mask(2, 8, 8, 1), RNG.random((2, 8, 8, 1))
+    right = (target == (prediction > 0.5)).mean()
+    assert measured(Accuracy(), (target, prediction)) == pytest.approx(right, rel=1e-5)
+
+
+def test_specificity_at_its_ends():
+    for target, prediction, share in ((EMPTY, EMPTY, 1), (EMPTY, FULL, 0), (FULL, FULL, 1),
+                                      (FULL, EMPTY, 1)):  # fmt: skip
+        assert measured(Specificity(), (target, prediction)) == share
+
+
+def test_the_confusion_matrix_has_the_truth_in_its_rows():
+    labels, shares = np.array([[0, 1, 2, 2]]), np.eye(3, dtype=np.float32)[[[0, 2, 2, 0]]]
+    counts = metrics.confusion(*metrics._pair(labels, shares))
+    np.testing.assert_array_equal(counts[0], [[1, 0, 0], [0, 0, 1], [1, 0, 1]])
 
 
 def test_training_reports_the_metrics_by_name_in_float32():
@@ -320,6 +434,25 @@ def test_surface_scores_of_empty_masks():
     for mask, prediction, share in ((empty, empty, 1), (empty, full, 0), (full, empty, 0)):
         found = surface_scores(mask, prediction, (1, 1, 1))
         assert np.isnan(found["HD95"]) and found["NSD"] == share
+
+
+def test_region_scores_are_scores_and_the_distance():
+    a, b = cube((10, 10, 10)), cube((12, 10, 10))
+    found = region_scores(a, b, (1.5, 1, 1))
+    assert found.items() >= scores(a, b).items()
+    assert found["HD95"] == surface_scores(a, b, (1.5, 1, 1))["HD95"] == pytest.approx(3)
+    negative, predicted = ~a.ravel(), ~b.ravel()
+    assert found["Specificity"] == pytest.approx(sk.recall_score(negative, predicted))
+
+
+def test_regions_that_are_empty_are_scored_as_in_brats():
+    empty, small = np.zeros((40, 40, 40), bool), cube((10, 10, 10), size=1)
+    assert set(region_scores(empty, empty, (1, 1, 1)).items()) >= {("F1", 1), ("HD95", 0)}
+    for mask, prediction in ((empty, small), (small, empty)):
+        assert set(region_scores(mask, prediction, (1, 1, 1)).items()) >= {
+            ("F1", 0), ("HD95", metrics.MISSED)
+        }  # fmt: skip
+    assert pytest.approx(np.linalg.norm([240, 240, 155]), abs=0.005) == metrics.MISSED
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, float("nan"))])

@@ -129,7 +129,8 @@ def test_volumes_and_several_labels_are_saved_too(tmp_path):
     loaded, card = load_model(tmp_path / "m.keras")
     scan = np.ones((1, 4, 4, 4, 2), np.float32)
     np.testing.assert_allclose(predict(loaded, scan), predict(model, scan), atol=1e-6)
-    assert card["channels"] == 2 and list(card["labels"]) == ["1", "2"]
+    assert card["channels"] == ["ct", "ct"] and card["dimensions"] == 3
+    assert list(card["labels"]) == ["1", "2"]
 
 
 def test_a_model_without_card_is_taken_with_a_warning(tmp_path, small, capsys):
@@ -204,15 +205,19 @@ def test_saving_names_what_is_wrong_with_the_path(tmp_path, small):
         save_model(small, tmp_path / "file" / "m.keras", {})
 
 
-def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path):
+@pytest.mark.parametrize(("shape", "classes"), [
+    ((32, 32, 1), 1), ((32, 32, 2), 4), ((16, 16, 16, 4), 4),
+])  # fmt: skip
+def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path, shape, classes):
     openvino = pytest.importorskip("openvino")
     path = tmp_path / "model.keras"
-    save_model(build_unet((32, 32, 1), width=4, depth=2), path, {})
+    save_model(build_unet(shape, classes, width=4, depth=2), path, {})
     network, _ = load_model(path)
-    pictures = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
+    pictures = np.random.default_rng(0).random((2, *shape), np.float32)
     expected = network.predict_on_batch(pictures)
     free = any_size(network)
     np.testing.assert_allclose(free.predict_on_batch(pictures), expected, atol=1e-5)
-    assert free.predict_on_batch(pictures[:, :16, :24]).shape == (2, 16, 24, 1)
+    smaller = pictures[:, :8, :12].shape[:-1]
+    assert free.predict_on_batch(pictures[:, :8, :12]).shape == (*smaller, classes)
     exported = openvino.Core().compile_model(export_model(path), "CPU")
     np.testing.assert_allclose(exported(pictures)[0], expected, atol=0.03)  # 16-bit weights

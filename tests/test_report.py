@@ -42,6 +42,31 @@ def test_overlay_refuses_a_mask_of_another_size(square):
         report.overlay(np.zeros((40, 61), np.uint8), square)
 
 
+def test_labels_have_colours_of_their_own():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:35, 10:50], labels[15:25, 20:30] = 2, 1
+    drawn = report.overlay_labels(np.full(labels.shape, 100, np.uint8), labels)
+    assert (drawn[labels == 0] == 100).all()
+    assert (drawn[5, 30] == report.label_colour(2)).all()
+    assert (drawn[15, 25] == report.label_colour(1)).all()
+    assert len({report.label_colour(label) for label in range(1, 7)}) == 6
+    assert report.label_colour(7) == report.label_colour(1)
+    painted = report.paint(labels)
+    for label, colour in ((0, (0, 0, 0)), (1, report.LABELS[0]), (2, report.LABELS[1])):
+        assert (painted[labels == label] == colour).all()
+    empty = report.overlay_labels(np.full((4, 4), 9, np.uint8), np.zeros((4, 4), np.uint8))
+    assert empty.shape == (4, 4, 3) and (empty == 9).all()
+
+
+def test_a_legend_names_labels_in_their_colours():
+    sheet = np.zeros((30, 300, 3), np.uint8)
+    named = report.legend(sheet, {1: "necrotic core: 3.2 mL", 2: "oedema: 40.0 mL"})
+    assert named.shape == (30 + 50, 300, 3)
+    for label in (1, 2):
+        near = np.abs(named.astype(int) - report.label_colour(label)).max(axis=2) < 12
+        assert near.sum() > 20, label
+
+
 def test_montage_holds_every_picture_whole():
     pictures = [np.full((10 + n, 20 - n), 50 + n, np.uint8) for n in range(5)]
     pictures[2] = np.dstack([pictures[2]] * 3)
@@ -76,6 +101,31 @@ def test_curves_show_training_and_validation(tmp_path, epochs):
     for colour in (report.CYAN, report.ORANGE):  # validation, and its best
         assert (np.abs(drawn.astype(int) - colour).max(axis=2) < 12).sum() > 20
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+def test_single_labels_are_lines_in_the_panel_of_their_figure(tmp_path):
+    names = ["loss", "dice", "dice_oedema", "dice_whole_tumour", "iou", "iou_oedema"]
+    assert report.panels_of(names) == {
+        "loss": [], "dice": ["dice_oedema", "dice_whole_tumour"], "iou": ["iou_oedema"]
+    }  # fmt: skip
+    log = log_of(4)
+    for label, worse in (("oedema", 0.1), ("whole_tumour", 0.2)):
+        for split in ("", "val_"):
+            log[f"{split}dice_{label}"] = log[f"{split}dice"] - worse
+    log.to_csv(tmp_path / "data.csv", index=False)
+    report.curves(tmp_path / "data.csv", tmp_path / "curves.png")
+    drawn = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1].astype(int)
+    for colour in (report.label_colour(1), report.label_colour(2), report.CYAN):
+        assert (np.abs(drawn - colour).max(axis=2) < 40).sum() > 20
+
+
+def test_boxes_draw_every_case_and_leave_out_what_is_no_number(tmp_path):
+    panels = {"Dice": {"whole tumour": [0.9, 0.8, 0.95], "core": [0.4, np.nan]},
+              "HD95 in mm": {"whole tumour": [4.0, 3, 373.13], "core": [np.nan, np.nan]}}
+    report.boxes(panels, tmp_path / "box.png")
+    drawn = cv2.imread(str(tmp_path / "box.png"))[..., ::-1].astype(int)
+    for colour in (report.CYAN, report.ORANGE):
+        assert (np.abs(drawn - colour).max(axis=2) < 60).sum() > 20
 
 
 def test_curves_of_figures_that_are_no_numbers_are_still_drawn(tmp_path):

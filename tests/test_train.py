@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 import data
+import records
 import train
 from errors import InputError
 from model import load_model
@@ -182,6 +184,100 @@ def test_an_unreadable_picture_is_named_in_one_line(tmp_path):
     with pytest.raises(InputError, match=path.name):
         train.main([*TOY, "--data", str(tmp_path), "--output", str(tmp_path / "out"),
                     "--epochs", "1"])
+
+
+# ---- several channels, labels, dimensions: as the dataset says
+
+TUMOUR = {
+    "channels": ["flair", "t1ce"], "normalise": "zscore", "label_values": {"1": 1, "2": 2, "3": 4},
+    "labels": {"1": "necrotic core", "2": "oedema", "3": "enhancing tumour"},
+    "regions": {"whole tumour": [1, 2, 3], "tumour core": [1, 3], "enhancing tumour": [3]},
+}  # fmt: skip
+VOLUMES = TUMOUR | {"dimensions": 3, "grid": [16, 8, 24], "spacing_mm": 1.0}
+
+
+def pairs_of(folder, shape, **kind):
+    """Three pairs in TFRecords, of which the last has no label 3."""
+    rng = np.random.default_rng(0)
+    samples = [{"image": rng.integers(0, 255, (*shape, 2), np.uint8),
+                "mask": rng.integers(0, 4 - (number == 2), shape, np.uint8), "case": "c"}
+               for number in range(3)]  # fmt: skip
+    path = folder / "x.tfrecord.gz"
+    places = records.write_records(path, samples)
+    return [data.Pair(path, path, "c", "v", 2, 3, place) for place in places], samples
+
+
+@pytest.mark.parametrize(("shape", "size"), [((16, 8, 24), [16, 8, 24]), ((32, 32), 32)])
+def test_batches_hold_channels_and_labels(tmp_path, shape, size):
+    pairs, samples = pairs_of(tmp_path, shape)
+    images, masks = train.Slices(pairs, size, 2, None)[0]
+    assert images.shape == (2, *shape, 2) and masks.shape == (2, *shape, 1)
+    assert images.dtype == masks.dtype == np.float32
+    np.testing.assert_allclose(images[1] * 255, samples[1]["image"], atol=1e-4)
+    np.testing.assert_array_equal(masks[1, ..., 0], samples[1]["mask"])
+    images, masks = train.TrainingSlices(pairs, size, 2, None)[0]
+    assert images.shape == (2, *shape, 2) and masks.shape == (2, *shape, 1)
+    assert images.min() >= 0 and images.max() <= 1 and set(np.unique(masks)) <= {0, 1, 2, 3}
+
+
+def test_labels_are_looked_at_one_by_one(tmp_path, capsys):
+    pairs, _ = pairs_of(tmp_path, (32, 32))
+    train.check_masks(pairs, 0, ["a", "b", "c"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "100% of 3 masks looked at hold a," in lines[0] and "67% of 3" in lines[2]
+    fewer = [replace(pair, labels=2) for pair in pairs]
+    with pytest.raises(InputError, match="holds the label 3"):
+        train.check_masks(fewer, 0, ["a", "b"])
+
+
+def test_the_network_is_as_the_dataset_says(tmp_path):
+    args = args_for("d", tmp_path)
+    assert train.build(args, 10, TUMOUR).input_shape == (None, 32, 32, 2)
+    network = train.build(args, 10, VOLUMES)
+    assert network.input_shape == (None, 16, 8, 24, 2)
+    assert network.output_shape == (None, 16, 8, 24, 4)
+    train.compile_model(network, args, 10, VOLUMES)
+    batch = np.zeros((1, 16, 8, 24, 2)), np.zeros((1, 16, 8, 24, 1))
+    row = network.test_on_batch(*batch, return_dict=True)
+    areas = ("necrotic_core", "oedema", "enhancing_tumour", "whole_tumour", "tumour_core")
+    kinds = ("dice", "iou", "precision", "recall", "specificity")
+    expected = {f"{kind}_{area}" for kind in kinds for area in areas}
+    assert set(row) == expected | {*kinds, "accuracy", "loss", "positive"}
+
+
+@pytest.mark.parametrize(("words", "about", "said"), [
+    ("--label-weights 1 2", TUMOUR, "one for each of necrotic core, oedema, enhancing"),
+    ("--label-weights 1", {}, "are for several labels"),
+    ("--background", {}, "are for several labels"),
+    ("--size 32", VOLUMES, "of 16 x 8 x 24 voxels: leave --size out"),
+])  # fmt: skip
+def test_options_that_a_dataset_has_no_use_for_are_refused(words, about, said):
+    with pytest.raises(InputError, match=said):
+        train.settle(train.options(words.split()), about)
+
+
+def test_weights_that_weigh_nothing_are_refused():
+    with pytest.raises(InputError, match="not all 0"):
+        train.options(["--label-weights", "0", "0"])
+
+
+def test_a_dataset_settles_size_and_batch():
+    args = train.options([])
+    train.settle(args, {})
+    assert (args.size, args.batch) == (160, 32)
+    args = train.options([])
+    train.settle(args, VOLUMES)
+    assert (args.size, args.batch) == (None, 1)
+
+
+def test_the_card_says_all_that_a_prediction_needs():
+    args = train.options(["--size", "120"])
+    args.precision = "float32"
+    card = train.card(args, TUMOUR | {"size": 240, "spacing_mm": 1.0}, None, "run")
+    assert card.items() >= TUMOUR.items() and card["window"] is None and card["spacing_mm"] == 2
+    assert train.card(args, VOLUMES, None, "run")["spacing_mm"] == 1
+    card = train.card(args, {}, data.WINDOW, "run")
+    assert card["channels"] == ["ct"] and card["spacing_mm"] is None
 
 
 # ---- going on after a kill

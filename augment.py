@@ -1,0 +1,242 @@
+"""Random training samples: image and mask turned, flipped, scaled and moved by one map, and the
+image brightened, blurred and written on.
+
+    image, mask = augment(*data.read_pair(pair), np.random.default_rng((seed, number)), size=160)
+
+Pictures of a CT come from any viewer at any angle, and MRI upright from their own files; that,
+and no option, decides what is done to them.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from data import WINDOW, fit, fit_labels, normalise, outside
+
+# centre and width in HU, each from … to: the windows that people export pictures in
+EXPORT_WINDOWS = (
+    (40, 40, 80, 80),  # brain
+    (75, 75, 215, 215),  # subdural
+    (35, 35, 35, 35),  # stroke
+    (200, 300, 600, 800),  # CTA
+    (50, 50, 350, 350),  # soft tissue
+    (500, 700, 2000, 4000),  # bone
+    (1024, 1024, 4095, 4095),  # all of 12 bits
+)
+
+
+def augment(
+    image: np.ndarray,
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    size: int | Sequence[int],
+    window: tuple[float, float] = WINDOW,
+    labels: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random training sample of an image and its mask.
+
+    The image is a picture (H, W), the slice (H, W, C) of an MRI or a volume (X, Y, Z, C), uint8 or
+    float32 HU. Returns it as float32 in [0, 1], `size` a side (or the three of a grid), and the
+    mask: float32 of 0 and 1, or uint8 of several `labels`. The same `rng` state gives the same
+    sample.
+    """
+    image, mask = warp(image, mask, rng, size, labels)
+    if image.ndim > mask.ndim:
+        return change_channels(normalise(image, window), rng), mask
+    if image.dtype == np.uint8:
+        image = gain(normalise(image), rng)
+    else:
+        image = normalise(image, draw_window(image, rng, window))
+        if rng.random() < 0.3:
+            image = np.rint(image * 255) / np.float32(255)
+    for effect, chance in EFFECTS:
+        if rng.random() < chance:
+            image = np.clip(effect(image, rng), 0, 1)
+    return image, mask
+
+
+# ---------------------------------------------------------------- where things lie
+
+
+def warp(
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size, labels: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its mask (float32, 0 and 1; or labels as they were) under one affine map."""
+    frame = (size,) * mask.ndim if isinstance(size, int) else tuple(size)
+    if labels == 1:
+        mask = mask.astype(np.float32) / max(1, mask.max())
+    if mask.ndim == 2 and max(mask.shape) > 1.5 * frame[0]:  # `move` takes points: average first
+        image = fit(image, frame[0], outside=outside(image))[0]
+        mask = (fit_labels if labels > 1 else fit)(mask, frame[0])[0]
+    draw = draw_upright if image.ndim > mask.ndim else draw_affine
+    matrix = draw(mask.shape, rng, frame)
+    image = move(image, matrix, frame, outside(image))
+    if labels > 1:
+        return image, move(mask, matrix, frame, 0, nearest=True)
+    return image, (move(mask, matrix, frame, 0) >= 0.5).astype(np.float32)
+
+
+def move(
+    array: np.ndarray, matrix: np.ndarray, frame: tuple, outside: float, nearest: bool = False
+) -> np.ndarray:
+    """An array (with a last axis of channels, or none) under an (n, n + 1) map of its n axes."""
+    if len(frame) == 2:
+        flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+        upright = matrix[::-1, [1, 0, 2]]  # OpenCV has x before y
+        moved = cv2.warpAffine(array, upright, frame[::-1], flags=flags, borderValue=outside)
+        return moved.reshape(*frame, *array.shape[2:])
+    back = np.linalg.inv(matrix[:, :3])
+    channels = np.moveaxis(array, -1, 0) if array.ndim > 3 else [array]
+    moved = [
+        ndimage.affine_transform(channel, back, -back @ matrix[:, 3], frame, cval=outside,
+                                 order=0 if nearest else 1)
+        for channel in channels
+    ]  # fmt: skip
+    return np.stack(moved, -1) if array.ndim > 3 else moved[0]
+
+
+def draw_upright(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
+    """A map of an upright image or volume into `frame`: turned a little, flipped, scaled, moved.
+
+    Flipped are left and right, in a sagittal slice front and back.
+    """
+    axes = len(shape)
+    linear = np.eye(axes)
+    flip = np.ones(axes)
+    flip[0 if axes == 3 else 1] = rng.choice([-1, 1])
+    for first, second in itertools.combinations(range(axes), 2):
+        angle = np.radians(np.clip(rng.normal(0, 10), -30, 30))
+        turn = np.eye(axes)
+        turn[[first, second], [first, second]] = np.cos(angle)
+        turn[[first, second], [second, first]] = np.sin(angle) * np.array([-1, 1])
+        linear = turn @ linear
+    scale = np.divide(frame, shape).min() * np.exp(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
+    linear = scale * linear * flip
+    centre = (np.array(frame) - 1) / 2 + rng.uniform(-0.05, 0.05, axes) * frame
+    return np.column_stack([linear, centre - linear @ ((np.array(shape) - 1) / 2)])
+
+
+def draw_affine(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
+    """A map of an (H, W) picture into the square: turned at will, flipped, scaled, moved."""
+    size = frame[0]
+    spread = 0.12 if rng.random() < 0.7 else 0.4
+    scale = size / max(shape) * np.exp(np.clip(rng.normal(0, spread), np.log(0.6), np.log(1.5)))
+    aspect = np.exp(rng.uniform(np.log(0.8), np.log(1.25)) / 2) if rng.random() < 0.5 else 1.0
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    squash = np.diag([aspect * rng.choice([-1, 1]), 1 / aspect])
+    linear = scale * turn @ squash
+    # squashed along the picture's own axes half of the time, else along those of the square
+    linear = linear if rng.random() < 0.5 else scale * squash @ turn
+    centre = (size - 1) / 2 + rng.uniform(-0.1, 0.1, 2) * size
+    shift = centre - linear @ ((np.array(shape[::-1]) - 1) / 2)
+    return np.column_stack([linear, shift])[::-1, [1, 0, 2]]  # rows before columns
+
+
+# ---------------------------------------------------------------- how bright they are
+
+
+def change_channels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An MRI (…, C) with each channel's brightness changed alone; what is not brain stays 0."""
+    brain = image.any(axis=-1)
+    image = np.stack([change_channel(part, rng) for part in np.moveaxis(image, -1, 0)], -1)
+    image[~brain] = 0
+    return image
+
+
+def change_channel(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    image = gain(image, rng)
+    for effect, chance in ((shade, 0.3), (gamma, 0.3), (soften, 0.2), (noise, 0.3)):
+        if rng.random() < chance:
+            image = np.clip(effect(image, rng), 0, 1)
+    return image
+
+
+def shade(image, rng):
+    """What a receiving coil leaves: brighter on one side, by up to a fifth."""
+    ramps = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in image.shape)]
+    steepness = rng.uniform(-0.1, 0.1, image.ndim)
+    ramp = sum(a * along for a, along in zip(steepness, ramps, strict=True))
+    return image * (1 + ramp).astype(np.float32)
+
+
+def soften(image, rng):
+    return ndimage.gaussian_filter(image, rng.uniform(0.4, 1.0))
+
+
+def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
+    """(lo, hi) in HU: half of the time about `window`, else about one that people export in."""
+    if rng.random() < 0.5:
+        centre, width = sum(window) / 2 + rng.uniform(-30, 30), window[1] - window[0]
+    elif (index := rng.integers(len(EXPORT_WINDOWS) + 1)) < len(EXPORT_WINDOWS):
+        a, b, c, d = EXPORT_WINDOWS[index]
+        centre, width = rng.uniform(a, b), rng.uniform(c, d)
+        centre += rng.uniform(-0.1, 0.1) * width
+    else:
+        low, high, *_ = cv2.minMaxLoc(hu)
+        centre, width = (low + high) / 2, max(high - low, 1)
+    width *= rng.uniform(0.85, 1.15)
+    return centre - width / 2, centre + width / 2
+
+
+def gain(image, rng):
+    return np.clip(image * np.float32(rng.uniform(0.75, 1.3)) + np.float32(rng.uniform(-0.1, 0.1)),
+                   0, 1)  # fmt: skip
+
+
+def gamma(image, rng):
+    flat = image.reshape(len(image), -1)  # OpenCV takes a third axis for colours
+    return cv2.pow(flat, float(np.exp(rng.uniform(-0.4, 0.4)))).reshape(image.shape)
+
+
+def noise(image, rng):
+    strength = np.float32(0.08 * rng.random() ** 2)
+    return image + strength * rng.standard_normal(image.shape, np.float32)
+
+
+def blur(image, rng):
+    """Up to that of an averaged template: thin bones fade, and only their shape tells."""
+    return cv2.GaussianBlur(image, (0, 0), np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
+
+
+def sharpen(image, rng):
+    amount = rng.uniform(0.3, 1.5)
+    return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), 1.0), -amount, 0)
+
+
+def cutout(image, rng):
+    size = len(image)
+    for _ in range(rng.integers(1, 4)):
+        x, y = (int(v) for v in rng.integers(0, size, 2))
+        width, height = (int(v) for v in rng.integers(2, size // 5, 2))
+        cv2.rectangle(image, (x, y), (x + width, y + height), rng.random(), -1)
+    return image
+
+
+def write_on(image, rng):
+    """Letters and a ruler near the frame, as viewers burn them in."""
+    size, grey = len(image), rng.uniform(128, 255)
+    layer = np.zeros(image.shape, np.uint8)  # OpenCV writes letters on bytes only
+    for _ in range(rng.integers(1, 4)):
+        text = "".join(chr(c) for c in rng.integers(48, 91, rng.integers(1, 8)))
+        where = (int(rng.choice([2, 0.75 * size])), int(rng.choice([0.08, 0.15, 0.9, 0.97]) * size))
+        cv2.putText(layer, text, where, cv2.FONT_HERSHEY_SIMPLEX, size / 500, grey, 1, cv2.LINE_AA)
+    if rng.random() < 0.5:
+        x, top = int(rng.choice([3, size - 4])), int(size * rng.uniform(0.1, 0.5))
+        cv2.line(layer, (x, top), (x, top + size // 3), grey, 1)
+    return np.maximum(image, normalise(layer))
+
+
+def jpeg(image, rng):
+    grey = np.rint(image * 255).astype(np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
+    return normalise(cv2.imdecode(cv2.imencode(".jpg", grey, quality)[1], cv2.IMREAD_GRAYSCALE))
+
+
+EFFECTS = (
+    (gamma, 0.3), (blur, 0.2), (sharpen, 0.15), (noise, 0.5), (cutout, 0.1), (write_on, 0.1),
+    (jpeg, 0.15),
+)  # fmt: skip

@@ -1,0 +1,103 @@
+"""Picture files: what can be read of a PNG, JPEG or TIFF, and how one is written.
+
+    picture = read_picture("slice.png")                # (H, W), uint8 or float32 HU
+    channels = read_channels("slice_of_mri.png", 3)    # (H, W, 3), uint8
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from errors import InputError, explained
+
+AIR = -1024  # HU: volume.AIR
+cv2.utils.logging.setLogLevel(0)  # what a picture cannot be read for is said once, by us
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A grey picture (H, W): uint8, or float32 HU where a 16-bit file holds HU + 1024.
+
+    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes);
+    other 16-bit pictures are brought to uint8, 65535 to 255.
+    Raises InputError for what is no picture: missing, empty, truncated, another format, a photo.
+    """
+    return to_values(decode(path))
+
+
+def to_values(stored: np.ndarray) -> np.ndarray:
+    """What stored values mean: uint8 as it is, 12 of 16 bits as HU, else the upper 8 of 16 bits."""
+    if stored.dtype == np.uint8:
+        return stored
+    high = stored.max() > 4095
+    return np.rint(stored / 257).astype(np.uint8) if high else stored + np.float32(AIR)
+
+
+def read_channels(path: str | Path, count: int) -> np.ndarray:
+    """The first `count` channels (H, W, count), uint8, of a picture that data.py made of an MRI.
+
+    Raises InputError as `read_picture` does, and for a picture of fewer channels.
+    """
+    image = decode_all(path)
+    image = image.reshape(*image.shape[:2], -1)
+    if image.shape[2] > 2:
+        image = image[..., [2, 1, 0, *range(3, image.shape[2])]]  # OpenCV has blue first
+    if image.dtype != np.uint8 or image.shape[2] < count:
+        raise InputError(f"{path} has not the {count} channels of 8 bits that are wanted of it")
+    return np.ascontiguousarray(image[..., :count])
+
+
+def read_mask_picture(path: str | Path) -> np.ndarray:
+    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges."""
+    grey = decode(path)
+    return grey > grey.max() / 2
+
+
+def decode(path: str | Path) -> np.ndarray:
+    """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
+    return to_grey(decode_all(path), Path(path))
+
+
+def decode_all(path: str | Path) -> np.ndarray:
+    """What a picture file stores, (H, W) or (H, W, channels) in OpenCV's order: uint8 or uint16."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
+    if not content:
+        raise InputError(f"{path} is empty; copy or export it again")
+    for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
+        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
+            raise InputError(f"{path} is truncated; copy or export it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} is no picture that can be read; give a PNG, JPEG or TIFF slice")
+    return image
+
+
+def to_grey(image: np.ndarray, path: Path) -> np.ndarray:
+    """One grey channel; refuses a photo, allows coloured letters burnt into a slice."""
+    if image.ndim == 2 or image.shape[2] < 3:
+        return image.reshape(*image.shape[:2], -1)[..., 0]
+    colours = image[..., :3].astype(np.int32)
+    coloured = np.ptp(colours, axis=2) > 0.125 * np.iinfo(image.dtype).max
+    if coloured.mean() > 0.05:
+        raise InputError(f"{path} is a colour picture; give a grey slice of a head CT")
+    return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture as PNG: grey (H, W), uint8 or uint16, or (H, W, C) uint8, C from 1 to 4.
+
+    Three channels are red, green and blue, the fourth is opacity; of two, the third is 0.
+    """
+    if picture.ndim == 3:
+        picture = np.pad(picture, ((0, 0), (0, 0), (0, int(picture.shape[2] == 2))))
+        if picture.shape[2] > 2:
+            picture = picture[..., [2, 1, 0, *range(3, picture.shape[2])]]
+    with explained(path):
+        path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

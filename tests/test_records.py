@@ -1,0 +1,113 @@
+"""TFRecords that TensorFlow reads whole and read_record reads one by one."""
+
+import gzip
+
+import numpy as np
+import pytest
+from test_data import all_pairs, make, make_mri, save_cases, save_scans
+
+import data
+import records
+from errors import InputError
+
+
+def samples(count=5, kind=np.uint8):
+    rng = np.random.default_rng(0)
+    return [
+        {"image": rng.integers(0, 4000 if kind == np.uint16 else 256, (6, 5, 2)).astype(kind),
+         "mask": rng.integers(0, 4, (6, 5), np.uint8), "case": "a", "index": index}
+        for index in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_records_come_back_one_by_one_and_in_any_order(tmp_path, kind):
+    path, made = tmp_path / "a.tfrecord.gz", samples(kind=kind)
+    places = records.write_records(path, iter(made))
+    for index in (3, 0, 4):
+        image, mask = records.read_record(path, *places[index])
+        assert image.dtype == kind and mask.dtype == np.uint8
+        np.testing.assert_array_equal(image, made[index]["image"])
+        np.testing.assert_array_equal(mask, made[index]["mask"])
+
+
+def test_tensorflow_reads_the_same_file_as_one_stream(tmp_path):
+    import tensorflow as tf
+
+    path, made = tmp_path / "a.tfrecord.gz", samples()
+    records.write_records(path, made)
+    found = [tf.train.Example.FromString(raw.numpy())
+             for raw in tf.data.TFRecordDataset(str(path), "GZIP")]  # fmt: skip
+    assert [e.features.feature["index"].int64_list.value[0] for e in found] == list(range(5))
+    assert found[0].features.feature["case"].bytes_list.value[0] == b"a"
+    read = records.stream([path])
+    for (image, mask), sample in zip(read.as_numpy_iterator(), made, strict=True):
+        np.testing.assert_array_equal(image, sample["image"])
+        np.testing.assert_array_equal(mask, sample["mask"])
+
+
+def test_a_shuffled_stream_gives_each_record_once(tmp_path):
+    made, paths = samples(12, np.uint16), []
+    for start in range(0, 12, 4):
+        paths.append(tmp_path / f"{start}.tfrecord.gz")
+        records.write_records(paths[-1], made[start : start + 4])
+    read = records.stream(paths, shuffle=12, seed=1)
+    epochs = [[image.tobytes() for image, _ in read.as_numpy_iterator()] for _ in range(2)]
+    wanted = [sample["image"].tobytes() for sample in made]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(wanted)
+    assert epochs[0] != wanted and epochs[0] != epochs[1]
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path):
+    for name in "ab":
+        records.write_records(tmp_path / name, samples())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    whole = sum(sample["image"].nbytes for sample in samples())
+    assert len(gzip.decompress((tmp_path / "a").read_bytes())) > whole
+
+
+def test_a_damaged_or_missing_file_is_named_in_one_line(tmp_path):
+    path = tmp_path / "a.tfrecord.gz"
+    places = records.write_records(path, samples())
+    content = path.read_bytes()
+    for broken in (content[: places[4][0] + 20], content[:-9] + b"\xff" * 9, b""):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match="a.tfrecord.gz") as caught:
+            records.read_record(path, *places[4])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="nowhere"):
+        records.read_record(tmp_path / "nowhere", *places[0])
+
+
+def test_what_fails_half_way_leaves_no_file(tmp_path):
+    def broken():
+        yield samples()[0]
+        raise InputError("no more")
+
+    with pytest.raises(InputError):
+        records.write_records(tmp_path / "a.tfrecord.gz", broken())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["slices of MRI", "volumes", "CT"])
+def test_a_training_gets_the_same_batches_from_either_format(tmp_path, what):
+    from train import Slices, TrainingSlices
+
+    make_it, source = (make, save_scans) if what == "CT" else (make_mri, save_cases)
+    folder, batches = source(tmp_path / "source", 4), {}
+    for form in ("png", "tfrecord"):
+        out = tmp_path / form
+        if what == "volumes":  # in which there is no PNG: two datasets of records
+            make_it(folder, out, "--dimensions", 3, "--grid", 16)
+        else:
+            make_it(folder, out, "--slices", 4, "--format", form)
+        shape = ((16, 16, 16) if what == "volumes" else 24, 3, data.WINDOW)
+        training = TrainingSlices(all_pairs(out), *shape, seed=3)
+        batches[form] = [training[index] for index in range(len(training))]
+        training.epoch = 1
+        batches[form] += [training[0], *map(Slices(all_pairs(out), *shape).__getitem__, (0, 1))]
+    for ours, theirs in zip(*batches.values(), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.dtype == b.dtype == np.float32
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(batches["png"][0][0], batches["png"][-3][0]), "epochs differ"
