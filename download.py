@@ -50,22 +50,33 @@ def fetch_label_maps(folder: str | Path) -> list[Path]:
 def fetch(path: Path) -> Path:
     """Fetch the label map that is to be `path`, unless it is there; return `path`."""
     import pooch
-    from requests import RequestException
 
-    pooch.get_logger().setLevel("WARNING")  # else it tells of every file
     name, known = path.name, SHA256[path.name]
     if path.is_file():
         if pooch.file_hash(path) != known:
             raise InputError(f"{path} is not SynthSeg's; move it away or name another --download")
         return path
     with replacing(path) as temporary:
-        try:
-            pooch.retrieve(f"{URL}/training_{name}", known, name, temporary.parent)
-        except RequestException as error:
-            reason = "the connection failed" if error.response is None else error
-            raise InputError(f"{name} cannot be fetched from {URL} ({reason}); check the network "
-                             "and run again, which goes on from here") from error  # fmt: skip
-        except ValueError as error:  # pooch's word for a wrong checksum
-            raise InputError(f"{name} came from {URL} with a wrong checksum and was not kept; "
-                             "run again, or fetch the label maps by hand") from error  # fmt: skip
+        retrieve(f"{URL}/training_{name}", known, temporary)
     return path
+
+
+def retrieve(url: str, checksum: str, path: Path) -> None:
+    """Fetch one file to `path`. `checksum` is a SHA-256, or another such as "sha512:12ab...".
+
+    InputError when there is no network or when another file came; then nothing is kept.
+    """
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")  # else it tells of every file
+    name, folder = path.name, url.rpartition("/")[0]
+    try:
+        pooch.retrieve(url, checksum, name, path.parent)
+    except RequestException as error:
+        reason = "the connection failed" if error.response is None else error
+        raise InputError(f"{name} cannot be fetched from {folder} ({reason}); check the network "
+                         "and run again, which goes on from here") from error  # fmt: skip
+    except ValueError as error:  # pooch's word for a wrong checksum
+        raise InputError(f"{name} came from {folder} with a wrong checksum and was not kept; "
+                         "run again, or fetch it by hand") from error  # fmt: skip

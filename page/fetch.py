@@ -5,54 +5,36 @@
 The version is pinned and the archive's checksum is npm's own, so what is served is what was tested.
 """
 
-import base64
-import hashlib
-import io
-import ssl
 import tarfile
-import urllib.request
+import tempfile
 from pathlib import Path
 
-import certifi
-
-from errors import InputError, replacing, run
+from download import retrieve
+from errors import replacing, run
 
 VERSION = "0.69.0"
 URL = f"https://registry.npmjs.org/@niivue/niivue/-/niivue-{VERSION}.tgz"
-SHA512 = "YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA=="
+CHECKSUM = ("sha512:60c8d0bc9803d56d9bec3ba8c64c250b85716eb80878f449e6ac90cd72b18b6b"
+            "f6301560dbce4ffc2210ca0e3aa030c60c871a3656ddf8c86d3bf79d31b5c990")  # fmt: skip
 MEMBER = "package/dist/index.js"  # dist/index.min.js has no named exports
 VENDOR = Path(__file__).parent / "vendor"
 LICENCE = Path(__file__).with_name("niivue-licence.txt")  # the archive names it, but holds no text
 
 
-def download(url: str) -> bytes:
-    """A file's bytes. Raises InputError when it cannot be had."""
-    trust = ssl.create_default_context()
-    trust.load_verify_locations(certifi.where())  # macOS gives Python none of its own
-    try:
-        with urllib.request.urlopen(url, timeout=60, context=trust) as answer:
-            return answer.read()
-    except OSError as error:
-        raise InputError(f"{url} cannot be fetched ({error}); the page stays without viewer "
-                         "until `make app` finds the network") from error  # fmt: skip
+def fetch(folder: Path = VENDOR) -> None:
+    """Put NiiVue and its licence into `folder`.
 
-
-def viewer(archive: bytes) -> bytes:
-    """NiiVue's module out of npm's archive. Raises InputError when the archive is another one."""
-    digest = base64.b64encode(hashlib.sha512(archive).digest()).decode()
-    if digest != SHA512:
-        raise InputError(f"{URL} is not what it was: its SHA-512 is {digest}; nothing was kept")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        return files.extractfile(MEMBER).read()
-
-
-def main() -> None:
-    module = viewer(download(URL))
-    with replacing(VENDOR / "LICENCE") as path:
-        path.write_bytes(LICENCE.read_bytes())
-    with replacing(VENDOR / "niivue.js") as path:
-        path.write_bytes(module)
+    InputError when there is no network, when another archive came, or `folder` cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        archive = Path(place) / f"niivue-{VERSION}.tgz"
+        retrieve(URL, CHECKSUM, archive)
+        with tarfile.open(archive) as files:
+            module = files.extractfile(MEMBER).read()
+    for name, content in (("LICENCE", LICENCE.read_bytes()), ("niivue.js", module)):
+        with replacing(folder / name) as path:
+            path.write_bytes(content)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(fetch)

@@ -2,7 +2,10 @@
 
 import shutil
 import sys
+import threading
 import zipfile
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import cv2
@@ -21,6 +24,11 @@ from page import fetch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import browser  # noqa: E402
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +220,21 @@ def test_without_the_viewer_the_overlay_is_shown(page):
         page.window.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
 
 
-def test_an_archive_that_was_changed_is_not_kept():
-    with pytest.raises(InputError, match="SHA-512"):
-        fetch.viewer(b"something else")
+def test_without_network_the_viewer_is_left_out_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(fetch, "URL", "http://127.0.0.1:9/niivue.tgz")  # where nobody answers
+    with pytest.raises(InputError, match="niivue.*the connection failed"):
+        fetch.fetch(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_was_changed_is_not_kept(tmp_path, monkeypatch):
+    other = tmp_path / "other.tgz"
+    other.write_bytes(b"something else")
+    with HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(fetch, "URL", f"http://127.0.0.1:{server.server_port}/other.tgz")
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(InputError, match="wrong checksum"):
+            fetch.fetch(tmp_path / "vendor")
+    assert not (tmp_path / "vendor").exists()
