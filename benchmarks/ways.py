@@ -11,10 +11,9 @@ brainextractor   BET with the recipe for CT: smoothed, 0 to 100 HU, all else 0, 
 brainextractor_cta  the same, but contrast of up to 300 HU counts as 100 HU, not as 0
 antspyx          registers a CT template (SyN at 2 mm), which must stand beside the scan
 deepbet, deepbrain, robex, hdbet
-                 made for MRI; the first and robex are given 0 to 100 HU, all else 0, the others
-                 -100 to 100 HU with bone as 0: of these two what suited each better on heads that
-                 are not scored. hdbet is HD-BET with one of its five networks and no mirroring, as
-                 it is advised for a CPU
+                 made for MRI; deepbet and robex are given 0 to 100 HU, all else 0, the others -100
+                 to 100 HU with bone as 0, which suited them better on a head that is not scored.
+                 hdbet is HD-BET with one of its five networks and no mirroring, as for a CPU
 """
 
 import os

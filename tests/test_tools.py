@@ -20,9 +20,10 @@ import ways  # noqa: E402
 
 
 @pytest.fixture
-def quick(monkeypatch, coarse):
-    """Scans as coarse as those of the other tests."""
+def quick(monkeypatch, coarse, cta):
+    """Scans as coarse as those of the other tests, of the phantom that is there already."""
     monkeypatch.setattr(tools, "LOOK", tools.LOOK | coarse)
+    monkeypatch.setattr(tools, "SEED", 0)
 
 
 def test_ours_and_the_thresholds_are_scored_on_the_same_phantom(tmp_path, quick, capsys):
