@@ -49,6 +49,7 @@ from uploads import Refused
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
 MOST_WAITING, MOST_KEPT = 50, 500  # jobs
+SPARE = 256 << 20  # bytes of the disk
 FULL = "the server's disk is nearly full; delete some results, or free some space"
 
 
@@ -187,7 +188,7 @@ def list_jobs():
 def add_job():
     """Put what is sent into the queue; the browser gets a cookie by which it lists its jobs."""
     settings, jobs = here()
-    make_room(jobs, settings)
+    make_room(jobs, request.content_length or 0)
     cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
     job = receive(jobs, settings.sample, digest(cookie))
     jobs.add(job)
@@ -236,11 +237,11 @@ def plain_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
 
 
-def make_room(jobs: Jobs, settings: Settings) -> None:
-    """Refuse a new job while too many wait or stand, or the disk is full."""
+def make_room(jobs: Jobs, sent: int) -> None:
+    """Refuse a job of so many bytes while too many wait or stand, or the disk is too full."""
     if jobs.waiting() >= MOST_WAITING or len(jobs.jobs) >= MOST_KEPT:
         raise Refused("too many jobs wait or are kept; send this one later, or delete some", 429)
-    if shutil.disk_usage(jobs.root).free < 2 * settings.most_bytes:
+    if shutil.disk_usage(jobs.root).free < 2 * sent + SPARE:
         raise Refused(FULL, 507)
 
 
@@ -319,7 +320,8 @@ def serve(settings: Settings) -> None:
     os.umask(0o077)
     listener = listen(settings.host, settings.port)
     app = create_app(settings)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, lambda *_: sys.exit())
     try:
         server = server_of(app, settings, listener)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -269,18 +269,26 @@ class Jobs:
         with self.lock:
             if job.state != "queued" or self.closed.is_set():
                 return
-            job.state, job.worker = "running", self.free_worker()
+            try:
+                job.state, job.worker = "running", self.free_worker()
+            except OSError as error:
+                job.state, job.error = "failed", f"no process can be started: {error.strerror}"
+                return
         state, words = follow(job)
         with self.lock:
-            self.release(job.worker)
-            job.worker = None
-            shutil.rmtree(job.folder / "input", ignore_errors=True)
-            if job.state == "running":
-                job.result = pred.read_json(job.folder / "result.json") or None
-                job.state, job.error = state, job.in_words(words)
-                job.progress = 1.0 if state == "done" else job.progress
-            if job.state != "done":
-                shutil.rmtree(job.folder, ignore_errors=True)
+            worker, job.worker = job.worker, None
+            self.settle(job, state, words)
+            self.release(worker)
+
+    def settle(self, job: Job, state: str, words: str) -> None:
+        """Note how a job ended, unless it was cancelled, and delete what nobody needs any more."""
+        shutil.rmtree(job.folder / "input", ignore_errors=True)
+        if job.state == "running":
+            job.result = pred.read_json(job.folder / "result.json") or None
+            job.state, job.error = state, job.in_words(words)
+            job.progress = 1.0 if state == "done" else job.progress
+        if job.state != "done":
+            shutil.rmtree(job.folder, ignore_errors=True)
 
     def free_worker(self) -> Worker:
         """The worker that was used last, or a new one."""
@@ -360,7 +368,7 @@ def open_folder(root: Path):
     about = root.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
         raise InputError(f"{root} is not yours alone; remove it, or set TMPDIR to another folder")
-    lock = os.fdopen(os.open(root / ".lock", os.O_CREAT | os.O_WRONLY), "w")
+    lock = os.fdopen(os.open(root / ".lock", os.O_CREAT | os.O_WRONLY, 0o600), "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
