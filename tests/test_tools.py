@@ -39,7 +39,8 @@ def test_ours_and_the_thresholds_are_scored_on_the_same_phantom(tmp_path, quick,
         assert 0.9 < float(plain) < 1 and 0.85 < float(cta) < 1 and kept.endswith(" %")
     rows = pd.read_csv(tmp_path / "tools" / "scores.csv")
     assert sorted(rows.kind) == ["arterial", "arterial", "none", "none"]
-    assert (rows["CPU s"] > 0).all() and (rows["HD95"] > 0).all()
+    assert (rows["CPU s"] > 0).all()
+    assert rows["HD95"].between(0, 5).all(), "two voxels at most, and a number"
 
 
 def test_a_template_is_not_scored(tmp_path, save_nifti_as):
