@@ -2,6 +2,7 @@
 
     python app.py                       # then open http://127.0.0.1:8000
     python app.py --port 9000 --keep-hours 1
+    python app.py --model files/model.keras files/tumour_net/model.keras   # tumours in MRI, too
 
 What is sent goes into a folder that only you can read, is predicted by pred.py in a process of its
 own, and is deleted after --keep-hours and when the page is stopped. README describes the API.
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,13 +40,16 @@ from flask import (
 )
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
+import cases
 import data
+import mri
 import pred
 import uploads
 from errors import InputError, run, warn
-from jobs import FILES, STAGES, Job, Jobs
+from jobs import FILES, STAGES, Job, Jobs, card_of
 from uploads import Refused
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
@@ -57,7 +62,7 @@ FULL = "the server's disk is nearly full; delete some results, or free some spac
 class Settings:
     """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button."""
 
-    model: Path = pred.MODEL
+    models: tuple[Path, ...] = (pred.MODEL,)
     host: str = "127.0.0.1"
     port: int = 8000
     max_mb: int = 2048
@@ -112,7 +117,7 @@ page = Blueprint("page", __name__)
 def create_app(settings: Settings = Settings()) -> Flask:
     """The page, its API and its queue, which stands in `app.extensions["jobs"]`.
 
-    Raises InputError when the network cannot be loaded or the folder is not ours alone.
+    Raises InputError when a network cannot be loaded or the folder is not ours alone.
     """
     app = Flask(__name__, static_folder="page", static_url_path="/page")
     app.request_class = PageRequest
@@ -122,7 +127,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
     app.url_map.merge_slashes = False
     app.json.sort_keys = False
     app.register_blueprint(page)
-    jobs = Jobs(settings.model, settings.root, settings.workers, settings.keep_hours)
+    jobs = Jobs(settings.models, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
     return app
 
@@ -168,14 +173,28 @@ def index():
 @page.get("/api/about")
 def about():
     """What the page must know before anything is sent."""
-    settings, _ = here()
-    card = pred.read_json(Path(settings.model).with_suffix(".json"))
-    model = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
+    settings, jobs = here()
     return {
-        "model": {"name": Path(settings.model).name} | model, "max_mb": settings.max_mb,
-        "keep_hours": settings.keep_hours, "formats": uploads.FORMATS, "stages": list(STAGES),
-        "tasks": [{"name": "brain", "channels": ["ct"]}],
+        "max_mb": settings.max_mb, "keep_hours": settings.keep_hours, "formats": uploads.FORMATS,
+        "stages": list(STAGES), "tasks": [about_task(*task) for task in jobs.tasks.items()],
     }  # fmt: skip
+
+
+def about_task(name: str, model: Path) -> dict:
+    """What the card of a task's model says of it."""
+    card = card_of(model)
+    told = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
+    return {"name": name, "channels": cases.channels(card), "sample": not cases.is_mri(card),
+            "model": {"name": model.name} | told}  # fmt: skip
+
+
+@page.get("/api/channels")
+def recognise():
+    """Which channel of a task each name says it is, of those that say so."""
+    card = card_of(here()[1].tasks[chosen_task(request.args)])
+    names = request.args.getlist("name")
+    found = {name: mri.channel_of(uploads.last(name), card) for name in names}
+    return {"channels": {name: channel for name, channel in found.items() if channel}}
 
 
 @page.get("/api/jobs")
@@ -249,16 +268,53 @@ def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
     """A job of what this request sends, in its folder; nothing is left of what is refused."""
     folder = request.folder = jobs.new_folder()
     try:
+        task = chosen_task(request.form)
+        card = card_of(jobs.tasks[task])
         if request.form.get("sample") == "1":
-            upload = uploads.Upload(sample, sample.name)
+            upload = take_sample(sample, card)
         else:
-            upload = uploads.take(request.files.getlist("files"), folder / "input")
-        return Job(folder, upload.name, owner, upload.path, upload.given)
+            parts = request.files.getlist("files")
+            channels = channels_of(parts, card) if cases.is_mri(card) else None
+            upload = uploads.take(parts, folder / "input", channels)
+        return Job(folder, upload.name, task, owner, upload.path, upload.given)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(FULL, 507) from error
         raise
+
+
+def chosen_task(form: MultiDict) -> str:
+    """The task that is asked for, or the first one; Refused when there is no such task."""
+    tasks = here()[1].tasks
+    task = form.get("task") or next(iter(tasks))
+    if task not in tasks:
+        raise Refused(f"there is no task {uploads.shown(task)}; choose {' or '.join(tasks)}")
+    return task
+
+
+def take_sample(sample: Path, card: dict) -> uploads.Upload:
+    if cases.is_mri(card):
+        raise Refused("the sample is a head CTA; choose another task for it")
+    return uploads.Upload(sample, sample.name)
+
+
+def channels_of(parts: Sequence, card: dict) -> dict[str, str]:
+    """The channel of each file of an MRI case: as `channels` says, where that is sent, or by name.
+
+    Raises Refused when that is no JSON object of the card's channels.
+    """
+    names = [uploads.shown(part.filename) for part in parts]
+    try:
+        said = json.loads(request.form.get("channels", "null"))
+    except (ValueError, RecursionError):
+        said = ""
+    if said is None:
+        return {name: mri.channel_of(uploads.last(name), card) for name in names}
+    wanted = cases.channels(card)
+    if not isinstance(said, dict) or not all(channel in wanted for channel in said.values()):
+        raise Refused(f"channels must be a JSON object: each file's name and {' or '.join(wanted)}")
+    return {uploads.shown(name): channel for name, channel in said.items()}
 
 
 def digest(cookie: str) -> str:
@@ -369,8 +425,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--host", default=default.host, help="the address to serve at (default: %(default)s, which "
         "only this machine reaches)")
     add("--port", type=int, default=default.port, help="(default: %(default)s)")
-    add("--model", type=Path, default=default.model, help="a network of train.py (default: the "
-        "shipped one)")
+    add("--model", type=Path, nargs="+", default=default.models, dest="models",
+        help="networks of train.py, each a task to choose (default: the shipped one)")
     add("--max-mb", type=above_zero, default=default.max_mb,
         help="of one upload (default: %(default)s)")
     add("--keep-hours", type=float, default=default.keep_hours, help="until a result is deleted "

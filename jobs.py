@@ -1,8 +1,8 @@
 """Predictions in the background: a queue, one process a job, and a private folder for the results.
 
-    jobs = Jobs(model, root, workers=2, keep_hours=24)
+    jobs = Jobs([model, other], root, workers=2, keep_hours=24)
     folder = jobs.new_folder()                      # put the scan into folder / "input"
-    jobs.add(Job(folder, "scan.nii.gz", owner, path))
+    jobs.add(Job(folder, "scan.nii.gz", "brain", owner, path))
     jobs.close()                                    # everything is deleted
 
 A process can be killed at any moment, which is how a job is cancelled, and may die of a scan that
@@ -12,6 +12,7 @@ job's folder, written last: after a kill of the server itself, the next one find
 
 import fcntl
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,13 +25,18 @@ import stat
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+import cases
 import data
 import pred
 import report
+import uploads
 from errors import InputError, replacing
 
 STAGES = {"reading": 0.0, "finding the head": 0.15, "segmenting": 0.25, "refining": 0.6,
@@ -41,25 +47,44 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "mask.png": "scan_predicted_mask.png", "overlay.png": "scan_overlay.png",
     "result.json": "result.json",
 }  # fmt: skip
-KEPT = ("name", "owner", "created")  # of a job, in job.json
+KEPT = ("name", "task", "owner", "created")  # of a job, in job.json
 MOST_SECONDS = 600  # of one job
 SPAWN = multiprocessing.get_context("spawn")
+
+
+# ---------------------------------------------------------------- what there is to find
+
+
+def card_of(model: Path) -> dict:
+    """The card of a network; {} when there is none that can be read."""
+    return pred.read_json(Path(model).with_suffix(".json"))
+
+
+def tasks_of(models: Sequence[Path]) -> dict[str, Path]:
+    """The networks by what their cards say that they find: brain, tumour, a second one tumour 2."""
+    tasks = {}
+    for model in models:
+        card = card_of(model)
+        name = next(iter([*card.get("regions", ()), *cases.areas(card)])).removeprefix("whole ")
+        names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+        tasks[next(name for name in names if name not in tasks)] = Path(model)
+    return tasks
 
 
 # ---------------------------------------------------------------- a process that predicts
 
 
 class Worker:
-    """A process that has loaded the network, predicts one scan after another, and can be killed."""
+    """A process with the networks loaded, which predicts one scan after another until killed."""
 
-    def __init__(self, model: Path):
+    def __init__(self, tasks: dict[str, Path]):
         self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=work, args=(theirs, model), daemon=True)
+        self.process = SPAWN.Process(target=work, args=(theirs, tasks), daemon=True)
         self.process.start()
         theirs.close()
 
     def first_word(self) -> tuple[str, str]:
-        """Wait until the network is loaded: ("ready", "") or ("failed", why)."""
+        """Wait until the networks are loaded: ("ready", "") or ("failed", why)."""
         try:
             return self.pipe.recv()
         except EOFError:
@@ -70,14 +95,16 @@ class Worker:
         self.process.join()
 
 
-def work(pipe, model: Path) -> None:
-    """A worker's life: answer each (path, folder, name) with stages, then "done" or "failed"."""
+def work(pipe, tasks: dict[str, Path]) -> None:
+    """A worker's life: answer each (task, path, folder, name) with stages, then "done" or "failed".
+    """
     stay_small()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=data.die_with_parent, daemon=True).start()
     try:
-        predictor = pred.Predictor(model, tell=lambda *told: pipe.send(told))
-        for module in ("border", "volume"):  # which the first scan would wait for
+        predictors = {task: pred.Predictor(model, tell=lambda *told: pipe.send(told))
+                      for task, model in tasks.items()}  # fmt: skip
+        for module in ("border", "mri", "volume"):  # which the first scan would wait for
             importlib.import_module(module)
         pipe.send(("ready", ""))
     except InputError as error:
@@ -86,10 +113,10 @@ def work(pipe, model: Path) -> None:
         return
     while True:
         try:
-            task = pipe.recv()
+            task, *job = pipe.recv()
         except EOFError:
             return
-        pipe.send(outcome(task, predictor))
+        pipe.send(outcome(job, predictors[task]))
 
 
 def stay_small() -> None:
@@ -103,10 +130,10 @@ def stay_small() -> None:
         score.write_text("1000")
 
 
-def outcome(task: tuple, predictor: pred.Predictor) -> tuple[str, str]:
-    """("done", "") or ("failed", why) of a task; a result stands in its folder."""
+def outcome(job: Sequence, predictor: pred.Predictor) -> tuple[str, str]:
+    """("done", "") or ("failed", why) of a job; a result stands in its folder."""
     try:
-        predict(*task, predictor)
+        predict(*job, predictor)
         return "done", ""
     except InputError as error:
         return "failed", " ".join(str(error).split())
@@ -119,10 +146,11 @@ def outcome(task: tuple, predictor: pred.Predictor) -> tuple[str, str]:
 
 def predict(path: Path, folder: Path, name: str, predictor: pred.Predictor) -> None:
     """What pred.py does with a path, its files in `folder`; last of all result.json."""
-    start, job = time.perf_counter(), pred.Job(path, "scan", folder)
-    wanted, todo = pred.Wanted(brain=True), pred.Work(job)
+    start, card = time.perf_counter(), predictor.card
+    wanted = pred.Wanted(brain=not cases.is_mri(card))
+    todo = pred.Work(pred.Job(path, "scan", folder))
     predictor.tell("reading", 0)
-    pred.read(todo, wanted, predictor.card)
+    pred.read(todo, wanted, card | {"names": uploads.patterns(cases.channels(card))})
     source = todo.source
     write_shown(source, folder)
     pred.predict(todo, predictor)
@@ -131,19 +159,19 @@ def predict(path: Path, folder: Path, name: str, predictor: pred.Predictor) -> N
     todo.seconds = time.perf_counter() - start
     pred.write(todo, predictor, wanted)
     about = todo.about
-    about["notes"] += write_seg(source, result, folder, predictor.card["sha256"])
+    about["notes"] += write_seg(source, result, folder, card["sha256"])
     with replacing(folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(summary(about, name, folder, predictor.card), indent=2))
+        temporary.write_text(json.dumps(summary(about, name, folder, card), indent=2))
 
 
 def write_shown(source, folder: Path) -> None:
-    """What the viewer shows below the mask: the slice as a grey picture, or the scan."""
-    if hasattr(source, "hu"):
+    """What the viewer shows below the mask: a slice as a grey picture, the scan, or the MRI."""
+    if isinstance(source, np.ndarray):
+        pred.write_image(folder / "picture.png", pred.grey(source))
+    else:
         from volume import write_scan
 
-        write_scan(source, folder / "scan.nii.gz")
-    else:
-        pred.write_image(folder / "picture.png", pred.grey(source))
+        write_scan(getattr(source, "shown", source), folder / "scan.nii.gz")
 
 
 def write_seg(source, result: pred.Result, folder: Path, version: str) -> list[str]:
@@ -161,14 +189,27 @@ def write_seg(source, result: pred.Result, folder: Path, version: str) -> list[s
 
 def summary(about: dict, name: str, folder: Path, card: dict) -> dict:
     """What result.json says: pred.py's JSON, and what the page needs to show it."""
-    colour = "#{:02x}{:02x}{:02x}".format(*report.CYAN)
-    labels = [{"value": int(value), "name": words, "ml": about.get("volume_ml"), "colour": colour}
-              for value, words in card["labels"].items()]  # fmt: skip
-    kind = "scan" if "volume_ml" in about else "slice"
+    kind = "case" if cases.is_mri(card) else "scan"
     files = [name for name, file in FILES.items() if (folder / file).exists()]
-    about = {key: about[key] for key in about if key not in ("input", "mask", "masks", "wanted")}
-    return {"name": name, "kind": kind, "labels": labels, "regions": [],
-            "files": [*files, "result.json"]} | about  # fmt: skip
+    kept = {key: about[key] for key in about if key not in ("input", "mask", "masks", "wanted")}
+    return {"name": name, "kind": kind if "volume_ml" in about else "slice", **areas(about, card),
+            "files": [*files, "result.json"]} | kept  # fmt: skip
+
+
+def areas(about: dict, card: dict) -> dict[str, list[dict]]:
+    """The labels and their regions: name, value(s) in the mask, mL and colour of each."""
+    values = card.get("label_values") or {label: int(label) for label in card["labels"]}
+    ml = about.get("volumes_ml") or dict.fromkeys(card["labels"].values(), about.get("volume_ml"))
+    several = map(report.label_colour, itertools.count(1))
+    colours = several if cases.is_mri(card) else itertools.repeat(report.CYAN)
+    regions = [
+        {"values": [values[str(label)] for label in area], "name": name, "ml": ml.get(name),
+         "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
+        for (name, area), colour in zip(cases.areas(card).items(), colours, strict=False)
+    ]  # fmt: skip
+    labels = [regions.pop(0) for _ in card["labels"]]
+    return {"labels": [{"value": label.pop("values")[0]} | label for label in labels],
+            "regions": regions}  # fmt: skip
 
 
 # ---------------------------------------------------------------- jobs
@@ -180,6 +221,7 @@ class Job:
 
     folder: Path
     name: str
+    task: str
     owner: str
     path: Path | None = None
     given: dict[str, str] = field(default_factory=dict)
@@ -206,7 +248,8 @@ class Job:
     def in_words(self, error: str) -> str:
         """An error with what the sender calls things instead of where they lie here."""
         error = error.replace(str(self.path), self.name).replace(f"{self.folder}/", "")
-        return re.sub(r"\d{5}\.dcm", lambda found: self.given.get(found[0], found[0]), error)
+        file = r"[\w-]+(\.[\w-]+)+"
+        return re.sub(file, lambda found: self.given.get(found[0], found[0]), error)
 
     def public(self) -> dict:
         """What the API says of the job."""
@@ -215,8 +258,8 @@ class Job:
         if result:
             result = result | {"files": {name: url + name for name in result["files"]}}
         return {
-            "id": self.id, "name": self.name, "state": self.state, "stage": self.stage,
-            "progress": round(self.progress, 3), "error": self.error,
+            "id": self.id, "name": self.name, "task": self.task, "state": self.state,
+            "stage": self.stage, "progress": round(self.progress, 3), "error": self.error,
             "created": round(self.created, 1), "result": result,
             "scan": url + "scan.nii.gz" if (self.folder / FILES["scan.nii.gz"]).exists() else None,
         }  # fmt: skip
@@ -225,13 +268,13 @@ class Job:
 class Jobs:
     """The queue, one job a worker, and the folder where the jobs lie.
 
-    Raises InputError when the network cannot be loaded or the folder is not ours alone.
+    Raises InputError when a network cannot be loaded or the folder is not ours alone.
     """
 
-    def __init__(self, model: Path, root: Path, workers: int, keep_hours: float):
-        self.model, self.root, self.keep_hours = model, root, keep_hours
+    def __init__(self, models: Sequence[Path], root: Path, workers: int, keep_hours: float):
+        self.tasks, self.root, self.keep_hours = tasks_of(models), root, keep_hours
         self.lock, self.closed = threading.RLock(), threading.Event()
-        self.idle = [Worker(model)]
+        self.idle = [Worker(self.tasks)]
         said, words = self.idle[0].first_word()
         if said == "failed":
             raise InputError(words)
@@ -296,14 +339,14 @@ class Jobs:
             worker = self.idle.pop()
             if worker.process.is_alive():
                 return worker
-        return Worker(self.model)
+        return Worker(self.tasks)
 
     def release(self, worker: Worker) -> None:
         """Keep a worker for the next job; one that is gone is replaced, to be ready by then."""
         if worker.process.is_alive():
             self.idle.append(worker)
         elif not self.idle and not self.closed.is_set():
-            self.idle.append(Worker(self.model))
+            self.idle.append(Worker(self.tasks))
 
     def drop(self, job: Job) -> None:
         """Cancel a job, or delete the result of one that is over."""
@@ -346,7 +389,7 @@ def follow(job: Job) -> tuple[str, str]:
     """What a job's worker answers in the end; its stages are noted."""
     deadline, worker = time.monotonic() + MOST_SECONDS, job.worker
     try:
-        worker.pipe.send((job.path, job.folder, job.name))
+        worker.pipe.send((job.task, job.path, job.folder, job.name))
         while worker.pipe.poll(max(0, deadline - time.monotonic())):
             said, value = worker.pipe.recv()
             if said in ("done", "failed"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,23 +41,35 @@ class MRI:
     scan: Volume
     seen: np.ndarray
 
+    @property
+    def shown(self) -> Volume:
+        """The first modality in grey, uint8, for who looks at it."""
+        return replace(self.scan, hu=np.rint(255 * self.seen[..., 0]).astype(np.uint8))
+
+
+def channel_of(name: str, card: dict) -> str:
+    """Which of the card's modalities a file is by its name; "" for none of them."""
+    wanted = channels(card)
+    kind = kind_of(name, wanted, data.to_names(card.get("names", ())))[0]
+    return kind if kind in wanted else ""
+
 
 def case_inputs(folder: Path, card: dict) -> list[Path]:
     """The folder, if it holds a file of one of the card's modalities; else the pictures in it, and
     the same of all folders below. Raises InputError for a folder that holds none."""
-    found = _case_inputs(folder, channels(card), data.to_names(card.get("names", ())))
+    found = _case_inputs(folder, card)
     if not found:
         raise InputError(f"{folder} holds no file of {' or '.join(channels(card))}, and no picture")
     return found
 
 
-def _case_inputs(folder: Path, wanted: Sequence[str], patterns: dict[str, str]) -> list[Path]:
+def _case_inputs(folder: Path, card: dict) -> list[Path]:
     inside = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     scans = [p for p in inside if p.name.lower().endswith(SCANS)]
-    if any(kind_of(p.name, wanted, patterns)[0] in wanted for p in scans):
+    if any(channel_of(p.name, card) for p in scans):
         return [folder]
     pictures = [p for p in inside if p.name.lower().endswith(PICTURES)]
-    below = [q for p in inside if p.is_dir() for q in _case_inputs(p, wanted, patterns)]
+    below = [q for p in inside if p.is_dir() for q in _case_inputs(p, card)]
     return pictures + below
 
 

@@ -274,6 +274,7 @@ class Predictor:
 
         cubes, grid = to_cubes(source, self.card)
         if self.dimensions == 3:
+            self.tell("segmenting", 0)
             patch = [n or m for n, m in zip(self.card["input_shape"], cubes.shape, strict=True)][:3]
             shares = in_patches(lambda part: self.probabilities(part[None])[0], cubes, patch)
         else:
@@ -715,9 +716,8 @@ def write_mri(job: Job, source: MRI, result: Result, wanted: Wanted, card: dict)
     masks = write_masks(job, scan, labels, wanted, card)
     ml = {name: round(millilitres(np.isin(labels, area), scan), 2)
           for name, area in cases.areas(card).items()}  # fmt: skip
-    shown = replace(scan, hu=np.rint(255 * source.seen[..., 0]).astype(np.uint8))
     names = {int(label): f"{name}: {ml[name]:.1f} mL" for label, name in card["labels"].items()}
-    sheet = report.legend(draw_scan(shown, labels), names)
+    sheet = report.legend(draw_scan(source.shown, labels), names)
     write_image(job.folder / f"{job.name}_overlay.png", sheet)
     return {
         "mask": masks[0],

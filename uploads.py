@@ -2,12 +2,15 @@
 
     parts = request.files.getlist("files")        # written by `Part` as they arrive
     upload = take(parts, folder)                  # Upload, or Refused in one clear line
+    upload = take(parts, folder, {"x_flair.nii.gz": "flair", "x_t1ce.nii.gz": "t1ce"})  # of an MRI
 
 The name that a file came with is only ever shown. What a file is, its first bytes say; how large it
 is once unpacked, its header says, and the readers unpack no more than that.
 """
 
+import glob
 import math
+import os.path
 import re
 import struct
 from collections.abc import Sequence
@@ -61,16 +64,19 @@ class Upload:
     given: dict[str, str] = field(default_factory=dict)
 
 
-def take(parts: Sequence, folder: Path) -> Upload:
+def take(parts: Sequence, folder: Path, channels: dict[str, str] | None = None) -> Upload:
     """The one scan or picture among the parts (Flask's FileStorage of `Part`), renamed by content.
 
-    All else in the folder is deleted. DICOM files are one scan together, whatever lies beside them.
+    All else in the folder is deleted. DICOM files are one scan together, whatever lies beside them;
+    so are NIfTI files where `channels` says which modality each name as it is `shown` stands for.
     Raises Refused when there is none, or more than one.
     """
     names = {part.stream.path: shown(part.filename) for part in parts}
     kinds = {path: kind(path, name) for path, name in names.items()
              if len(names) == 1 or not HIDDEN.search(name)}  # fmt: skip
-    found = [path for path, known in kinds.items() if known == "dicom"]
+    scans = [path for path, known in kinds.items() if known in ("nifti", "gzip")]
+    found = scans if channels is not None else []
+    found = found or [path for path, known in kinds.items() if known == "dicom"]
     found = found or [path for path, known in kinds.items() if known]
     for path in set(folder.iterdir()) - set(found):
         path.unlink()
@@ -78,6 +84,8 @@ def take(parts: Sequence, folder: Path) -> Upload:
         raise nothing_in(names)
     if kinds[found[0]] == "dicom":
         return take_dicom({path: names[path] for path in found}, folder)
+    if scans and channels is not None:
+        return take_case({path: names[path] for path in scans}, channels, folder)
     if len(found) > 1:
         listed = ", ".join(names[path] for path in found[:4])
         raise Refused(f"{len(found)} files came at once ({listed}); send one scan at a time")
@@ -96,6 +104,27 @@ def take_dicom(names: dict[Path, str], folder: Path) -> Upload:
         return Upload(folder / next(iter(given)), last(first), given)
     name = first.split("/")[0] if "/" in first else f"{len(given)} DICOM files"
     return Upload(folder, name, given)
+
+
+def take_case(names: dict[Path, str], channels: dict[str, str], folder: Path) -> Upload:
+    """A folder of those NIfTI files that are a modality, as `patterns` has them."""
+    case, given = folder / "case", {}
+    case.mkdir(mode=0o700)
+    for path, name in names.items():
+        if channel := channels.get(name):
+            known = kind(path, name)
+            check_size(path, known, name)
+            given[f"{channel}.{path.name}{ENDINGS[known]}"] = last(name)
+            path.rename(case / next(reversed(given)))
+        else:
+            path.unlink()
+    common = os.path.commonprefix(list(names.values()))
+    return Upload(case, last(common.rstrip("/_-. ")) or "case", given)
+
+
+def patterns(channels: Sequence[str]) -> list[str]:
+    """MODALITY=GLOB, as a card's `names`, of the files that `take_case` leaves."""
+    return [f"{channel}={glob.escape(channel)}.*" for channel in channels]
 
 
 def nothing_in(names: dict[Path, str]) -> Refused:

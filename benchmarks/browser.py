@@ -52,9 +52,13 @@ SIZES = {"wide": (1280, 800), "narrow": (400, 860)}  # of the window, in pixels
 
 
 @contextlib.contextmanager
-def served(folder: Path, sample: Path):
-    """The address of a page that runs one job at a time, `folder` for its jobs."""
-    site = app.create_app(app.Settings(folder=folder, sample=sample, workers=1))
+def served(folder: Path, sample: Path, *models: Path):
+    """The address of a page that runs one job at a time, `folder` for its jobs.
+
+    It serves the shipped network, and `models` if there are any.
+    """
+    models = (app.pred.MODEL, *models)
+    site = app.create_app(app.Settings(models, folder=folder, sample=sample, workers=1))
     server = waitress.create_server(site, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     try:
@@ -146,13 +150,17 @@ class Page:
 
     def cyan(self) -> int:
         """How many of the stage's pixels the mask colours."""
+        blue, _, red = self.stage()
+        return np.count_nonzero(blue - red > 20)
+
+    def stage(self) -> np.ndarray:
+        """What is drawn on the stage: blue, green and red (3, H, W), int."""
         box = {key: round(value) for key, value in self.find("#stage").rect.items()}
         shot = self.until(self.window.get_screenshot_as_png)
         picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR).astype(int)
         stage = picture[box["y"] + RING : box["y"] + box["height"] - RING,
                         box["x"] + RING : box["x"] + box["width"] - RING]  # fmt: skip
-        blue, _, red = np.moveaxis(stage, -1, 0)
-        return np.count_nonzero(blue - red > 20)
+        return np.moveaxis(stage, -1, 0)
 
     def press(self, *keys: str) -> None:
         """Press keys while the viewer has the focus."""

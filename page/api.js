@@ -7,19 +7,21 @@ export const about = () => ask("/api/about");
 export const jobs = async () => listed(await ask("/api/jobs"));
 export const remove = (id) => ask(`/api/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
-/** Start the built-in sample: the new job. */
-export function sample() {
-  const body = new FormData();
-  body.append("sample", "1");
-  return ask("/api/jobs", { method: "POST", body });
+/** Which channel of a task each file name says it is: {name: channel} of those that say so. */
+export async function channels(task, names) {
+  const query = new URLSearchParams([["task", task], ...names.map((name) => ["name", name])]);
+  return (await ask(`/api/channels?${query}`)).channels;
 }
 
+/** Start the built-in sample of a task: the new job. */
+export const sample = (task) => ask("/api/jobs", { method: "POST", body: form([], { task, sample: "1" }) });
+
 /**
- * Send the files of one job; `entries` are {file, path}. fetch() tells nothing of an upload's
+ * Send the files of one job, {file, path}, and the other `fields` of the form. fetch() tells nothing of an upload's
  * progress, so this is XMLHttpRequest. `onShare` gets 0..1. Returns {done, stop}: a promise of the
  * new job, and a function that breaks off.
  */
-export function upload(entries, channels, onShare) {
+export function upload(entries, fields, onShare) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && onShare(event.loaded / event.total);
@@ -28,13 +30,13 @@ export function upload(entries, channels, onShare) {
     request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
   });
   request.open("POST", "/api/jobs");
-  request.send(form(entries, channels));
+  request.send(form(entries, fields));
   return { done, stop: () => request.abort() };
 }
 
-function form(entries, channels) {
+function form(entries, fields) {
   const body = new FormData();
-  if (channels) body.append("channels", JSON.stringify(channels));
+  for (const [name, value] of Object.entries(fields)) body.append(name, value);
   for (const { file, path } of entries) body.append("files", file, path);
   return body;
 }

@@ -1,13 +1,14 @@
 // Several MR scans of one case: which is which, as read from their names, for correction.
 
-import { channelOf } from "./files.js";
+import * as api from "./api.js";
 
 const element = (id) => document.getElementById(id);
 
-/** Ask which entry of `found` is which channel: {path: channel}, or null when discarded. */
-export function askChannels({ entries }, channels) {
+/** Ask which entry of `found` is which channel of a task: {path: channel}, null when discarded. */
+export async function askChannels({ entries }, { name, channels }) {
   const form = element("channels");
-  element("channel-rows").replaceChildren(...entries.map((entry) => row(entry, channels)));
+  const known = await api.channels(name, entries.map(({ path }) => path));
+  element("channel-rows").replaceChildren(...entries.map(({ path }) => row(path, channels, known[path])));
   form.hidden = false;
   form.querySelector("select").focus();
   return new Promise((resolve) => {
@@ -24,7 +25,7 @@ export function askChannels({ entries }, channels) {
   });
 }
 
-function row({ path }, channels) {
+function row(path, channels, known = "") {
   const label = document.createElement("label");
   const text = document.createElement("span"), end = document.createElement("bdi");
   end.textContent = text.title = path.split("/").pop();
@@ -32,7 +33,7 @@ function row({ path }, channels) {
   const select = document.createElement("select");
   select.name = path;
   select.append(new Option("not used", ""), ...channels.map((c) => new Option(c.toUpperCase(), c)));
-  select.value = channels.includes(channelOf(path)) ? channelOf(path) : "";
+  select.value = known;
   label.append(text, select);
   return label;
 }

@@ -3,18 +3,6 @@
 const ALONE = /(\.nii(\.gz)?|\.zip|\.png|\.jpe?g)$/i; // a job of its own, wherever it lies
 const SKIPPED = /(^|\/)(\.[^/]*|dicomdir|thumbs\.db)$/i;
 
-// How the field names the MR scans of one case: BraTS to 2021, BraTS 2023, BIDS.
-const CHANNELS = [
-  ["flair", /(^|[^a-z0-9])(flair|t2f)([^a-z0-9]|$)/i],
-  ["t1ce", /(^|[^a-z0-9])(t1ce|t1c|t1gd|t1post|t1km|ce-[a-z0-9]+_t1w)([^a-z0-9]|$)/i],
-  ["t1", /(^|[^a-z0-9])(t1|t1n|t1w)([^a-z0-9]|$)/i],
-  ["t2", /(^|[^a-z0-9])(t2|t2w)([^a-z0-9]|$)/i],
-];
-
-/** Which MR scan a file's name says it is: "flair", "t1ce", "t1", "t2", or "". */
-export const channelOf = (path) =>
-  CHANNELS.find(([, pattern]) => pattern.test(path.split("/").pop()))?.[0] ?? "";
-
 /** The entries of an <input type="file">. */
 export const chosen = (input) =>
   [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
@@ -47,12 +35,12 @@ async function children(folder) {
 
 /**
  * Sort entries into jobs: {jobs, cases}, each a list of {name, entries}. A scan, an archive and a
- * picture are jobs of their own; the other files are taken for one DICOM study. Where the model
- * knows `channels`, NIfTI files of one folder that are named for at least two make one case.
+ * picture are jobs of their own; the other files are taken for one DICOM study. NIfTI files of one
+ * folder make one case where the task looks at `several` at a time.
  */
-export function sorted(entries, channels) {
+export function sorted(entries, several) {
   const kept = entries.filter(({ path }) => !SKIPPED.test(path));
-  const cases = channels ? casesOf(kept, channels) : [];
+  const cases = several ? casesOf(kept) : [];
   const inCase = new Set(cases.flatMap((found) => found.entries));
   const rest = kept.filter((entry) => !inCase.has(entry));
   const alone = rest.filter(({ path }) => ALONE.test(path));
@@ -62,12 +50,10 @@ export function sorted(entries, channels) {
   return { jobs, cases };
 }
 
-function casesOf(entries, channels) {
+function casesOf(entries) {
   const scans = entries.filter(({ path }) => /\.nii(\.gz)?$/i.test(path));
   const folders = Map.groupBy(scans, ({ path }) => path.split("/").slice(0, -1).join("/"));
-  return [...folders.values()]
-    .filter((group) => new Set(group.map((e) => channelOf(e.path)).filter((c) => channels.includes(c))).size > 1)
-    .map((group) => ({ name: commonName(group), entries: group }));
+  return [...folders.values()].map((group) => ({ name: commonName(group), entries: group }));
 }
 
 const baseName = (path) => path.split("/").pop();

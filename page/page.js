@@ -9,6 +9,7 @@ import { openViewer } from "./viewer.js";
 
 const POLL = 400; // ms between questions while a job is under way
 const NARROW = matchMedia("(max-width: 719px)"); // where one column is all there is, as in page.css
+const SCANS = "NIfTI, DICOM folder or .zip, PNG or JPEG slice";
 const ACTIVE = ["sending", "queued", "running"];
 
 const element = (id) => document.getElementById(id);
@@ -17,6 +18,7 @@ const viewer = openViewer(say);
 
 async function start() {
   listenForFiles();
+  element("task").addEventListener("change", showTask);
   window.addEventListener("hashchange", openNamed);
   try {
     room.about = await api.about();
@@ -28,11 +30,25 @@ async function start() {
   }
 }
 
-function showAbout({ model, max_mb: limit }) {
-  element("model").textContent = `${model.name} ${model.sha256?.slice(0, 8) ?? ""}`;
-  element("model").title = `The model and its checksum: ${model.sha256}`;
+function showAbout({ tasks, max_mb: limit }) {
+  element("task").replaceChildren(...tasks.map(({ name, channels }) => new Option(`${name} · ${inWords(channels)}`, name)));
+  element("tasks").hidden = tasks.length < 2;
+  showTask();
   const size = limit >= 1024 ? `${+(limit / 1024).toFixed(1)} GB` : `${limit} MB`;
   element("limit").textContent = `; up to ${size}`;
+}
+
+const inWords = (channels) => channels.map((channel) => channel.toUpperCase()).join(", ");
+
+/** The task that is chosen, of those that the server offers. */
+const task = () => room.about?.tasks.find(({ name }) => name === element("task").value);
+
+function showTask() {
+  const { model, channels, sample } = task();
+  element("model").textContent = `${model.name} ${model.sha256?.slice(0, 8) ?? ""}`;
+  element("model").title = `The model and its checksum: ${model.sha256}`;
+  element("sample").disabled = !sample;
+  element("kinds").textContent = sample ? SCANS : `NIfTI files of one case: ${inWords(channels)}`;
 }
 
 /** Say something to those who hear the page. */
@@ -55,7 +71,7 @@ function listenForFiles() {
   }
   element("sample").addEventListener("click", () => {
     complain("");
-    begin(api.sample());
+    begin(api.sample(task()?.name ?? ""));
   });
   // Captured, so that NiiVue does not swallow what is dropped onto its canvas.
   document.addEventListener("dragover", (event) => hover(event, true), true);
@@ -73,24 +89,25 @@ function hover(event, over) {
 
 async function take(entries) {
   complain("");
-  const channels = room.about?.tasks.find((task) => task.channels.length > 1)?.channels;
-  const { jobs, cases } = sorted(entries, channels);
+  const wanted = task();
+  if (!wanted) return complain(api.UNREACHED);
+  const { jobs, cases } = sorted(entries, wanted.channels.length > 1);
   if (!jobs.length && !cases.length) complain("There is no file in that.");
-  jobs.forEach((job) => send(job));
+  jobs.forEach((job) => send(job, { task: wanted.name }));
   for (const found of cases) {
-    const answer = await askChannels(found, channels);
-    if (answer) send(found, answer);
+    const channels = await askChannels(found, wanted).catch(({ message }) => complain(message));
+    if (channels) send(found, { task: wanted.name, channels: JSON.stringify(channels) });
   }
 }
 
-function send({ name, entries }, channels) {
+function send({ name, entries }, fields) {
   const size = entries.reduce((sum, { file }) => sum + file.size, 0);
   const limit = room.about?.max_mb ?? Infinity;
   if (size > limit * 2 ** 20) {
     complain(`${name} has ${Math.ceil(size / 2 ** 20)} MB; this server takes up to ${limit} MB.`);
     return;
   }
-  const job = { id: `sent ${++room.sent}`, name, entries, channels, state: "sending", progress: 0 };
+  const job = { id: `sent ${++room.sent}`, name, entries, fields, state: "sending", progress: 0 };
   job.stop = () => forget(job);
   room.sending.push(job);
   show();
@@ -101,7 +118,7 @@ function send({ name, entries }, channels) {
 async function sendNext() {
   const [job] = room.sending;
   if (!job) return;
-  const { done, stop } = api.upload(job.entries, job.channels, (share) => {
+  const { done, stop } = api.upload(job.entries, job.fields, (share) => {
     Object.assign(job, { progress: share, stage: "uploading" });
     show();
   });

@@ -1,12 +1,17 @@
 // A slice that came as a picture, and its mask, drawn on a plain canvas.
 
-/** Load both pictures; returns a function that draws them onto `canvas`, with the
- * mask's `fill` and outline (`line`) as opaque as it is told, 0 to 1. */
-export async function openPicture(canvas, pictureUrl, maskUrl, colour) {
+import { rgb } from "./scan.js";
+
+/** Load both pictures; returns a function that draws them onto `canvas`, with the mask's `fill` and
+ * outline (`line`) as opaque as it is told, 0 to 1: all `labels`, or one region in its own colour. */
+export async function openPicture(canvas, pictureUrl, maskUrl, labels) {
   const [picture, mask] = await Promise.all([pixels(pictureUrl), pixels(maskUrl)]);
-  const inside = Uint8Array.from({ length: mask.width * mask.height }, (_, i) => mask.data[4 * i] > 127);
-  const edge = edgeOf(inside, mask.width, mask.height);
-  return (look) => draw(canvas, picture, inside, edge, colour, look);
+  const values = Uint8Array.from({ length: mask.width * mask.height }, (_, i) => mask.data[4 * i]);
+  return (look, region = null) => {
+    const colours = coloursOf(labels, region);
+    const shown = values.map((value) => (colours[value] ? value : 0));
+    draw(canvas, picture, shown, edgeOf(shown, mask.width, mask.height), colours, look);
+  };
 }
 
 async function pixels(url) {
@@ -19,19 +24,26 @@ async function pixels(url) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** 1 on the outermost pixels of a mask, as the outline of the overlay that can be downloaded. */
-function edgeOf(inside, width, height) {
-  const at = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside[y * width + x];
-  return inside.map((value, i) => {
+/** The colour of each value of a mask that is shown; the only label's is stored as 255. */
+function coloursOf(labels, region) {
+  if (region) return Object.fromEntries(region.values.map((value) => [value, rgb(region.colour)]));
+  if (labels.length === 1) return { [labels[0].value]: rgb(labels[0].colour), 255: rgb(labels[0].colour) };
+  return Object.fromEntries(labels.map(({ value, colour }) => [value, rgb(colour)]));
+}
+
+/** 1 on the outermost pixels of each label, as the outline of the overlay that can be downloaded. */
+function edgeOf(values, width, height) {
+  const at = (x, y) => (x >= 0 && y >= 0 && x < width && y < height ? values[y * width + x] : 0);
+  return values.map((value, i) => {
     const x = i % width, y = (i - x) / width;
-    return value && !(at(x - 1, y) && at(x + 1, y) && at(x, y - 1) && at(x, y + 1));
+    return value && [at(x - 1, y), at(x + 1, y), at(x, y - 1), at(x, y + 1)].some((other) => other !== value);
   });
 }
 
-function draw(canvas, picture, inside, edge, colour, { fill, line }) {
+function draw(canvas, picture, values, edge, colours, { fill, line }) {
   const { width, height } = picture;
   const image = new ImageData(new Uint8ClampedArray(picture.data), width, height);
-  inside.forEach((value, i) => value && blend(image.data, 4 * i, colour, edge[i] ? line : fill));
+  values.forEach((value, i) => value && blend(image.data, 4 * i, colours[value], edge[i] ? line : fill));
   Object.assign(canvas, { width, height });
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

@@ -31,14 +31,15 @@ function showVerdict(result) {
   const grade = result?.verdict || "none";
   element("verdict").dataset.grade = grade;
   element("grade").textContent = grade === "none" ? "–" : grade;
-  const none = result ? "A picture's mask gets no verdict." : "";
+  const none = result ? "Only the brain's mask in a scan gets a verdict." : "";
   element("grade-means").textContent = MEANS[grade] ?? none;
 }
 
 function showSize(result) {
   const isSlice = result?.kind === "slice";
+  const pixels = result?.brain_pixels ?? result?.labelled_pixels;
   element("size-name").textContent = isSlice ? "Area" : "Volume";
-  element("size").textContent = !result ? "–" : isSlice ? `${result.brain_pixels.toLocaleString("en")} px` : `${result.volume_ml} mL`;
+  element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${result.volume_ml} mL`;
   element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
 }
 

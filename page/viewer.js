@@ -2,7 +2,7 @@
 
 import { openPicture } from "./picture.js";
 import { regionsOf } from "./result.js";
-import { openScanViewer, PLANES, rgb, WINDOWS } from "./scan.js";
+import { openScanViewer, PLANES, WINDOWS } from "./scan.js";
 
 const VIEWS = ["all", "axial", "coronal", "sagittal", "render"];
 const NAMES = { axial: "Axial", coronal: "Coronal", sagittal: "Sagittal", render: "3-D" };
@@ -16,7 +16,7 @@ export function openViewer(say) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
-    opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
   };
   listenToTools(state);
   listenToKeys(state);
@@ -26,7 +26,7 @@ export function openViewer(say) {
     open: (job) => open(state, job),
     prepare: (url) => prepare(state, url),
     close: () => close(state),
-    setRegion: (region) => state.scan?.setRegion(region),
+    setRegion: (region) => setRegion(state, region),
   };
 }
 
@@ -48,8 +48,8 @@ async function open(state, job) {
 }
 
 async function openSlice(state, { files, labels }, isWanted) {
-  const canvas = element("picture"), colour = rgb(labels[0].colour);
-  const draw = await openPicture(canvas, files["picture.png"], files["mask.png"], colour);
+  const canvas = element("picture");
+  const draw = await openPicture(canvas, files["picture.png"], files["mask.png"], labels);
   if (!isWanted()) return;
   state.drawPicture = draw;
   showLook(state);
@@ -121,7 +121,7 @@ function fallBack({ name, result }, error) {
 function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
   state.scan?.close();
-  Object.assign(state, { drawPicture: null, sizes: {}, place: null });
+  Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null });
   for (const id of ["picture", "fallback"]) element(id).hidden = true;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
   all("#slices input").forEach((slider) => (slider.disabled = true));
@@ -214,7 +214,14 @@ function showLook(state) {
   showTools(state);
   const look = lookOf(state);
   state.scan?.setLook(look);
-  state.drawPicture?.(look);
+  state.drawPicture?.(look, state.region);
+}
+
+/** Show one region of a mask of several labels, or all of them when null. */
+function setRegion(state, region) {
+  state.region = region;
+  if (state.drawPicture) showLook(state);
+  else state.scan?.setRegion(region);
 }
 
 function lookOf({ shown, mode, opacity }) {

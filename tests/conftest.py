@@ -37,6 +37,27 @@ def cta_file(cta, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tumour_case(tmp_path_factory):
+    """The folder of a small MRI case: FLAIR, T1ce, and the labels that `tumour_model` finds."""
+    from test_mri import egg, layers, write_case
+
+    return write_case(tmp_path_factory.mktemp("mri") / "BraTS_7", layers(), egg())
+
+
+@pytest.fixture(scope="session")
+def tumour_model(tmp_path_factory):
+    """A network by slices, exported, that knows a tumour's parts in two modalities."""
+    from test_mri import make_network
+
+    from model import export_model
+
+    path = tmp_path_factory.mktemp("network") / "tumour.keras"
+    make_network(path, (48, 48), {"views": ["axial", "sagittal"]})
+    export_model(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def shared():
     """Gives a path in the folder of real data beside the repository, or skips the test."""
 

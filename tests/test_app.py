@@ -150,8 +150,9 @@ def sample(cta, tmp_path_factory, save_nifti_as):
 
 
 @pytest.fixture(scope="module")
-def site(around, sample):
-    settings = app.Settings(folder=around / "ours", sample=sample, workers=1, max_mb=MOST_MB)
+def site(around, sample, tumour_model):
+    settings = app.Settings((pred.MODEL, tumour_model), folder=around / "ours", sample=sample,
+                            workers=1, max_mb=MOST_MB)  # fmt: skip
     served = app.create_app(settings)
     served.config["MAX_FORM_PARTS"] = MOST_PARTS
     listener = app.listen("127.0.0.1", 0)
@@ -282,12 +283,123 @@ def test_a_picture_gives_a_mask_of_its_size(site, cta):
 
 
 def test_stages_come_in_order_and_are_shares_of_the_whole():
-    job, seen = jobs.Job(Path("x"), "x", "me"), []
+    job, seen = jobs.Job(Path("x"), "x", "brain", "me"), []
     for stage in jobs.STAGES:
         for share in (0, 0.5, 1):
             job.tell(stage, share)
             seen.append(job.progress)
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] == 1
+
+
+# ---------------------------------------------------------------- MRI cases
+
+
+@pytest.fixture(scope="module")
+def modalities(tumour_case):
+    """The files of the case without its labels, by name."""
+    return {path.name: path.read_bytes() for path in sorted(tumour_case.iterdir())
+            if "_seg" not in path.name}  # fmt: skip
+
+
+def labels_in(site, job, folder) -> np.ndarray:
+    assert job["state"] == "done", job["error"]
+    return np.asarray(nifti(site.file(job, "mask.nii.gz"), ".nii.gz", folder).dataobj)
+
+
+def test_the_tasks_are_the_models_that_are_served(site, tumour_model):
+    brain, tumour = site.get("/api/about")["tasks"]
+    assert (brain["name"], brain["channels"], brain["sample"]) == ("brain", ["ct"], True)
+    assert (tumour["name"], tumour["channels"]) == ("tumour", ["flair", "t1ce"])
+    assert tumour["model"]["name"] == "tumour.keras" and not tumour["sample"]
+    assert list(tumour["model"]["labels"].values())[1] == "oedema"
+    assert list(jobs.tasks_of([tumour_model, pred.MODEL, tumour_model])) == [
+        "tumour", "brain", "tumour 2"]  # fmt: skip
+
+
+def test_a_case_gives_what_pred_gives(site, tumour_case, tumour_model, modalities, tmp_path):
+    job = site.send(*modalities.items(), "task=tumour")
+    truth = nib.load(tumour_case / "BraTS_7_seg.nii.gz")
+    np.testing.assert_array_equal(labels_in(site, job, tmp_path), np.asarray(truth.dataobj))
+    assert pred.main([str(tumour_case), "--model", str(tumour_model), "--out", str(tmp_path)]) == 0
+    made, result = tmp_path / "BraTS_7_prediction", job["result"]
+    for name in ("mask.nii.gz", "overlay.png"):
+        ours = made / jobs.FILES[name].replace("scan", "BraTS_7", 1)
+        assert site.file(job, name) == ours.read_bytes()
+    about = pred.read_json(made / "BraTS_7.json")
+    assert all(result[key] == about[key] for key in ("volume_ml", "volumes_ml", "affine", "model"))
+    assert (job["name"], job["task"], result["kind"]) == ("BraTS_7", "tumour", "case")
+    assert set(result["files"]) == {"scan.nii.gz", "mask.nii.gz", "overlay.png", "result.json"}
+    shown = nifti(site.file(job, "scan.nii.gz"), ".nii.gz", tmp_path)
+    assert shown.shape == truth.shape and np.array_equal(shown.affine, truth.affine)
+
+
+def test_a_cases_labels_and_regions_have_values_volumes_and_colours(site, modalities):
+    result = site.send(*modalities.items(), "task=tumour")["result"]
+    assert [(label["name"], label["value"]) for label in result["labels"]] == [
+        ("necrotic core", 1), ("oedema", 2), ("enhancing tumour", 4)]  # fmt: skip
+    assert [(region["name"], region["values"]) for region in result["regions"]] == [
+        ("whole tumour", [1, 2, 4]), ("tumour core", [1, 4])]  # fmt: skip
+    rows = result["labels"] + result["regions"]
+    assert all(row["ml"] == result["volumes_ml"][row["name"]] > 0 for row in rows)
+    assert len({row["colour"] for row in rows}) == 5
+
+
+def test_channels_are_as_the_sender_says_and_else_as_the_names_say(site, modalities, tmp_path):
+    flair, t1ce = modalities.values()
+    said = json.dumps({"../a.nii.gz": "t1ce", "b_t1ce.nii.gz": "flair"})
+    sent = (("../a.nii.gz", t1ce), ("b_t1ce.nii.gz", flair), ("notes.txt", b"left out"))
+    corrected = site.send(*sent, "task=tumour", f"channels={said}")
+    by_name = site.send(*modalities.items(), ("x_seg.nii.gz", flair), "task=tumour")
+    np.testing.assert_array_equal(*(labels_in(site, job, tmp_path) for job in (corrected, by_name)))
+    asked = "/api/channels?task=tumour&name=in/x-t2f.nii&name=T1.nii.gz&name=y_seg.nii&name=x"
+    assert site.get(asked) == {"channels": {"in/x-t2f.nii": "flair"}}
+    assert site.get("/api/channels?task=brain&name=x_flair.nii") == {"channels": {}}
+
+
+@pytest.mark.parametrize("names, words", [
+    (["x_flair.nii.gz"], "x_flair.nii.gz: no t1ce volume in case, only flair"),
+    (["x_flair.nii.gz", "x_t1.nii.gz"], "x: no t1ce volume in case, only flair"),
+    (["in/a_flair.nii.gz", "in/b_flair.nii.gz", "in/t1ce.nii.gz"],
+     "in: several flair volumes in case (a_flair.nii.gz, b_flair.nii.gz)"),
+    (["a.nii.gz", "b.nii.gz"], "case holds no NIfTI file that is named as a modality"),
+    (["x_flair.nii.gz", "x_t1ce.nii.gz", "other grid"], "register them to one grid"),
+    (["study.zip"], "study.zip is one file, and this model looks at flair, t1ce"),
+])  # fmt: skip
+def test_what_pred_refuses_of_a_case_is_the_jobs_error(site, modalities, names, words):
+    contents = dict.fromkeys(names, modalities["BraTS_7_flair.nii.gz"])
+    if contents.pop("other grid", None):
+        contents["x_t1ce.nii.gz"] = small_nifti(np.arange(4**3).reshape(4, 4, 4))
+    if "study.zip" in contents:
+        contents = {"study.zip": zipped(contents)}
+    job = site.send(*contents.items(), "task=tumour")
+    assert job["state"] == "failed" and words in job["error"], job["error"]
+    assert str(site.folder) not in job["error"] and job["id"] not in os.listdir(site.folder)
+
+
+@pytest.mark.parametrize("field, words", [
+    ("task=../evil", "there is no task ../evil; choose brain or tumour"),
+    ("channels=[]", "channels must be a JSON object"), ("channels={", "must be a JSON object"),
+    ('channels={"x": "../evil"}', "name and flair or t1ce"), ('channels={"x": {}}', "name and fl"),
+    ("channels=" + "[" * 10**5, "channels must be a JSON object"),
+    ("sample=1", "the sample is a head CTA"),
+], ids=lambda value: value[:20])  # fmt: skip
+def test_a_task_that_cannot_be_is_refused(site, modalities, field, words):
+    task = [] if field.startswith("task") else ["task=tumour"]
+    status, said = site.post(*modalities.items(), field, *task)
+    assert status == 400 and words in said["error"]
+
+
+def test_a_slice_of_several_modalities_gives_its_labels(site, tumour_case):
+    case = {kind: np.asarray(nib.load(tumour_case / f"BraTS_7_{kind}.nii.gz").dataobj)[..., 16]
+            for kind in ("flair", "t1ce", "seg")}  # fmt: skip
+    seen = [np.where(case[kind], (case[kind] - 100.0) * (254 / 800) + 1, 0)
+            for kind in ("t1ce", "flair")]  # fmt: skip
+    picture = np.rint(np.dstack([np.zeros_like(seen[0]), *seen])).astype(np.uint8)
+    job = site.send(("s.png", cv2.imencode(".png", picture)[1].tobytes()), "task=tumour")
+    mask = cv2.imdecode(np.frombuffer(site.file(job, "mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask, case["seg"])
+    assert job["result"]["kind"] == "slice"
+    assert job["result"]["labelled_pixels"] == np.count_nonzero(mask)
 
 
 # ---------------------------------------------------------------- cancelled, killed, kept, deleted
@@ -330,9 +442,9 @@ def test_a_job_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     killed = []
     ours, theirs = jobs.SPAWN.Pipe()
     worker = SimpleNamespace(pipe=ours, kill=lambda: killed.append(True))
-    state, words = jobs.follow(jobs.Job(tmp_path, "x", "me", worker=worker))
+    state, words = jobs.follow(jobs.Job(tmp_path, "x", "brain", "me", worker=worker))
     assert state == "failed" and "took longer" in words and killed
-    assert theirs.recv() == (None, tmp_path, "x")
+    assert theirs.recv() == ("brain", None, tmp_path, "x")
 
 
 def test_deleted_is_deleted(site):
@@ -426,7 +538,7 @@ def test_a_folder_is_one_servers(tmp_path):
 
 def test_a_model_that_is_none_is_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no model"):
-        jobs.Jobs(tmp_path / "none.keras", tmp_path / "page", 1, 1)
+        jobs.Jobs([pred.MODEL, tmp_path / "none.keras"], tmp_path / "page", 1, 1)
     assert not (tmp_path / "page").exists()
 
 

@@ -34,17 +34,19 @@ FLAIR = {"brain": 100, 1: 900, 2: 900, 4: 900}
 T1CE = {"brain": 400, 1: 100, 2: 400, 4: 900}
 
 
-@pytest.fixture(scope="module")
-def labels():
+def layers():
     """A tumour (40, 48, 36) in layers around its core, off the middle; values 0, 1, 2, 4."""
     away = np.linalg.norm(np.indices((40, 48, 36)).T - (24, 20, 16), axis=-1).T
     return np.select([away < 3, away < 5, away < 9], [1, 4, 2], 0).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def brain():
+def egg():
     away = (np.indices((40, 48, 36)).T - (19.5, 23.5, 17.5)) / (17, 21, 15)
     return (np.linalg.norm(away, axis=-1) < 1).T
+
+
+labels, brain = (pytest.fixture(make, scope="module", name=name)
+                 for make, name in ((layers, "labels"), (egg, "brain")))  # fmt: skip
 
 
 def contrast(values, labels, brain):

@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 from test_dicom import write_dicom
 
 import pred
@@ -32,9 +33,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(cta_file, tmp_path_factory):
-    """The address of a page whose sample is a coarse CTA; one job at a time."""
-    with browser.served(tmp_path_factory.mktemp("served") / "jobs", cta_file) as address:
+def address(cta_file, tumour_model, tmp_path_factory):
+    """The address of a page with two tasks, whose sample is a coarse CTA; one job at a time."""
+    folder = tmp_path_factory.mktemp("served")
+    with browser.served(folder / "jobs", cta_file, tumour_model) as address:
         yield address
 
 
@@ -195,6 +197,51 @@ def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
     assert page.js("return window.chosen[0].values") == [2]
     patch = rows[3].find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
     assert "110, 200, 120" in patch
+
+
+def reds_and_greens(page):
+    """How many of the stage's pixels the necrotic core and the oedema colour."""
+    blue, green, red = page.stage()
+    return (np.count_nonzero((red - green > 40) & (red - blue > 40)),
+            np.count_nonzero((green - red > 20) & (green - blue > 20)))  # fmt: skip
+
+
+def choose_region(page, name):
+    row, = (row for row in page.window.find_elements(By.CSS_SELECTOR, ".region")
+            if row.text.split("\n")[0] == name)  # fmt: skip
+    row.click()
+
+
+def test_a_case_is_corrected_sent_and_shown_by_region(page, tumour_case, tmp_path):
+    for name, kind in (("scan_t1ce.nii.gz", "flair"), ("other.nii.gz", "t1ce")):
+        shutil.copy(tumour_case / f"BraTS_7_{kind}.nii.gz", tmp_path / name)
+    Select(page.find("#task")).select_by_value("tumour")
+    assert not page.find("#sample").is_enabled() and "FLAIR, T1CE" in page.text("#kinds")
+    page.drop(*tmp_path.iterdir())
+    page.until(lambda: page.find("#channels").is_displayed())
+    rows = {name: Select(page.find(f"#channels [name='{name}']"))
+            for name in ("scan_t1ce.nii.gz", "other.nii.gz")}  # fmt: skip
+    recognised = [row.first_selected_option.text for row in rows.values()]
+    assert recognised == ["T1CE", "not used"]
+    page.find("#channels .chief").click()
+    assert page.find("#channels").is_displayed() and page.states() == [], "FLAIR is missing"
+    rows["scan_t1ce.nii.gz"].select_by_value("flair")
+    rows["other.nii.gz"].select_by_value("t1ce")
+    page.find("#channels .chief").click()
+    page.wait_for_result("case")
+    rows = [row.text for row in page.window.find_elements(By.CSS_SELECTOR, ".region")]
+    assert [row.split("\n")[0] for row in rows] == [
+        "All", "whole tumour", "tumour core", "necrotic core", "oedema", "enhancing tumour"
+    ] and all(row.endswith(" mL") for row in rows[1:])  # fmt: skip
+    assert not page.find("#windows input").is_enabled(), "an MRI has no HU"
+    page.press("2", "0")
+    both = reds_and_greens(page)
+    choose_region(page, "oedema")
+    page.until(lambda: reds_and_greens(page)[0] < 0.1 * both[0])
+    assert both[0] > 20 and reds_and_greens(page)[1] > 0.5 * both[1] > 20
+    choose_region(page, "necrotic core")
+    page.until(lambda: reds_and_greens(page)[1] < 0.1 * both[1])
+    assert reds_and_greens(page)[0] > 0.5 * both[0]
 
 
 @pytest.mark.parametrize("size", browser.SIZES.values(), ids=list(browser.SIZES))
