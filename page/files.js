@@ -36,11 +36,11 @@ async function children(folder) {
 /**
  * Sort entries into jobs: {jobs, cases}, each a list of {name, entries}. A scan, an archive and a
  * picture are jobs of their own; the other files are taken for one DICOM study. NIfTI files of one
- * folder make one case where the task looks at `several` at a time.
+ * folder make one case where the task `isOfCases`.
  */
-export function sorted(entries, several) {
+export function sorted(entries, isOfCases) {
   const kept = entries.filter(({ path }) => !SKIPPED.test(path));
-  const cases = several ? casesOf(kept) : [];
+  const cases = isOfCases ? casesOf(kept) : [];
   const inCase = new Set(cases.flatMap((found) => found.entries));
   const rest = kept.filter((entry) => !inCase.has(entry));
   const alone = rest.filter(({ path }) => ALONE.test(path));

@@ -44,11 +44,11 @@ const inWords = (channels) => channels.map((channel) => channel.toUpperCase()).j
 const task = () => room.about?.tasks.find(({ name }) => name === element("task").value);
 
 function showTask() {
-  const { model, channels, sample } = task();
+  const { model, channels, kind } = task();
   element("model").textContent = `${model.name} ${model.sha256?.slice(0, 8) ?? ""}`;
   element("model").title = `The model and its checksum: ${model.sha256}`;
-  element("sample").disabled = !sample;
-  element("kinds").textContent = sample ? SCANS : `NIfTI files of one case: ${inWords(channels)}`;
+  element("sample").disabled = kind === "case"; // it is a CT
+  element("kinds").textContent = kind === "scan" ? SCANS : `NIfTI files of one case: ${inWords(channels)}`;
 }
 
 /** Say something to those who hear the page. */
@@ -91,7 +91,7 @@ async function take(entries) {
   complain("");
   const wanted = task();
   if (!wanted) return complain(api.UNREACHED);
-  const { jobs, cases } = sorted(entries, wanted.channels.length > 1);
+  const { jobs, cases } = sorted(entries, wanted.kind === "case");
   if (!jobs.length && !cases.length) complain("There is no file in that.");
   jobs.forEach((job) => send(job, { task: wanted.name }));
   for (const found of cases) {

@@ -308,9 +308,10 @@ def labels_in(site, job, folder) -> np.ndarray:
 
 def test_the_tasks_are_the_models_that_are_served(site, tumour_model):
     brain, tumour = site.get("/api/about")["tasks"]
-    assert (brain["name"], brain["channels"], brain["sample"]) == ("brain", ["ct"], True)
-    assert (tumour["name"], tumour["channels"]) == ("tumour", ["flair", "t1ce"])
-    assert tumour["model"]["name"] == "tumour.keras" and not tumour["sample"]
+    assert (brain["name"], brain["kind"], brain["channels"]) == ("brain", "scan", ["ct"])
+    assert (tumour["name"], tumour["kind"]) == ("tumour", "case")
+    assert tumour["channels"] == ["flair", "t1ce"]
+    assert tumour["model"]["name"] == "tumour.keras"
     assert list(tumour["model"]["labels"].values())[1] == "oedema"
     assert list(jobs.tasks_of([tumour_model, pred.MODEL, tumour_model])) == [
         "tumour", "brain", "tumour 2"]  # fmt: skip
@@ -346,8 +347,8 @@ def test_a_cases_labels_and_regions_have_values_volumes_and_colours(site, modali
 
 def test_channels_are_as_the_sender_says_and_else_as_the_names_say(site, modalities, tmp_path):
     flair, t1ce = modalities.values()
-    said = json.dumps({"../a.nii.gz": "t1ce", "b_t1ce.nii.gz": "flair"})
-    sent = (("../a.nii.gz", t1ce), ("b_t1ce.nii.gz", flair), ("notes.txt", b"left out"))
+    said = json.dumps({"/etc/a.nii.gz": "t1ce", "b_t1ce.nii.gz": "flair"})
+    sent = (("/etc/a.nii.gz", t1ce), ("b_t1ce.nii.gz", flair), ("notes.txt", b"left out"))
     corrected = site.send(*sent, "task=tumour", f"channels={said}")
     by_name = site.send(*modalities.items(), ("x_seg.nii.gz", flair), "task=tumour")
     np.testing.assert_array_equal(*(labels_in(site, job, tmp_path) for job in (corrected, by_name)))

@@ -202,8 +202,8 @@ def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
 def reds_and_greens(page):
     """How many of the stage's pixels the necrotic core and the oedema colour."""
     blue, green, red = page.stage()
-    return (np.count_nonzero((red - green > 40) & (red - blue > 40)),
-            np.count_nonzero((green - red > 20) & (green - blue > 20)))  # fmt: skip
+    return (np.count_nonzero((red - green > 25) & (red - blue > 25)),
+            np.count_nonzero((green - red > 12) & (green - blue > 12)))  # fmt: skip
 
 
 def choose_region(page, name):
