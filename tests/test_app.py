@@ -889,6 +889,17 @@ def test_hostile_names(site, unharmed):
     unharmed()
 
 
+def test_hostile_names_of_a_case(site, unharmed):
+    half = raw_nifti()[:-9]
+    for name in NAMES:
+        said = {name if isinstance(name, str) else name.decode(): "flair", "t1ce.nii": "t1ce"}
+        job = site.send((name, half), ("t1ce.nii", half), "task=tumour",
+                        f"channels={json.dumps(said)}")  # fmt: skip
+        assert job["state"] == "failed" and str(site.folder) not in job["error"], (name, job)
+        assert job["name"].isprintable() and "/" not in job["name"]
+    unharmed()
+
+
 def test_hostile_contents_that_are_no_scan(site, unharmed):
     for name, content in WRONG.items():
         status, said = site.post((name, content))
