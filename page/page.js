@@ -9,6 +9,7 @@ import { openViewer } from "./viewer.js";
 
 const POLL = 400; // ms between questions while a job is under way
 const NARROW = matchMedia("(max-width: 719px)"); // where one column is all there is, as in page.css
+const SOURCES = { scan: "CT", case: "MRI" }; // what a task is done on
 const SCANS = "NIfTI, DICOM folder or .zip, PNG or JPEG slice";
 const ACTIVE = ["sending", "queued", "running"];
 
@@ -31,7 +32,7 @@ async function start() {
 }
 
 function showAbout({ tasks, max_mb: limit }) {
-  element("task").replaceChildren(...tasks.map(({ name, channels }) => new Option(`${name} · ${inWords(channels)}`, name)));
+  element("task").replaceChildren(...tasks.map(({ name, kind }) => new Option(`${name} · ${SOURCES[kind]}`, name)));
   element("tasks").hidden = tasks.length < 2;
   showTask();
   const size = limit >= 1024 ? `${+(limit / 1024).toFixed(1)} GB` : `${limit} MB`;
