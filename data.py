@@ -244,7 +244,8 @@ class Pair:
     """One picture or volume and its mask; case and view are "" where the files do not tell.
 
     channels: of an MRI, None for grey pictures of any origin; labels: how many the mask has;
-    place: where the pair lies in a TFRecord file (offset, bytes), None for pictures.
+    place: where the pair lies in a TFRecord file (offset, bytes), None for pictures; name: that of
+    the picture that it would be, in a dataset of ours.
     """
 
     image: Path
@@ -254,6 +255,7 @@ class Pair:
     channels: int | None = None
     labels: int = 1
     place: tuple[int, int] | None = None
+    name: str = ""
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -314,8 +316,9 @@ def read_manifest(folder: Path) -> dict[str, list[Pair]]:
     try:
         for row in read_rows(folder / "manifest.csv").itertuples():
             place = (row.offset, row.bytes) if in_records else None
-            pair = Pair(folder / row.image, folder / row.mask, row.case, row.view, *kind, place)
-            splits[row.split].append(pair)
+            files = (folder / row.image, folder / row.mask)
+            name = name_of(row.scan, row.view, row.index)
+            splits[row.split].append(Pair(*files, row.case, row.view, *kind, place, name))
     except (AttributeError, KeyError, ValueError) as error:
         said = f"{folder / 'manifest.csv'} is no manifest ({error}); make the dataset again"
         raise InputError(said) from error
@@ -711,12 +714,17 @@ def write_pictures(samples: Iterator[Sample], source: Source, split: str, out: P
     """Write each sample as a PNG and its mask; returns their rows."""
     rows = []
     for sample in samples:
-        name = f"{source.scan}_{sample.row['view']}_{sample.row['index']:04d}.png"
+        name = f"{name_of(source.scan, sample.row['view'], sample.row['index'])}.png"
         where = {"image": f"{split}/images/{name}", "mask": f"{split}/masks/{name}"}
         write_picture(out / where["image"], sample.image)
         write_picture(out / where["mask"], sample.mask)
         rows.append(row_of(sample, source, split, where))
     return rows
+
+
+def name_of(scan: str, view: str, index: int) -> str:
+    """What a sample is called."""
+    return f"{scan}_{view}_{index:04d}"
 
 
 def write_records_of(

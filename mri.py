@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import data
-from cases import PICTURES, SCANS, Case, channels, find_case, kind_of, read_case
+from cases import (
+    MASK_NAME,
+    PICTURES,
+    SCANS,
+    Case,
+    channels,
+    find_case,
+    kind_of,
+    read_case,
+    stem,
+)
 from errors import InputError
 
 if TYPE_CHECKING:  # as in pred.py
@@ -68,7 +78,8 @@ def _case_inputs(folder: Path, card: dict) -> list[Path]:
     scans = [p for p in inside if p.name.lower().endswith(SCANS)]
     if any(channel_of(p.name, card) for p in scans):
         return [folder]
-    pictures = [p for p in inside if p.name.lower().endswith(PICTURES)]
+    pictures = [p for p in inside if p.name.lower().endswith(PICTURES)
+                and not MASK_NAME.search(stem(p).lower())]  # fmt: skip
     below = [q for p in inside if p.is_dir() for q in _case_inputs(p, card)]
     return pictures + below
 
@@ -126,7 +137,8 @@ def in_patches(predict: Callable, cubes: np.ndarray, patch: Sequence[int]) -> np
         shown = weight.reshape(*weight.shape, *[1] * (found.ndim - 3))
         total[place] += shown * found
         weights[place] += weight
-    return total / weights.reshape(*weights.shape, *[1] * (total.ndim - 3))
+    total /= weights.reshape(*weights.shape, *[1] * (total.ndim - 3))  # no second copy of it all
+    return total
 
 
 def places(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[slice, ...]]:

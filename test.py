@@ -43,13 +43,14 @@ def find(
 ) -> list[data.Pair | cases.Case]:
     """The pairs of a folder: of pictures, or of scans where it holds no picture.
 
-    Where the model's card asks for MRI, cases take the place of scans, and of a dataset's pictures.
-    Raises InputError when nothing pairs; files without a partner are named in warnings.
+    Where the model's card asks for MRI, cases take the place of scans, and of the pictures of a
+    dataset that was made of cases. Raises InputError when nothing pairs; files without a partner
+    are named in warnings.
     """
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder, or make one with data.py")
-    if cases.is_mri(card or {}) and masks is None:
+    if cases.is_mri(card or {}) and masks is None and data.describe(folder).get("cases", True):
         return find_cases(folder, card)
     if masks is None and folder.is_dir() and is_dataset(folder):
         if pairs := data.read_dataset(folder)["Test"]:
@@ -105,8 +106,8 @@ def score(item: data.Pair | cases.Case, job: pred.Job, predictor: pred.Predictor
         rows = score_case(item, job, predictor)
         mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(job.path)}
     else:
-        is_picture = item.image.name.lower().endswith(cases.PICTURES)
-        rows = [(score_picture if is_picture else score_scan)(item, job, predictor)]
+        is_picture = item.place or item.image.name.lower().endswith(cases.PICTURES)
+        rows = (score_picture if is_picture else score_scan)(item, job, predictor)
         mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
     rows = [{"Image": job.name} | row for row in rows]
     scores = [{name: None if value != value else value for name, value in row.items()}
@@ -121,15 +122,27 @@ def score(item: data.Pair | cases.Case, job: pred.Job, predictor: pred.Predictor
     return [row | told for row in rows]
 
 
-def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dict:
+def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+    """A row for the brain, or for each label and region of an MRI's slice."""
     picture, mask = data.read_pair(pair)
+    if mask.ndim > 2:
+        raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
     prediction = predictor.predict_slices([picture])[0]
-    write_pictures(job, picture, mask, prediction)
-    return row_of(mask, prediction) | {"Kind": "slice"}
+    if mask.dtype == bool:
+        prediction = prediction > 0
+    drawn = [part if part.dtype == bool else report.paint(part) for part in (mask, prediction)]
+    write_pictures(job, picture, *drawn)
+    if not cases.is_mri(predictor.card):
+        return [row_of(mask, prediction) | {"Kind": "slice"}]
+    return [
+        {"Region": name} | row_of(*(np.isin(part, area) for part in (mask, prediction)))
+        | {"Kind": "slice"}
+        for name, area in cases.areas(predictor.card).items()
+    ]  # fmt: skip
 
 
-def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dict:
-    """As `score_picture`; the PNGs show the axial slice on which the masks differ most."""
+def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+    """One row; the PNGs show the axial slice on which the masks differ most."""
     scan = volume.read_volume(pair.image)
     mask = volume.read_mask(pair.mask, scan)
     prediction = predictor.volume(scan).mask
@@ -137,11 +150,11 @@ def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> dic
     pictures, *masks = (data.stack(array, "axial") for array in (scan.hu, mask, prediction))
     index = most_different(*masks)
     write_pictures(job, pictures[index].astype(np.float32), masks[0][index], masks[1][index])
-    return (
+    return [
         row_of(mask, prediction)
         | metrics.surface_scores(mask, prediction, scan.spacing)
         | {"mL": metrics.volume_ml(prediction, scan.spacing), "Kind": "scan"}
-    )
+    ]
 
 
 def score_case(case: cases.Case, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
@@ -216,9 +229,10 @@ def score_all(pairs: list[data.Pair | cases.Case], out: Path, predictor: pred.Pr
 
 
 def path_of(item: data.Pair | cases.Case) -> Path:
-    """What a result is named after: the picture or scan, or a folder of the case's name."""
+    """What a result is named after: the picture or scan, the record's name, or a folder of the
+    case's name."""
     if isinstance(item, data.Pair):
-        return item.image
+        return item.image.with_name(item.name) if item.place else item.image
     folder = next(iter(item.files.values())).parent
     return folder if folder.resolve().name == item.name else folder / item.name
 
@@ -267,12 +281,14 @@ def summary(table: pd.DataFrame) -> list[str]:
 
 
 def region_line(region: str, rows: pd.DataFrame) -> str:
-    """The scores of one label or region over all cases."""
+    """The scores of one label or region over all cases or slices."""
     worst = rows.iloc[rows.Dice.argmin()]
     means = "  ".join(f"{name} {rows[name].mean():.4f}"
-                      for name in ("Dice", "Precision", "Recall", "Specificity"))  # fmt: skip
-    return (f"{region}: {len(rows)} cases, means: {means}  HD95 {rows.HD95.mean():.2f} mm; worst "
-            f"Dice {worst.Dice:.4f} ({worst.Image})")  # fmt: skip
+                      for name in ("Dice", "Precision", "Recall", "Specificity") if name in rows)
+    if "HD95" in rows:
+        means += f"  HD95 {rows.HD95.mean():.2f} mm"
+    return (f"{region}: {len(rows)} {worst.Kind}s, means: {means}; worst Dice {worst.Dice:.4f} "
+            f"({worst.Image})")  # fmt: skip
 
 
 def pooled_dice(slices: pd.DataFrame) -> pd.Series:
@@ -289,7 +305,7 @@ def draw(table: pd.DataFrame, png: Path) -> bool:
     groups = list(table.groupby("Region", sort=False))
     scores = {"Dice": "Dice", "HD95": "HD95 in mm"}
     report.boxes({words: {region: rows[score] for region, rows in groups}
-                  for score, words in scores.items()}, png)  # fmt: skip
+                  for score, words in scores.items() if score in table}, png)  # fmt: skip
     return True
 
 

@@ -5,6 +5,7 @@ label must come back in its own voxel.
 """
 
 import json
+import tracemalloc
 
 import cv2
 import keras
@@ -15,6 +16,7 @@ import pytest
 from nibabel import orientations
 
 import cases
+import data
 import mri
 import pred
 import report
@@ -134,6 +136,15 @@ def test_where_patches_disagree_the_nearer_middle_counts():
     assert line[12] > 4 > line[11], "half-way between the two"
 
 
+def test_patches_need_little_more_memory_than_the_answer():
+    cubes = np.zeros((96, 96, 96, 4), np.float32)
+    tracemalloc.start()
+    mri.in_patches(lambda part: part, cubes, (24, 24, 24))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * cubes.nbytes
+
+
 # ---------------------------------------------------------------- cubes
 
 
@@ -248,11 +259,17 @@ def test_what_such_a_network_cannot_use_is_said_in_one_line(tmp_path, labels, br
     assert not list(tmp_path.glob("out/*prediction/*"))
 
 
-def test_a_slice_of_several_channels_gets_its_labels(tmp_path, labels, brain, networks):
-    slices = [contrast(values, labels, brain)[:, :, 16] for values in (FLAIR, T1CE)]
+def write_slice(path, labels, brain):
+    """Both channels of a slice as a picture, in the brightness that the networks know."""
+    slices = [contrast(values, labels, brain) for values in (FLAIR, T1CE)]
     seen = [np.where(image, (image - 100) * (254 / 800) + 1, 0) for image in slices]
     picture = np.rint(np.dstack([np.zeros_like(seen[0]), *seen[::-1]])).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "s.png"), picture)  # OpenCV has blue first, and it stays empty
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture)  # OpenCV has blue first, and it stays empty
+
+
+def test_a_slice_of_several_channels_gets_its_labels(tmp_path, labels, brain, networks):
+    write_slice(tmp_path / "s.png", labels[:, :, 16], brain[:, :, 16])
     words = [str(tmp_path / "s.png"), "--model", str(networks["slices"]), "--out", str(tmp_path)]
     assert pred.main(words) == 0
     folder = tmp_path / "s_prediction"
@@ -295,20 +312,26 @@ def test_cases_get_a_row_for_each_label_and_region(tmp_path, labels, brain, netw
     np.testing.assert_array_equal(np.asarray(written.dataobj), labels)
 
 
-def test_of_a_dataset_the_test_cases_are_scored_where_they_came_from(
-    tmp_path, labels, brain, networks
-):
-    known = {}
-    for name in ("a", "b"):
-        folder = write_case(tmp_path / "elsewhere" / name, labels, brain)
-        files = {kind: str(folder / f"{name}_{kind}.nii.gz") for kind in CARD["channels"]}
-        known[name] = {"files": files, "labels": str(folder / f"{name}_seg.nii.gz")}
-    (tmp_path / "set").mkdir()
-    about = CARD | {"cases": known, "splits": {"Train": ["a"], "Val": [], "Test": ["b"]}}
-    (tmp_path / "set/dataset.json").write_text(json.dumps(about))
-    table = score(tmp_path / "set", networks["volume"], tmp_path)[1]
-    assert set(table.Image) == {"b"}
-    about["splits"]["Test"] = []
-    (tmp_path / "set/dataset.json").write_text(json.dumps(about))
+@pytest.mark.parametrize("form", ["png", "tfrecord"])
+def test_slices_in_pictures_are_scored_by_label_and_region(tmp_path, labels, brain, networks, form):
+    for name in "abc":
+        for index in (14, 16, 18):
+            path = tmp_path / name / f"{name}_{index}.png"
+            write_slice(path, labels[:, :, index], brain[:, :, index])
+            cv2.imwrite(str(tmp_path / name / f"{name}_{index}_mask.png"), labels[:, :, index])
+    data.main([str(tmp_path), "--channels", "flair", "t1ce", "--labels", "1", "2", "4", "--size",
+               "48", "--jobs", "1", "--format", form, "--out", str(tmp_path / "set")])  # fmt: skip
+    code, rows = score(tmp_path / "set", networks["slices"], tmp_path)
+    (case,) = data.describe(tmp_path / "set")["splits"]["Test"]
+    assert code == 0 and len(rows) == 3 * 5 and (rows.Dice == 1).all()
+    assert set(rows.Image) == {f"{case}_slice_{index:04d}" for index in (14, 16, 18)}
+    assert pred.main([str(tmp_path / case), "--model", str(networks["slices"]), "--out",
+                      str(tmp_path / "out")]) == 0  # fmt: skip
+    assert len(list(tmp_path.glob("out/*_prediction"))) == 3, "masks are no slices"
+
+
+def test_a_dataset_that_has_no_test_case_is_refused(tmp_path, networks):
+    splits = {"Train": ["a"], "Val": [], "Test": []}
+    (tmp_path / "dataset.json").write_text(json.dumps({"cases": {"a": {}}, "splits": splits}))
     with pytest.raises(InputError, match="holds no MRI case"):
-        score(tmp_path / "set", networks["volume"], tmp_path)
+        score(tmp_path, networks["volume"], tmp_path)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
+import data
 import test as scoring
 from errors import InputError
 from model import save_model
@@ -138,6 +139,20 @@ def test_scans_are_scored_in_mm(greys, tmp_path, capsys):
     written = nib.load(tmp_path / "results/x_prediction/x_predicted_mask.nii.gz")
     assert written.shape == (56, 56, 56)
     assert json.loads((tmp_path / "results/z_prediction/z.json").read_text())["scores"]["NSD"] == 0
+
+
+def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
+    for name, radius in (("x", 20), ("y", 18), ("z", 16)):
+        for kind, array in (("", np.where(ball(radius), 40, -1000)), ("_mask", ball(20))):
+            image = nib.Nifti1Image(array.astype(np.int16), np.eye(4))
+            nib.save(image, tmp_path / f"{name}{kind}.nii.gz")
+    tables = []
+    for form in ("png", "tfrecord"):
+        data.main([str(tmp_path), "--size", "64", "--slices", "3", "--views", "axial", "--jobs",
+                   "1", "--format", form, "--out", str(tmp_path / form)])  # fmt: skip
+        tables.append(score(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
+    assert len(tables[0]) == 3
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_bad_pair_does_not_stop_the_others_and_the_exit_code_tells(
