@@ -331,7 +331,8 @@ def test_slices_in_pictures_are_scored_by_label_and_region(tmp_path, labels, bra
 
 
 def test_a_dataset_that_has_no_test_case_is_refused(tmp_path, networks):
+    known = {"a": {"files": {}, "labels": "a_seg.nii.gz"}}
     splits = {"Train": ["a"], "Val": [], "Test": []}
-    (tmp_path / "dataset.json").write_text(json.dumps({"cases": {"a": {}}, "splits": splits}))
+    (tmp_path / "dataset.json").write_text(json.dumps({"cases": known, "splits": splits}))
     with pytest.raises(InputError, match="holds no MRI case"):
         score(tmp_path, networks["volume"], tmp_path)
