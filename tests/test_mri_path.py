@@ -28,11 +28,11 @@ KINDS = {
         ("--size", "40", "--batch", "4", "--epochs", "6", "--loss", "dice_focal",
          "--label-weights", "1", "1", "2", "--dropout", "0.1"),
     ),
-    # patches are far smaller than a brain of some 36 x 45 x 35 voxels
+    # predicted in patches: a brain has some 36 x 45 x 35 voxels
     "volumes": (
         4,
-        ("--dimensions", "3", "--grid", "24", "--spacing", str(SPACING)),
-        ("--batch", "2", "--epochs", "3", "--steps", "16"),
+        ("--dimensions", "3", "--grid", "32", "--spacing", str(SPACING)),
+        ("--epochs", "3", "--steps", "24"),
     ),
 }  # fmt: skip
 
@@ -73,8 +73,7 @@ def check_scores(net, case, source):
     assert rows.index.tolist() == list(areas) and (rows.Image == case).all()
     truth, brain = (np.asarray(nib.load(source / f"{case}_{name}.nii.gz").dataobj) > 0
                     for name in ("seg", "flair"))  # fmt: skip
-    assert pred.dice(truth, brain) < 0.3
-    assert rows.Dice["whole tumour"] > 0.6
+    assert rows.Dice["whole tumour"] > 3 * pred.dice(truth, brain)
     assert rows["True mL"]["whole tumour"] == pytest.approx(truth.sum() * SPACING**3 / 1000)
     assert cv2.imread(str(net / "score.png")) is not None
 
@@ -96,5 +95,5 @@ def check_log(net):
     log = pd.read_csv(net / "data.csv")
     for name in ("oedema", "enhancing_tumour", "whole_tumour"):
         assert log[f"val_dice_{name}"].between(0, 1).all()
-    assert log.val_dice.max() > log.val_dice[0] or log.val_dice[0] > 0.5
+    assert log.val_dice_whole_tumour.max() > 0.4
     assert cv2.imread(str(net / "curves.png")) is not None
