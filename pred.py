@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
+import fill_voids
 import numpy as np
 from scipy import ndimage
 
@@ -82,7 +83,7 @@ def openvino_network(path: Path):
     if not path.is_file():
         raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
     card = read_json(path.with_suffix(".json"))
-    if checksums(path) is None or card.get("export") != checksums(path):
+    if not (found := checksums(path)) or not found.items() <= card.get("export", {}).items():
         from model import export_model  # needs the training stack
 
         export_model(path)
@@ -306,7 +307,7 @@ def judge(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> quality.Ve
 
 def clean_slice(probability: np.ndarray) -> np.ndarray:
     """The mask (bool) of a slice's probability (H, W): no holes, no specks."""
-    mask = ndimage.binary_fill_holes(probability > 0.5)
+    mask = fill_voids.fill(probability > 0.5)
     parts, count = ndimage.label(mask)
     sizes = np.bincount(parts.ravel(), minlength=1)
     sizes[0] = 0
@@ -323,8 +324,7 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
     near = ndimage.binary_dilation(core, iterations=2)
     probability = np.where(near, probability, 0)
     mask = probability > 0.5
-    holes = ndimage.binary_fill_holes(mask) & ~mask
-    return np.where(holes, 1, probability).astype(np.float32)
+    return np.where(fill_voids.fill(mask) & ~mask, 1, probability).astype(np.float32)
 
 
 def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
@@ -345,12 +345,10 @@ def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
 
 
 def tidy(mask: np.ndarray) -> np.ndarray:
-    """A mask (X, Y, Z) with only its largest component, and no holes."""
+    """A mask (X, Y, Z) with only its largest component, and no holes; changed in place."""
     if mask.any():
         box = tuple(map(slice, *ends(mask)))  # far quicker than all of a large scan
-        outside, _ = ndimage.label(~np.pad(largest(mask[box]), 1))
-        mask = np.zeros_like(mask)
-        mask[box] = outside[1:-1, 1:-1, 1:-1] != outside[0, 0, 0]
+        mask[box] = fill_voids.fill(np.array(largest(mask[box]), order="K"))
     return mask
 
 

@@ -71,10 +71,13 @@ class Slices(keras.utils.PyDataset):
         except Exception as error:
             self.error = error
             raise
-        images, masks = (np.stack(part).astype(np.float32, copy=False)
-                         for part in zip(*samples, strict=True))  # fmt: skip
         self.busy += time.perf_counter() - start
-        return images if images.ndim > masks.ndim else images[..., None], masks[..., None]
+        return batch_of(samples)
+
+    def spread(self, most):
+        """One batch of at most so many of the pairs, spread evenly."""
+        chosen = np.linspace(0, len(self.pairs) - 1, min(most, len(self.pairs))).astype(int)
+        return batch_of([self.sample(number) for number in chosen])
 
     def numbers(self, index):
         """The numbers of the samples in a batch."""
@@ -89,6 +92,13 @@ class Slices(keras.utils.PyDataset):
             mask = (data.fit_labels(mask, self.size)[0] if pair.labels > 1
                     else data.fit(mask, self.size, is_mask=True)[0])  # fmt: skip
         return data.normalise(image, self.window), mask if pair.labels > 1 else mask > 0
+
+
+def batch_of(samples):
+    """Pairs of image and mask as one batch, float32, both with an axis of channels."""
+    images, masks = (np.stack(part).astype(np.float32, copy=False)
+                     for part in zip(*samples, strict=True))  # fmt: skip
+    return images if images.ndim > masks.ndim else images[..., None], masks[..., None]
 
 
 class TrainingSlices(Slices):
@@ -594,7 +604,7 @@ def train(args, train_pairs, val_pairs, about):
     report.curves(output / "data.csv", output / "curves.png")
     refuse_nan(history, best)
     if importlib.util.find_spec("openvino"):  # else pred.py does it when it first needs it
-        export_model(best.path)
+        export_model(best.path, check.spread(10 if is_3d(about) else 300))
     return card_of(best.path)
 
 

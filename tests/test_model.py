@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import model
 from errors import InputError
 from model import any_size, build_unet, checksum, default_card, export_model, load_model, save_model
 
@@ -14,6 +15,11 @@ from model import any_size, build_unet, checksum, default_card, export_model, lo
 def small():
     keras.utils.set_random_seed(1)
     return build_unet((16, 16, 1), width=2, depth=2)
+
+
+def openvino_of(path):
+    """An exported network, ready to run."""
+    return pytest.importorskip("openvino").Core().compile_model(path, "CPU")
 
 
 @pytest.fixture
@@ -209,7 +215,6 @@ def test_saving_names_what_is_wrong_with_the_path(tmp_path, small):
     ((32, 32, 1), 1), ((32, 32, 2), 4), ((16, 16, 16, 4), 4),
 ])  # fmt: skip
 def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path, shape, classes):
-    openvino = pytest.importorskip("openvino")
     path = tmp_path / "model.keras"
     save_model(build_unet(shape, classes, width=4, depth=2), path, {})
     network, _ = load_model(path)
@@ -219,5 +224,22 @@ def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path, sha
     np.testing.assert_allclose(free.predict_on_batch(pictures), expected, atol=1e-5)
     smaller = pictures[:, :8, :12].shape[:-1]
     assert free.predict_on_batch(pictures[:, :8, :12]).shape == (*smaller, classes)
-    exported = openvino.Core().compile_model(export_model(path), "CPU")
+    exported = openvino_of(export_model(path))
     np.testing.assert_allclose(exported(pictures)[0], expected, atol=0.03)  # 16-bit weights
+
+
+@pytest.mark.parametrize(("loss", "bits"), [(0.05, 8), (-2, 16)])
+def test_an_export_is_of_8_bits_where_that_costs_little_dice(
+    tmp_path, small, picture, monkeypatch, loss, bits
+):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(model, "LOSS", loss)
+    small.layers[-1].bias.assign([1.0])
+    expected = small.predict_on_batch(picture)
+    save_model(small, tmp_path / "m.keras", {})
+    export_model(tmp_path / "m.keras", (picture, (expected > 0.5).astype(np.float32)))
+    assert json.loads((tmp_path / "m.json").read_text())["export"]["bits"] == bits
+    exported = openvino_of(tmp_path / "m.xml")(picture)[0]
+    np.testing.assert_allclose(exported, expected, atol=0.05)
+    kept = {"FakeQuantize" in line for line in (tmp_path / "m.xml").read_text().splitlines()}
+    assert (True in kept) == (bits == 8)
