@@ -49,7 +49,7 @@ import mri
 import pred
 import uploads
 from errors import InputError, run, warn
-from jobs import FILES, STAGES, Job, Jobs, card_of, kind_of
+from jobs import FILES, STAGES, Job, Jobs, card_of, source_kind
 from uploads import Refused
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
@@ -184,7 +184,7 @@ def about_task(name: str, model: Path) -> dict:
     """What the card of a task's model says of it."""
     card = card_of(model)
     told = {key: card.get(key) for key in ("labels", "sha256", "training_data", "licence")}
-    return {"name": name, "kind": kind_of(card), "channels": cases.channels(card),
+    return {"name": name, "kind": source_kind(card), "channels": cases.channels(card),
             "model": {"name": model.name} | told}  # fmt: skip
 
 
@@ -274,7 +274,7 @@ def receive(jobs: Jobs, sample: Path, owner: str) -> Job:
             upload = take_sample(sample, card)
         else:
             parts = request.files.getlist("files")
-            channels = channels_of(parts, card) if kind_of(card) == "case" else None
+            channels = channels_of(parts, card) if source_kind(card) == "case" else None
             upload = uploads.take(parts, folder / "input", channels)
         return Job(folder, upload.name, task, owner, upload.path, upload.given)
     except BaseException as error:
@@ -294,7 +294,7 @@ def chosen_task(form: MultiDict) -> str:
 
 
 def take_sample(sample: Path, card: dict) -> uploads.Upload:
-    if kind_of(card) == "case":
+    if source_kind(card) == "case":
         raise Refused("the sample is a head CTA; choose another task for it")
     return uploads.Upload(sample, sample.name)
 

@@ -60,7 +60,7 @@ def card_of(model: Path) -> dict:
     return pred.read_json(Path(model).with_suffix(".json"))
 
 
-def kind_of(card: dict) -> str:
+def source_kind(card: dict) -> str:
     """What a network looks at: a scan (HU), or a case of an MRI's modalities."""
     return "case" if cases.is_mri(card) else "scan"
 
@@ -152,7 +152,7 @@ def outcome(job: Sequence, predictor: pred.Predictor) -> tuple[str, str]:
 def predict(path: Path, folder: Path, name: str, predictor: pred.Predictor) -> None:
     """What pred.py does with a path, its files in `folder`; last of all result.json."""
     start, card = time.perf_counter(), predictor.card
-    wanted = pred.Wanted(brain=kind_of(card) == "scan")
+    wanted = pred.Wanted(brain=source_kind(card) == "scan")
     todo = pred.Work(pred.Job(path, "scan", folder))
     predictor.tell("reading", 0)
     pred.read(todo, wanted, card | {"names": uploads.patterns(cases.channels(card))})
@@ -196,7 +196,7 @@ def summary(about: dict, name: str, folder: Path, card: dict) -> dict:
     """What result.json says: pred.py's JSON, and what the page needs to show it."""
     files = [name for name, file in FILES.items() if (folder / file).exists()]
     kept = {key: about[key] for key in about if key not in ("input", "mask", "masks", "wanted")}
-    return {"name": name, "kind": kind_of(card) if "volume_ml" in about else "slice",
+    return {"name": name, "kind": source_kind(card) if "volume_ml" in about else "slice",
             **areas(about, card), "files": [*files, "result.json"]} | kept  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def areas(about: dict, card: dict) -> dict[str, list[dict]]:
     values = card.get("label_values") or {label: int(label) for label in card["labels"]}
     ml = about.get("volumes_ml") or dict.fromkeys(card["labels"].values(), about.get("volume_ml"))
     colours = {"scan": itertools.repeat(report.CYAN),
-               "case": map(report.label_colour, itertools.count(1))}[kind_of(card)]  # fmt: skip
+               "case": map(report.label_colour, itertools.count(1))}[source_kind(card)]  # fmt: skip
     regions = [
         {"values": [values[str(label)] for label in area], "name": name, "ml": ml.get(name),
          "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
