@@ -48,8 +48,9 @@ import data
 import mri
 import pred
 import uploads
+from cases import card_of
 from errors import InputError, run, warn
-from jobs import FILES, STAGES, Job, Jobs, card_of, source_kind
+from jobs import FILES, STAGES, Job, Jobs, source_kind
 from uploads import Refused
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"

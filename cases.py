@@ -10,6 +10,7 @@ case and with any separators: `x_flair`, `x-t2f`, `Flair_subtrMeanDivStd`; `x_t1
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,6 +193,20 @@ def regions(names: dict[str, str]) -> dict[str, list[int]]:
         "tumour core": [label for label, name in labels.items() if name != OEDEMA],
         "enhancing tumour": [label for label, name in labels.items() if name == ENHANCING],
     }
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file's object; {} when there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def card_of(model: str | Path) -> dict:
+    """The card beside a model file; {} when there is none that can be read."""
+    return read_json(Path(model).with_suffix(".json"))
 
 
 def areas(about: dict) -> dict[str, list[int]]:

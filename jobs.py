@@ -37,6 +37,7 @@ import data
 import pred
 import report
 import uploads
+from cases import card_of, read_json
 from errors import InputError, replacing
 
 STAGES = {"reading": 0.0, "finding the head": 0.15, "segmenting": 0.25, "refining": 0.6,
@@ -53,11 +54,6 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 # ---------------------------------------------------------------- what there is to find
-
-
-def card_of(model: Path) -> dict:
-    """The card of a network; {} when there is none that can be read."""
-    return pred.read_json(Path(model).with_suffix(".json"))
 
 
 def source_kind(card: dict) -> str:
@@ -331,7 +327,7 @@ class Jobs:
         """Note how a job ended, unless it was cancelled, and delete what nobody needs any more."""
         shutil.rmtree(job.folder / "input", ignore_errors=True)
         if job.state == "running":
-            job.result = pred.read_json(job.folder / "result.json") or None
+            job.result = read_json(job.folder / "result.json") or None
             job.state, job.error = state, job.in_words(words)
             job.progress = 1.0 if state == "done" else job.progress
         if job.state != "done":
@@ -425,7 +421,7 @@ def open_folder(root: Path):
 
 def left_by_last_run(folder: Path) -> Job | None:
     """The finished job that a killed server left in a folder; what is unfinished is deleted."""
-    about, result = (pred.read_json(folder / name) for name in ("job.json", "result.json"))
+    about, result = (read_json(folder / name) for name in ("job.json", "result.json"))
     if set(about) == set(KEPT) and result:
         shutil.rmtree(folder / "input", ignore_errors=True)
         return Job(folder, **about, state="done", progress=1.0, result=result)

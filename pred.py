@@ -35,6 +35,7 @@ import cases
 import data
 import quality
 import report
+from cases import card_of, read_json
 from errors import InputError, replacing, run, warn
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
@@ -83,13 +84,13 @@ def openvino_network(path: Path):
 
     if not path.is_file():
         raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
-    card = read_json(path.with_suffix(".json"))
+    card = card_of(path)
     if not (found := checksums(path)) or not found.items() <= card.get("export", {}).items():
         from model import export_model  # needs the training stack
 
         export_model(path)
         warn(f"{path.with_suffix('.xml')} was missing or not made of {path}: exported it again")
-        card = read_json(path.with_suffix(".json"))
+        card = card_of(path)
     try:
         network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU")
     except RuntimeError as error:
@@ -501,15 +502,6 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
     return jobs
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file's object; {} when there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 # ---------------------------------------------------------------- one input to its files
 
 
@@ -855,7 +847,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
     """Whether the job's result stands there already, made by the same network and as wanted."""
     about = read_json(job.folder / f"{job.name}.json")
-    card = read_json(Path(model).with_suffix(".json"))
+    card = card_of(model)
     as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
     is_there = (job.folder / about.get("mask", "no mask")).exists()
     return is_there and as_wanted and about.get("model") == card.get("sha256")
@@ -864,7 +856,7 @@ def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out = Path(args.out)
-    card = read_json(Path(args.model).with_suffix(".json"))
+    card = card_of(args.model)
     jobs = plan(find_inputs(args.paths, card), out)
     wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
     todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]

@@ -344,7 +344,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    card = pred.read_json(Path(args.model).with_suffix(".json"))
+    card = cases.card_of(args.model)
     pairs = find(args.folder, args.masks, card)
     table, failed = score_all(pairs, Path(args.out), pred.Predictor(args.model))
     for line in failed:
