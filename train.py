@@ -36,6 +36,7 @@ import cases
 import data
 import metrics
 import report
+from cases import card_of
 from errors import InputError, explained, quietly, replacing, run, warn
 from model import build_unet, export_model, load_model, save_model
 
@@ -271,18 +272,8 @@ class BestModel(keras.callbacks.Callback):
             keep(self.path)
             self.ours = True
         self.best = float(logs["dice"])
-        figures = {name: round(float(value), 6) for name, value in logs.items()}
-        network = keras.Model(self.model.inputs, self.model.outputs)  # without loss and optimiser
-        save_model(network, self.path,
-                   self.card | {"epochs": self.epoch + 1, "validation": figures})
-
-
-def card_of(path):
-    """The card beside a model file, {} if there is none that can be read."""
-    try:
-        return json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        save_model(self.model, self.path,
+                   self.card | {"epochs": self.epoch + 1, "validation": rounded(logs)})
 
 
 def keep(path):
@@ -493,6 +484,8 @@ def options(argv=None):
     add("--depth", type=int, default=4, help="number of poolings (%(default)s)")
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
     add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
+    add("--blend", action="store_true",
+        help="end with the mean of the weights begun with and those of the best epoch")
     add("--epochs", type=int, default=50, help="at most (%(default)s)")
     add("--steps", type=int, help="batches an epoch (default: once through the pictures)")
     add("--batch", type=int, help=f"slices or volumes in a step ({BATCH} slices, 1 volume)")
@@ -519,6 +512,10 @@ def options(argv=None):
         raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
     if args.label_weights and not (min(args.label_weights) >= 0 < max(args.label_weights)):
         raise InputError("--label-weights are 0 or more, and not all 0")
+    if args.blend and not args.start_from:
+        raise InputError("--blend is with the weights of --start-from: name them, too")
+    if args.blend and Path(args.start_from).resolve() == Path(args.output, "model.keras").resolve():
+        raise InputError(f"--blend needs {args.start_from} at the end, too: move it elsewhere")
     args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return args
 
@@ -603,6 +600,8 @@ def train(args, train_pairs, val_pairs, about):
     history = fit(model, slices, check, args.epochs, backup.epoch, callbacks)
     report.curves(output / "data.csv", output / "curves.png")
     refuse_nan(history, best)
+    if args.blend:
+        blend(args, best.path, check, about)
     if importlib.util.find_spec("openvino"):  # else pred.py does it when it first needs it
         export_model(best.path, check.spread(10 if is_3d(about) else 300))
     return card_of(best.path)
@@ -625,6 +624,25 @@ def fit(model, slices, check, epochs, initial_epoch, callbacks):
             if isinstance(error, InputError):
                 raise error from None
         raise
+
+
+def blend(args, path, check, about):
+    """Put the mean of the weights begun with and of the best epoch's in the latter's place.
+
+    A network and what it was tuned to lie in one basin of the loss; what lies between them often
+    does better than either on other data (Wortsman et al., CVPR 2022, arXiv:2109.01903).
+    """
+    (start, _), (tuned, about_tuned) = load_model(args.start_from), load_model(path)
+    ends = zip(start.get_weights(), tuned.get_weights(), strict=True)
+    tuned.set_weights([(a + b) / 2 for a, b in ends])
+    compile_model(tuned, args, 1, about)
+    figures = rounded(tuned.evaluate(check, verbose=0, return_dict=True))
+    save_model(tuned, path, about_tuned | {"validation": figures, "blend": True})
+
+
+def rounded(figures):
+    """A card's figures of a validation."""
+    return {name: round(float(value), 6) for name, value in figures.items()}
 
 
 def patience_of(args):

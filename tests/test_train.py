@@ -88,6 +88,25 @@ def test_saved_weights_are_those_that_were_validated(trained, discs):
     assert "--steps 25" in card["command"] and card["window"] == list(data.WINDOW)
 
 
+def test_a_blend_is_the_mean_of_both_ends_and_judged_anew(trained, discs, tmp_path):
+    words = [*TOY, "--data", str(discs), "--epochs", "1", "--steps", "2", "--lr", "1e-2",
+             "--start-from", str(trained / "model.keras")]
+    for name, more in (("tuned", []), ("blend", ["--blend"])):
+        train.main([*words, "--output", str(tmp_path / name), *more])
+    folders = trained, tmp_path / "tuned", tmp_path / "blend"
+    (start, _), (tuned, _), (blend, card) = (load_model(f / "model.keras") for f in folders)
+    for a, b, mean in zip(*(m.get_weights() for m in (start, tuned, blend)), strict=True):
+        np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
+    assert card["blend"]
+    assert card["validation"] != train.card_of(tmp_path / "tuned/model.keras")["validation"]
+
+
+@pytest.mark.parametrize("start", [[], ["--start-from", "files/model.keras"]])
+def test_a_blend_needs_another_model_to_begin_with(start):
+    with pytest.raises(InputError, match="--blend"):
+        train.options(["--blend", *start])
+
+
 def test_finetuning_starts_from_given_weights_and_keeps_the_model_in_the_way(
     trained, discs, tmp_path
 ):
