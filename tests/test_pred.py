@@ -257,6 +257,13 @@ def test_clean_slice_fills_holes_and_drops_specks():
     assert not pred.clean_slice(np.full((50, 50), 0.4)).any()
 
 
+def test_a_slice_of_which_the_network_is_unsure_has_no_brain():
+    probability = np.zeros((100, 100), np.float32)
+    probability[20:70, 20:70] = pred.SURE + 0.05
+    assert pred.clean_slice(probability).sum() == 2500
+    assert not pred.clean_slice(probability - 0.1).any()
+
+
 # ---------------------------------------------------------------- scans
 
 
