@@ -23,6 +23,7 @@ FAR = 4.0  # mm: distances to the border are not told apart beyond
 SHRINK, GROW = 1.5, 1.0  # mm by which bone may move the network's border in and out
 NEAR = 1.25  # mm: standard deviation of the weights of what counts as the inside nearby
 BONE = 250.0  # HU: bone enough to have a face
+OUTSIDE = 0.7  # mm from the network's border: what is bright farther in may be a vessel
 PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
@@ -55,14 +56,14 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     distance = np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
     # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
     inside, _ = local_mean(cubes, distance < -1.5, NEAR / grid.spacing)
-    # the brightest cube nearby: the mean would hold the bone's blurred face, and vessels
+    # the brightest cube nearby: the mean would hold the bone's blurred face
     peak = ndimage.maximum_filter(cubes, PEAK)
-    bone, share = local_mean(peak, (distance > -1) & (cubes > BONE), 2 / grid.spacing)
+    bone, share = local_mean(peak, (distance > OUTSIDE) & (cubes > BONE), 2 / grid.spacing)
     step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
     fields = (x.astype(np.float32) for x in (distance, inside, step))
     border = Border(grid, *fields)
     blur = measure_blur(border, scan)
-    # an averaged template's bone reaches farther in than the network was taught
+    # where the blur is strong, as of an averaged template, the network's border stays too far out
     distance = np.minimum(border.distance + WIDENS * max(0.0, blur - SHARP), np.float32(FAR))
     return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
 

@@ -56,9 +56,8 @@ AFFINE_ONE = np.diag([0.0, 0.0, 0.0, 1.0])
 BRAIN = [INDEX[name] for name in ("grey", "white", "csf", "artery", "vein", "cord")]
 SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the skull
 # A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
-# of the scanner's blur inside the true edge. There the mask ends; an averaged template's own edge
-# is its skull's, wherever the blur of its making has carried the bone.
-BORDER, BLURRED = 1.28, 0.75
+# of the scanner's blur inside the true edge. There the mask ends.
+BORDER = 1.28
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
 
@@ -282,7 +281,7 @@ def scan(
     rng = np.random.default_rng([seed, 2026])
     head = load_anatomy(str(labels)) if labels else phantom(seed)
     look = draw_look(rng, plain, necks is not None) | wanted
-    look.setdefault("border", BORDER * min(look["sharpness"], BLURRED))
+    look.setdefault("border", BORDER * look["sharpness"])
     points, shape = pose(head, look, rng)
     space = sample(head, points)
     hu, vessels = paint(space, look, rng)
