@@ -208,7 +208,7 @@ class Predictor:
 
     def volume(self, scan: Volume) -> Result:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
-        if min(scan.hu.shape * scan.spacing) < THIN:
+        if thin_axis(scan) is not None:
             return self.thin_scan(scan)
         from border import find_border, refine
         from volume import millilitres, regions, straighten
@@ -240,10 +240,12 @@ class Predictor:
 
     def thin_scan(self, scan: Volume) -> Result:
         """The mask of a scan of one slice or few, each taken as a picture in HU."""
-        axis = int(np.argmin(scan.hu.shape * scan.spacing))
+        axis = thin_axis(scan)
         pictures = np.moveaxis(scan.hu, axis, 0).astype(np.float32)
         mask = np.stack(self.predict_slices(pictures), axis)
-        return Result(mask, verdict=judge(mask, scan, {})) if mask.any() else no_head(scan)
+        if not mask.any():
+            return no_head(scan)
+        return Result(mask, verdict=quality.judge({}, (TOO_THIN, *quality.strange_hu(scan.hu))))
 
     def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
@@ -297,6 +299,13 @@ class Predictor:
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
 
 
+def thin_axis(scan: Volume) -> int | None:
+    """The axis along which a scan is one slice or few, less than THIN; None of any other scan."""
+    axis = int(np.argmin(scan.hu.shape * scan.spacing))
+    return axis if scan.hu.shape[axis] * scan.spacing[axis] < THIN else None
+
+
+TOO_THIN = f"less than {THIN:.0f} mm of a head: neither its volume nor its views can be checked"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
 
 
@@ -787,14 +796,16 @@ OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 
 def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256):
     """An RGB sheet of the scan with its mask's outline, or its labels in colours: axial slices, two
-    coronal, two sagittal. `scan` is in HU, or already grey (uint8)."""
+    coronal, two sagittal; of a thin scan its own slices. `scan` is in HU, or grey (uint8)."""
     tiles = []
-    for view in data.VIEWS:
+    axis = thin_axis(scan)
+    views = data.VIEWS if axis is None else data.VIEWS[2 - axis :][:1]  # z is axial's, x sagittal's
+    for view in views:
         pictures, masks = data.stack(scan.hu, view), data.stack(mask, view)
         rows, columns = data.pixel_spacing(scan.spacing, view)
         size = np.multiply(pictures.shape[1:], (rows, columns))
         width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))
-        for index in chosen_slices(masks, most if view == "axial" else 2):
+        for index in chosen_slices(masks, most if view == views[0] else 2):
             picture = cv2.resize(grey(np.ascontiguousarray(pictures[index])), (width, tall),
                                  interpolation=cv2.INTER_AREA)
             tiles.append(outlined(picture, resized(masks[index], width, tall)))

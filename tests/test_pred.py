@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -354,7 +355,15 @@ def test_a_few_slices_are_enough(predictor, cta, axis, count, tmp_path, save_nif
     result = predictor.volume(scan)
     assert result.mask.shape == scan.hu.shape and not result.notes
     assert dice(result.mask, cta.mask.take(middle, axis)) > 0.9
-    assert pred.draw_scan(scan, result.mask).ndim == 3
+    assert result.verdict.grade == "check" and result.verdict.reasons == (pred.TOO_THIN,)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_of_a_thin_scan_only_its_own_slices_are_drawn(axis):
+    shape = np.insert([64, 64], axis, 2)
+    scan = SimpleNamespace(hu=np.zeros(shape, np.float32), spacing=np.ones(3))
+    height, width = pred.draw_scan(scan, scan.hu > 0, height=64).shape[:2]
+    assert 64 < height < 2 * 64 and 2 * 64 < width < 3 * 64  # two pictures, no stripe
 
 
 def test_a_real_head_ct(predictor, shared):
