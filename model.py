@@ -123,7 +123,7 @@ def _in_float32(model: keras.Model) -> keras.Model:
     def convert(layer):
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
-    network = keras.Model(model.inputs, model.outputs)  # without loss and optimiser
+    network = keras.Model(model.input, model.output)  # without loss and optimiser
     copy = keras.models.clone_model(network, clone_function=convert)
     copy.set_weights(model.get_weights())
     return copy
