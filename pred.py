@@ -53,9 +53,6 @@ FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
 FUNNEL = 6.0  # mm
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
 LEAST_AREA = 0.0008  # of a picture's area: the same for a slice
-# Least mean probability of a slice's mask. A single slice is all there is to see, and below the
-# foramen it looks much like brain. Chosen on validation slices (benchmarks/README.md).
-SURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -148,6 +145,7 @@ class Predictor:
         self.multiple = self.card["multiple"]
         self.window = tuple(self.card.get("window") or data.WINDOW)
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
+        self.sure = float(self.card.get("sure") or 0.5)
 
     def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
         """Probabilities, float32, of normalised pictures (N, H, W[, C]) in [0, 1].
@@ -199,7 +197,7 @@ class Predictor:
             self.tell("segmenting", len(found) / len(pictures))
             found.append(self.slice_probability(picture))
         if not cases.is_mri(self.card):
-            return [clean_slice(probability) for probability in found]
+            return [clean_slice(probability, self.sure) for probability in found]
         from mri import likeliest
 
         return [likeliest([p] if p.ndim == 2 else np.moveaxis(p, -1, 0)) for p in found]
@@ -335,11 +333,11 @@ def between(slices: np.ndarray, every: int, count: int) -> np.ndarray:
     return slices[low] * (1 - share) + slices[high] * share
 
 
-def clean_slice(probability: np.ndarray) -> np.ndarray:
+def clean_slice(probability: np.ndarray, sure: float = 0.5) -> np.ndarray:
     """The mask (bool) of a slice's probability (H, W): no holes, no specks, and nothing at all of
-    which the network is not SURE."""
+    which the network is not `sure`: the least mean probability of a mask."""
     mask = fill_voids.fill(probability > 0.5)
-    if not mask.any() or probability[mask].mean() < SURE:
+    if not mask.any() or probability[mask].mean() < sure:
         return np.zeros_like(mask)
     parts, count = ndimage.label(mask)
     sizes = np.bincount(parts.ravel(), minlength=1)

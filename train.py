@@ -503,6 +503,8 @@ def options(argv=None):
     add("--precision", choices=("float32", "bfloat16", "float16"),
         help="default: float16 on a GPU, else float32; bfloat16 is faster on CPUs with AMX")
     add("--spacing-mm", type=float, help="voxel size of the pictures, for the card")
+    add("--sure", type=float, default=0.5,
+        help="the mask of a single slice is empty where its mean probability is less, for the card")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
     add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
@@ -510,6 +512,8 @@ def options(argv=None):
     counts = (args.epochs, args.workers, *(n for n in (args.batch, args.steps) if n is not None))
     if min(counts) < 1 or args.lr <= 0:
         raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
+    if not 0 <= args.sure < 1:
+        raise InputError(f"--sure {args.sure} is no probability: 0 or more, less than 1")
     if args.label_weights and not (min(args.label_weights) >= 0 < max(args.label_weights)):
         raise InputError("--label-weights are 0 or more, and not all 0")
     if args.blend and not args.start_from:
@@ -669,7 +673,7 @@ def window_of(about):
 def command_of(args, train_pairs, val_pairs, about):
     """What makes a run this run and no other: a resumed run must agree in all of it."""
     free = {"epochs"} if args.schedule == "plateau" else set()  # a cosine ends where it was to end
-    free |= {"output", "workers", "command", "fresh", "patience", "spacing_mm"}
+    free |= {"output", "workers", "command", "fresh", "patience", "spacing_mm", "sure"}
     names = "\n".join(str(pair.image) for pair in (*train_pairs, *val_pairs))
     made = json.dumps(about, sort_keys=True)
     dataset = hashlib.sha256((names + made).encode()).hexdigest()[:12]
@@ -685,6 +689,7 @@ def card(args, about, window, run_id):
         **{name: about[name] for name in kept if name in about},
         "window": window and list(window),
         "spacing_mm": args.spacing_mm or spacing_of(args, about),
+        "sure": args.sure,
         "labels": labels_of(about),
         "views": args.views or about.get("views"),
         "training_data": about.get("source", f"the pictures in {args.data}"),

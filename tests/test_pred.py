@@ -258,11 +258,18 @@ def test_clean_slice_fills_holes_and_drops_specks():
     assert not pred.clean_slice(np.full((50, 50), 0.4)).any()
 
 
-def test_a_slice_of_which_the_network_is_unsure_has_no_brain():
+def test_a_slice_of_which_the_network_is_not_sure_has_no_brain():
     probability = np.zeros((100, 100), np.float32)
-    probability[20:70, 20:70] = pred.SURE + 0.05
-    assert pred.clean_slice(probability).sum() == 2500
-    assert not pred.clean_slice(probability - 0.1).any()
+    probability[20:70, 20:70] = 0.7
+    assert pred.clean_slice(probability).sum() == pred.clean_slice(probability, 0.6).sum() == 2500
+    assert not pred.clean_slice(probability, 0.8).any()
+
+
+def test_how_sure_a_network_must_be_of_a_slice_is_in_its_card(predictor, cta, monkeypatch):
+    middle = data.stack(cta.hu, "axial")[40].astype(np.float32)
+    assert predictor.predict_slices([middle])[0].any()
+    monkeypatch.setattr(predictor, "sure", 1.0)
+    assert not predictor.predict_slices([middle])[0].any()
 
 
 # ---------------------------------------------------------------- scans
