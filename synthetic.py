@@ -55,9 +55,13 @@ INDEX = {name: i for i, name in enumerate(TISSUES)}
 AFFINE_ONE = np.diag([0.0, 0.0, 0.0, 1.0])
 BRAIN = [INDEX[name] for name in ("grey", "white", "csf", "artery", "vein", "cord")]
 SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the skull
+# A sinus lies flat on the brain; a vein in a foramen of the skull base (the jugular bulb, a
+# condylar vein) stands out like a finger, of at most this radius in mm, and is outside too.
+FORAMEN = 6.0
 # A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
 # of the scanner's blur inside the true edge. There the mask ends.
 BORDER = 1.28
+DRAWN_ABOVE = 8.0  # mm above the foramen where drawn vessels end: else they follow the cut
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
 
@@ -164,8 +168,15 @@ def brain_cavity(labels, tissue, base, down) -> np.ndarray:
     fills = np.isin(tissue, BRAIN) & ~((along > 0) & (across < 26))
     inside |= closed & fills
     sinuses = (tissue == INDEX["vein"]) & (along < -SIGMOID_ABOVE_FORAMEN)
-    inside = ndimage.binary_propagation(inside, mask=inside | sinuses)
+    with_veins = ndimage.binary_propagation(inside, mask=inside | sinuses)
+    inside |= opened(with_veins, FORAMEN)
     return largest(ndimage.binary_fill_holes(inside))
+
+
+def opened(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Return what a ball of `radius` voxels covers that stays within the mask (bool)."""
+    centres = ndimage.distance_transform_edt(mask) > radius
+    return mask & (ndimage.distance_transform_edt(~centres) <= radius)
 
 
 def canal_coordinates(shape, base, down) -> tuple[np.ndarray, np.ndarray]:
@@ -405,10 +416,13 @@ def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, dict]:
     within = add_disease(within, space, look, rng)
     bloodless = within
     within = add_vessels(within, space, contrast, look, rng)
-    vessels = np.isin(tissue, [INDEX["artery"], INDEX["vein"]]) | (within > bloodless + 20)
+    blood = np.isin(tissue, [INDEX["artery"], INDEX["vein"]])
+    vessels = blood | (within > bloodless + 20)
     bone = skull(space, level, grain, look, rng)
     beyond = np.where(np.isnan(bone), hu, bone)
-    beyond = np.where(inside & (space["inner"] > 0) & np.isnan(bone), level["muscle"], beyond)
+    # what the smooth cavity leaves out becomes dura; blood flows on, the cord and its CSF too
+    dura = inside & ~blood & (space["inner"] > 0) & (space["along"] < 0) & np.isnan(bone)
+    beyond = np.where(dura, level["muscle"], beyond)
     share = np.clip(0.5 - space["inner"] / step, 0, 1)  # of a voxel that lies in the cavity
     return share * within + (1 - share) * beyond, vessels
 
@@ -422,7 +436,7 @@ def skull(space, level, grain, look, rng) -> np.ndarray:
     canal = (np.abs(space["along"]) < 14) & (np.sum(space["offset"] ** 2, 0) < 20**2)
     hollow = np.isin(tissue, [INDEX[n] for n in ("air", "mucosa")])
     solid = np.isin(tissue, [INDEX[n] for n in ("cortical", "cancellous")])
-    vault = (outer < 0) & ~hollow & ~((tissue == INDEX["vein"]) & (inner > 3))
+    vault = (outer < 0) & ~hollow & ~((tissue == INDEX["vein"]) & (inner > 1.5))
     bone = (solid | vault | ((inner < shell) & ~canal)) & (inner > -step)
     if not look["plain"]:
         bone &= ~openings(space, rng)
@@ -505,7 +519,8 @@ def add_vessels(hu, space, contrast, look, rng) -> np.ndarray:
     hu = hu.copy()
     step = look["spacing"]
     inner = space["inner"]
-    seeds = np.argwhere((inner < -1) & (inner > -4))
+    low = space["along"] > -DRAWN_ABOVE
+    seeds = np.argwhere((inner < -1) & (inner > -4) & ~low)
     if len(seeds) == 0:
         return hu
     for kind in rng.choice(len(VESSELS), rng.integers(10, 36), p=[v[0] for v in VESSELS]):
@@ -513,19 +528,22 @@ def add_vessels(hu, space, contrast, look, rng) -> np.ndarray:
         value = rng.uniform(40, 60) + contrast[rng.random() < veins] * rng.uniform(0.8, 1.1)
         radius = rng.uniform(*radii)
         at = seeds[rng.integers(len(seeds))].astype(float)
-        path = walk(inner, at, radius, -radius - rng.uniform(*gaps), step, rng)
+        path = walk(inner, low, at, radius, -radius - rng.uniform(*gaps), step, rng)
         splat(hu, path, radius / step, value)
     return hu
 
 
-def walk(inner, at, radius, depth, step, rng, length=90) -> np.ndarray:
-    """Return voxels of a winding path along the inner table, `depth` mm (negative) inside it."""
+def walk(inner, stop, at, radius, depth, step, rng, length=90) -> np.ndarray:
+    """Return voxels of a winding path along the inner table, `depth` mm (negative) inside it,
+    which ends where `stop` begins."""
     way = rng.standard_normal(3)
     limit = np.array(inner.shape) - 2
     path = []
     stride = max(0.6 * radius / step, 0.5)
     for _ in range(int(rng.uniform(0.3, 1) * length / (stride * step))):
         i, j, k = np.clip(at, 1, limit).astype(int)
+        if stop[i, j, k]:
+            break
         slope = np.array([inner[i + 1, j, k] - inner[i - 1, j, k],
                           inner[i, j + 1, k] - inner[i, j - 1, k],
                           inner[i, j, k + 1] - inner[i, j, k - 1]], np.float64)

@@ -70,6 +70,24 @@ def test_no_vessel_of_the_neck_makes_the_mask_pierce_the_skull():
     assert vein[..., : round(head.base[2])].sum() > 1000, "but in the neck they are"
 
 
+@pytest.mark.parametrize("shape, counts", [("sinus", True), ("jugular bulb", False)])
+def test_a_sinus_counts_as_brain_and_a_vein_in_its_foramen_does_not(shape, counts):
+    """Both touch the brain: one lies flat on it, the other stands out like a finger."""
+    head = synthetic.phantom(0)
+    y, z = round(head.base[1]), round(head.base[2]) + 30
+    side = np.flatnonzero(head.inner[:, y, z] < 0)[-1]
+    tissue = head.tissue.copy()
+    if shape == "sinus":
+        at = np.s_[side - 4 : side + 5, y - 20 : y + 20, z - 5 : z + 30]
+    else:
+        at = np.s_[side - 4 : side + 13, y - 4 : y + 5, z - 4 : z + 5]
+    tissue[at][head.inner[at] > -2] = synthetic.INDEX["vein"]
+    cavity = synthetic.brain_cavity(tissue, tissue, head.base, head.down)
+    assert cavity[side + 3, y, z + 5 if counts else z] == counts
+    if not counts:
+        assert not cavity[side + 5 : side + 13, y, z].any()
+
+
 def test_the_mask_lies_inside_the_skull(plain_ct):
     depth = depth_of(plain_ct.mask, 2.5)
     assert (plain_ct.hu[depth > 3] < BONE).all(), "no bone deep inside"
@@ -129,6 +147,25 @@ def test_vessels_lie_in_the_mask_and_many_along_the_skull(cta):
     assert 0.002 < cta.vessels.sum() / cta.mask.sum() < 0.2
     depth = depth_of(cta.mask, 2.5)[cta.vessels]
     assert (depth < 6).mean() > 0.3 and (depth > 6).any()
+
+
+def test_vessels_of_the_neck_shine_as_those_of_the_brain(cta, plain_ct):
+    lowest = np.flatnonzero(cta.mask.any((0, 1)))[0]
+    change = (cta.hu - plain_ct.hu)[..., : lowest - 2]
+    assert (change > 100).any(), "carotids and jugular veins"
+
+
+def test_no_drawn_vessel_follows_the_cut_at_the_foramen():
+    shape = (60, 60, 60)
+    inner = np.full(shape, -30.0, np.float32)
+    inner[..., :32] = np.arange(-30.0, 2)[::-1]  # the cut: a floor like any other, but for `along`
+    inner[:32] = np.maximum(inner[:32], np.arange(-30.0, 2)[::-1, None, None])
+    along = np.broadcast_to(-np.arange(60.0), shape)
+    rng = np.random.default_rng(0)
+    hu = synthetic.add_vessels(np.zeros(shape, np.float32), {"inner": inner, "along": along},
+                               (300, 300), {"spacing": 1.0}, rng)  # fmt: skip
+    drawn = np.flatnonzero((hu > 50).any((0, 1)))
+    assert len(drawn) and drawn[0] >= synthetic.DRAWN_ABOVE - 5, "but for its own radius"
 
 
 # ---------------------------------------------------------------- surgery
