@@ -8,6 +8,7 @@ contrast is as bright as such a voxel; it is told apart by lying farther from th
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,20 +83,23 @@ def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
     """
     from volume import regions
 
-    widths = []
     across = [axis for axis in range(3) if axis != scan.slice_axis]
     every = list(regions(border.grid, scan, depth=1))
-    for region in every[:: max(1, len(every) // slices)]:
+
+    def widths_in(region):
         hu = scan.hu[region].astype(np.float32)
         if min(hu.shape[axis] for axis in across) < 3:
-            continue
+            return np.zeros(0)
         distance, inside, step = on_scan(border, scan, region)
         slopes = [np.gradient(hu, scan.spacing[axis], axis=axis) for axis in across]
         slope = np.hypot(*slopes)
         halfway = np.abs(hu - inside - step / 2) < 0.2 * step
         face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
-        widths.append(step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope[face], 1)))
-    widths = np.concatenate(widths) if widths else np.zeros(0)
+        return step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope[face], 1))
+
+    with ThreadPoolExecutor(2) as pool:
+        some = every[:: max(1, len(every) // slices)]
+        widths = np.concatenate([*pool.map(widths_in, some), np.zeros(0)])
     # where the face lies aslant in the slice, its slope is less: the median would be too wide
     return float(np.clip(np.quantile(widths, 0.25), 0.3, 3)) if len(widths) > 100 else 0.5
 

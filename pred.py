@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import cv2
 import fill_voids
 import numpy as np
-from scipy import ndimage
+import scipy  # scipy.ndimage takes 0.3 s to load, at its first use: a picture needs none of it
 
 import cases
 import data
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
-COARSE = 2  # the head is looked for on cubes so many times larger
+COARSE = 2  # the head is looked for on cubes so many times larger, in so many times fewer slices
 MARGIN = 18.0  # mm kept around the brain that the coarse look found: skull and scalp
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 EVERY = 2  # of a view's slices: each other one costs under 0.0001 of Dice (benchmarks/README.md)
@@ -250,7 +250,7 @@ class Predictor:
         from volume import straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        views = self.views(cubes, "finding the head")
+        views = self.views(cubes, "finding the head", COARSE * EVERY)
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
             return None
@@ -258,9 +258,11 @@ class Predictor:
         whole = grid.box((0, 0, 0), grid.shape)
         return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
 
-    def views(self, cubes: np.ndarray, stage: str = "segmenting") -> dict[str, np.ndarray]:
+    def views(
+        self, cubes: np.ndarray, stage: str = "segmenting", every: int = EVERY
+    ) -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each of the three views."""
-        return self.in_views(data.normalise(cubes, self.window), data.VIEWS, stage, EVERY)
+        return self.in_views(data.normalise(cubes, self.window), data.VIEWS, stage, every)
 
     def in_views(
         self, seen: np.ndarray, views: Sequence[str], stage: str = "segmenting", every: int = 1
@@ -339,9 +341,9 @@ def clean_slice(probability: np.ndarray, sure: float = 0.5) -> np.ndarray:
     mask = fill_voids.fill(probability > 0.5)
     if not mask.any() or probability[mask].mean() < sure:
         return np.zeros_like(mask)
-    parts, count = ndimage.label(mask)
-    sizes = np.bincount(parts.ravel(), minlength=1)
-    sizes[0] = 0
+    _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    sizes = about[:, cv2.CC_STAT_AREA]
+    sizes[0] = 0  # what is not the mask
     kept = sizes >= max(LEAST_AREA * mask.size, 0.02 * sizes.max())
     return kept[parts]
 
@@ -351,8 +353,8 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
 
     What hangs on it by less than three cubes is no part of it: it has leaked through a foramen.
     """
-    core = largest(ndimage.binary_erosion(probability > 0.5, border_value=1))
-    near = ndimage.binary_dilation(core, iterations=2)
+    core = largest(scipy.ndimage.binary_erosion(probability > 0.5, border_value=1))
+    near = scipy.ndimage.binary_dilation(core, iterations=2)
     probability = np.where(near, probability, 0)
     mask = probability > 0.5
     return np.where(fill_voids.fill(mask) & ~mask, 1, probability).astype(np.float32)
@@ -397,7 +399,7 @@ def grow(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
     part = mask[box]
     if part.all() and mm < 0:
         return mask
-    away = ndimage.distance_transform_edt(~part if mm > 0 else part, sampling=spacing)
+    away = scipy.ndimage.distance_transform_edt(~part if mm > 0 else part, sampling=spacing)
     grown = np.zeros_like(mask)
     # a hair's breadth more, for distances that are not exact in binary
     grown[box] = away <= mm + 1e-6 if mm > 0 else away > 1e-6 - mm
@@ -420,7 +422,7 @@ def close_to(mask: np.ndarray, grid: Grid, margin: int = 3) -> Grid:
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected component of a mask (the mask itself when empty)."""
-    parts, count = ndimage.label(mask)
+    parts, count = scipy.ndimage.label(mask)
     return mask if count < 2 else parts == np.bincount(parts[mask]).argmax()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
+import scipy  # scipy.ndimage is loaded at its first use, which a picture does not have
 
 OK, CHECK, FAILED = GRADES = ("ok", "check", "failed")
 LEFT_RIGHT = "left and right are the header's: no picture of a head can confirm them"
@@ -212,17 +212,17 @@ def signs_of_cubes(
     if not mask.any():
         return {}
     mean = sum(views.values()) / len(views)
-    shell = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    shell = mask & ~scipy.ndimage.binary_erosion(mask, border_value=1)
     surface = max(np.count_nonzero(shell), 1)
     wavering = np.count_nonzero((mean > 0.1) & (mean < 0.9))
-    smooth = ndimage.uniform_filter(cubes, 3)
+    smooth = scipy.ndimage.uniform_filter(cubes, 3)
     inside = smooth[mask]
     width = 2 * round(NEAR_BONE / spacing) + 1
     return agreements(views, mask) | {
         "border_mm": wavering / surface * spacing,
         "scattered": 1 - np.count_nonzero(mask & (mean > 0.5)) / max((mean > 0.5).sum(), 1),
-        "near_bone": np.mean(ndimage.maximum_filter(cubes, width)[shell] > BONE),
-        "faces_air": np.mean(ndimage.minimum_filter(smooth, 3)[shell] < BODY),
+        "near_bone": np.mean(scipy.ndimage.maximum_filter(cubes, width)[shell] > BONE),
+        "faces_air": np.mean(scipy.ndimage.minimum_filter(smooth, 3)[shell] < BODY),
         "bone_inside": np.mean(inside > 700),
         "fat_inside": np.mean(inside < -30),
         "median_hu": np.median(inside),
@@ -235,7 +235,7 @@ def agreements(views: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, floa
 
     Only where the mask is and nearby, for what was left out as scattered is a sign of its own.
     """
-    near = ndimage.binary_dilation(mask, iterations=3)
+    near = scipy.ndimage.binary_dilation(mask, iterations=3)
     masks = [(probability > 0.5) & near for probability in views.values()]
     low, *_, high = np.flatnonzero(mask.any((0, 1)))
     ends = np.rint(np.linspace(low, high + 1, len(THIRDS) + 1)).astype(int)
