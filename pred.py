@@ -20,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -215,7 +215,7 @@ class Predictor:
         if box is None:
             return no_head(scan)
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
-        views = self.views(cubes)
+        views = self.views(cubes, slices_seen(scan, grid.spacing))
         probability = clean_volume(sum(views.values()) / len(views))
         probability = cut_canal(probability, grid.spacing)
         if not (probability > 0.5).any():
@@ -250,7 +250,8 @@ class Predictor:
         from volume import straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        views = self.views(cubes, "finding the head", COARSE * EVERY)
+        every = dict.fromkeys(data.VIEWS, COARSE * EVERY)
+        views = self.views(cubes, every, "finding the head")
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
             return None
@@ -258,25 +259,24 @@ class Predictor:
         whole = grid.box((0, 0, 0), grid.shape)
         return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
 
-    def views(
-        self, cubes: np.ndarray, stage: str = "segmenting", every: int = EVERY
-    ) -> dict[str, np.ndarray]:
-        """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each of the three views."""
-        return self.in_views(data.normalise(cubes, self.window), data.VIEWS, stage, every)
+    def views(self, cubes: np.ndarray, every: dict[str, int], stage: str = "segmenting") -> dict:
+        """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each view of `every`."""
+        return self.in_views(data.normalise(cubes, self.window), every, stage)
 
     def in_views(
-        self, seen: np.ndarray, views: Sequence[str], stage: str = "segmenting", every: int = 1
+        self, seen: np.ndarray, every: dict[str, int], stage: str = "segmenting"
     ) -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z[, classes]) of normalised cubes (X, Y, Z[, C]) in each view.
 
-        Of each view, one slice in `every` is looked at, and those between are interpolated.
+        Of each view, one slice in so many as `every` says is looked at; those between are
+        interpolated.
         """
         found = {}
-        for view in views:
-            self.tell(stage, len(found) / len(views))
+        for view, step in every.items():
+            self.tell(stage, len(found) / len(every))
             slices = data.stack(seen, view)
-            some = self.probabilities(slices[::every])
-            found[view] = data.unstack(between(some, every, len(slices)), view)
+            some = self.probabilities(slices[::step])
+            found[view] = data.unstack(between(some, step, len(slices)), view)
         return found
 
     # ------------------------------------------------------------ one MRI case
@@ -292,11 +292,20 @@ class Predictor:
             shares = in_patches(lambda part: self.probabilities(part[None])[0], cubes, patch)
         else:
             trained = [view for view in self.card.get("views") or () if view in data.VIEWS]
-            views = self.in_views(cubes, trained or data.VIEWS)
+            views = self.in_views(cubes, dict.fromkeys(trained or data.VIEWS, 1))
             shares = sum(views.values()) / len(views)
         labels = to_labels(shares, grid, source)
         names = ", ".join(self.card["labels"].values())
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
+    """Of each view of a scan on cubes, one slice in how many is looked at.
+
+    One in EVERY; fewer where the scan's own slices lie farther apart: between them is nothing new.
+    """
+    apart = zip(data.VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
+    return {view: max(EVERY, int(mm / spacing)) for view, mm in apart}
 
 
 def thin_axis(scan: Volume) -> int | None:

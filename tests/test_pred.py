@@ -398,6 +398,19 @@ def test_a_trunk_has_no_brain(predictor, shared):
     assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
 
 
+@pytest.mark.parametrize("spacing, seen", [
+    ((0.5, 0.5, 0.7), (2, 2, 2)), ((0.4, 0.4, 5.0), (3, 2, 2)), ((4.5, 0.6, 0.6), (2, 2, 3)),
+])  # fmt: skip
+def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, seen):
+    every = pred.slices_seen(SimpleNamespace(spacing=np.array(spacing)), 1.5)
+    assert every == dict(zip(("axial", "coronal", "sagittal"), seen, strict=True))
+
+
+def test_between_slices_lie_their_mixtures_and_beyond_the_last_itself():
+    shown = pred.between(np.array([0.0, 3.0, 9.0])[:, None, None], every=3, count=8)
+    np.testing.assert_allclose(shown.ravel(), [0, 1, 2, 3, 5, 7, 9, 9])
+
+
 def test_clean_volume_keeps_the_largest_part_and_fills_it():
     probability = np.zeros((30, 30, 30), np.float32)
     probability[5:20, 5:20, 5:20] = 0.9
