@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from volume import Grid, Volume
 
 FAR = 4.0  # mm: distances to the border are not told apart beyond
-SHRINK, GROW = 1.5, 1.0  # mm by which bone may move the network's border in and out
+SHRINK, GROW = 1.5, 1.5  # mm by which bone may move the network's border in and out
 NEAR = 1.25  # mm: standard deviation of the weights of what counts as the inside nearby
 BONE = 250.0  # HU: bone enough to have a face
 OUTSIDE = 0.7  # mm from the network's border: what is bright farther in may be a vessel
