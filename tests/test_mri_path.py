@@ -21,7 +21,7 @@ CHANNELS = ("flair", "t1ce", "t1", "t2")
 NETWORK = ("--depth", "2", "--width", "8", "--loss", "dice_cross_entropy", "--lr", "5e-3",
            "--schedule", "cosine", "--precision", "float32")  # fmt: skip
 KINDS = {
-    "slices in PNG": (2, ("--size", "40"), ("--size", "40", "--batch", "4", "--epochs", "4")),
+    "slices in PNG": (2, ("--size", "40"), ("--size", "40", "--batch", "4", "--epochs", "6")),
     "slices in TFRecords": (
         2,
         ("--size", "40", "--format", "tfrecord", "--views", "axial", "--window", "minmax"),
@@ -32,7 +32,7 @@ KINDS = {
     "volumes": (
         4,
         ("--dimensions", "3", "--grid", "32", "--spacing", str(SPACING)),
-        ("--epochs", "3", "--steps", "24"),
+        ("--epochs", "5", "--steps", "24"),
     ),
 }  # fmt: skip
 
