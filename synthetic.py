@@ -436,7 +436,8 @@ def skull(space, level, grain, look, rng) -> np.ndarray:
     canal = (np.abs(space["along"]) < 14) & (np.sum(space["offset"] ** 2, 0) < 20**2)
     hollow = np.isin(tissue, [INDEX[n] for n in ("air", "mucosa")])
     solid = np.isin(tissue, [INDEX[n] for n in ("cortical", "cancellous")])
-    vault = (outer < 0) & ~hollow & ~((tissue == INDEX["vein"]) & (inner > 1.5))
+    in_foramen = (tissue == INDEX["vein"]) & (inner > 1.5)  # mm: nearer, a vein is a sinus
+    vault = (outer < 0) & ~hollow & ~in_foramen
     bone = (solid | vault | ((inner < shell) & ~canal)) & (inner > -step)
     if not look["plain"]:
         bone &= ~openings(space, rng)
