@@ -3,7 +3,8 @@
 The scanner blurs the inner table over a millimetre or two, so that the voxels before it hold some
 bone already. Brain ends where that begins: at EDGE of the step from brain to bone. A vessel full of
 contrast is as bright as such a voxel; it is told apart by lying farther from the bone's own face
-(half of the step) than the blur reaches.
+(half of the step) than the blur reaches. A thick one beside soft bone may be as bright as the face
+itself: it is followed from inside the brain, where there is no bone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # the mean over 3x3 pixels and a blur measured on aslant faces add. Chosen on validation scans.
 REACH = 0.8
+CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
+BRIGHTER = 1.35  # times as bright as most vessels deep in the brain: an artery, before the veins
+DEEP, SURE, BEYOND = -2.0, -1.0, 1.5  # mm from the network's border: see with_vessels
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
 WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
@@ -51,10 +55,7 @@ class Border:
 
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
-    sigma = 1.2
-    level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
-    # a blurred flat edge is the error function of the distance to it
-    distance = np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
+    distance = signed_distance(with_vessels(probability, cubes, grid), grid)
     # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
     inside, _ = local_mean(cubes, distance < -1.5, NEAR / grid.spacing)
     # the brightest cube nearby: the mean would hold the bone's blurred face
@@ -65,8 +66,43 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     border = Border(grid, *fields)
     blur = measure_blur(border, scan)
     # where the blur is strong, as of an averaged template, the network's border stays too far out
-    distance = np.minimum(border.distance + WIDENS * max(0.0, blur - SHARP), np.float32(FAR))
+    distance = np.minimum(border.distance + widened(blur), np.float32(FAR))
     return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
+
+
+def widened(blur: float) -> float:
+    """By how many mm a `blur` (mm) that is stronger than a scanner's moves the border inwards."""
+    return WIDENS * max(0.0, blur - SHARP)
+
+
+def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:
+    """Distance in mm from where a probability (X, Y, Z) is 0.5, negative inside; within FAR."""
+    sigma = 1.2
+    level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
+    # a blurred flat edge is the error function of the distance to it
+    return np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
+
+
+def with_vessels(probability: np.ndarray, cubes: np.ndarray, grid: Grid) -> np.ndarray:
+    """The probability (X, Y, Z), 1 in thick vessels full of contrast up to BEYOND the border.
+
+    Such a vessel is at least three cubes thick (bone's blurred face, as bright, is thinner), as
+    bright as those that lie DEEP in the brain, and joined to where the network is SURE.
+    """
+    distance = signed_distance(probability, grid)
+    cross = ndimage.generate_binary_structure(3, 1)
+    low, high = CONTRAST
+    bright = (cubes > low) & (cubes < high)
+    thick = ndimage.binary_erosion(bright, cross)
+    deep = cubes[thick & (distance < DEEP)]
+    if not deep.size:
+        return probability
+    usual = bright & (cubes < BRIGHTER * np.quantile(deep, 0.9)) & (distance < BEYOND)
+    parts, count = ndimage.label(ndimage.binary_opening(usual, cross))
+    joined = np.zeros(count + 1, bool)
+    joined[parts[thick & (distance < SURE)]] = True
+    joined[0] = False
+    return np.where(joined[parts], 1, probability)
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
@@ -125,7 +161,7 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     pixel = [s for axis, s in enumerate(scan.spacing) if axis != scan.slice_axis]
     smooth = in_slices(lambda s: cv2.blur(s, (3, 3)), hu, scan.slice_axis)
     face = smooth > inside + step / 2
-    reach = disc(REACH * border.blur, pixel)
+    reach = disc(REACH * border.blur + widened(border.blur), pixel)
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
     hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
     in_band = (distance > -SHRINK) & (distance < GROW) & (step > 0)

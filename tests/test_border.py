@@ -16,10 +16,10 @@ def share(distance):
     return np.clip(0.5 - distance, 0, 1)
 
 
-def skull(radius):
+def skull(radius, bone=1200):
     """HU of a ball of brain in 5 mm of bone, edges as voxels average them."""
     brain, head = share(RADIUS - radius), share(RADIUS - radius - 5)
-    return -1000 + head * (1000 + brain * 35 + (1 - brain) * 1200)
+    return -1000 + head * (1000 + brain * 35 + (1 - brain) * bone)
 
 
 def refined(hu, distance, path, save_nifti_as):
@@ -68,6 +68,37 @@ def test_contrast_beside_bone_stays(radius, tmp_path, save_nifti_as):
     mask = refined(filled, RADIUS - edge, tmp_path, save_nifti_as)
     assert mask[vessel].mean() > 0.98
     assert RADIUS[mask].max() < edge + 0.5
+
+
+def with_artery(hu, contrast=400):
+    """HU with a vessel from the middle of the ball to the bone and along it; how far it is away."""
+    x, y, z = FROM_CENTRE
+    along = np.hypot(x - 20, z) - 4 + 100 * (np.abs(y) > 12)
+    away = np.minimum(along, np.hypot(y, z) - 4 + 100 * (x < 0))
+    return np.where(RADIUS < 24, hu + share(away) * (contrast - hu), hu), away
+
+
+def test_a_thick_vessel_beside_soft_bone_stays_where_the_network_takes_it_for_bone(
+    tmp_path, save_nifti_as
+):
+    """The vessel is brighter than the middle between brain and bone, as bone's own face is."""
+    hu, away = with_artery(skull(24, bone=650))
+    vessel = (away < 0) & (RADIUS < 22.5)
+    network = RADIUS - 24 + 3.5 * ((away < 1) & (RADIUS > 16))  # its border runs through it
+    mask = refined(hu, network, tmp_path, save_nifti_as)
+    assert mask[vessel].mean() > 0.98
+    assert RADIUS[mask].max() < 24 + 0.5
+
+
+@pytest.mark.parametrize("contrast", [38, 2500])
+def test_only_contrast_is_followed(contrast, tmp_path, save_nifti_as):
+    """Plain brain, and metal: the probability is as it was."""
+    hu, _ = with_artery(skull(24, bone=650), contrast)
+    scan = read_volume(save_nifti_as(tmp_path / "ball.nii.gz", hu.astype(np.float32)))
+    cubes, grid = straighten(scan.hu, scan, 1.5)
+    distance, _ = straighten((RADIUS - 24).astype(np.float32), scan, 1.5, outside=50)
+    probability = 1 / (1 + np.exp(distance / 0.7))
+    np.testing.assert_array_equal(border.with_vessels(probability, cubes, grid), probability)
 
 
 @pytest.mark.parametrize("hole", [3, 8])
