@@ -35,7 +35,7 @@ FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
 REACH = 0.8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 BRIGHTER = 1.35  # times as bright as most vessels deep in the brain: an artery, before the veins
-DEEP, SURE, BEYOND = -2.0, -1.0, 1.5  # mm from the network's border: see with_vessels
+DEEP, SURE, BEYOND = -2.0, -1.0, 3.0  # mm from the network's border: see thick_vessels
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
 WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
@@ -55,7 +55,10 @@ class Border:
 
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
-    distance = signed_distance(with_vessels(probability, cubes, grid), grid)
+    distance = signed_distance(probability, grid)
+    vessels = thick_vessels(cubes, distance)
+    if vessels.any():
+        distance = signed_distance(np.where(vessels, 1, probability), grid)
     # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
     inside, _ = local_mean(cubes, distance < -1.5, NEAR / grid.spacing)
     # the brightest cube nearby: the mean would hold the bone's blurred face
@@ -83,26 +86,26 @@ def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:
     return np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
 
 
-def with_vessels(probability: np.ndarray, cubes: np.ndarray, grid: Grid) -> np.ndarray:
-    """The probability (X, Y, Z), 1 in thick vessels full of contrast up to BEYOND the border.
+def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Where in a scan (X, Y, Z), HU on cubes, thick vessels full of contrast lie; bool.
 
     Such a vessel is at least three cubes thick (bone's blurred face, as bright, is thinner), as
-    bright as those that lie DEEP in the brain, and joined to where the network is SURE.
+    bright as those that lie DEEP in the brain, and joined to where the network is SURE; it is
+    followed up to BEYOND the network's border, which is at `distance` (mm, negative inside).
     """
-    distance = signed_distance(probability, grid)
     cross = ndimage.generate_binary_structure(3, 1)
     low, high = CONTRAST
     bright = (cubes > low) & (cubes < high)
     thick = ndimage.binary_erosion(bright, cross)
-    deep = cubes[thick & (distance < DEEP)]
-    if not deep.size:
-        return probability
-    usual = bright & (cubes < BRIGHTER * np.quantile(deep, 0.9)) & (distance < BEYOND)
+    deep = cubes[bright & (distance < DEEP)]
+    if not (thick & (distance < SURE)).any():
+        return np.zeros_like(bright)
+    usual = bright & (cubes < BRIGHTER * np.quantile(deep, 0.98)) & (distance < BEYOND)
     parts, count = ndimage.label(ndimage.binary_opening(usual, cross))
     joined = np.zeros(count + 1, bool)
     joined[parts[thick & (distance < SURE)]] = True
     joined[0] = False
-    return np.where(joined[parts], 1, probability)
+    return joined[parts]
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
