@@ -59,11 +59,14 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     vessels = thick_vessels(cubes, distance)
     if vessels.any():
         distance = signed_distance(np.where(vessels, 1, probability), grid)
-    # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
-    inside, _ = local_mean(cubes, distance < -1.5, NEAR / grid.spacing)
-    # the brightest cube nearby: the mean would hold the bone's blurred face
-    peak = ndimage.maximum_filter(cubes, PEAK)
-    bone, share = local_mean(peak, (distance > OUTSIDE) & (cubes > BONE), 2 / grid.spacing)
+        distance = np.where(vessels, np.minimum(distance, DEEP), distance)  # bone may not take them
+    with ThreadPoolExecutor(2) as pool:
+        # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
+        near = pool.submit(local_mean, cubes, distance < -1.5, NEAR / grid.spacing)
+        # the brightest cube nearby: the mean would hold the bone's blurred face
+        peak = ndimage.maximum_filter(cubes, PEAK)
+        bone, share = local_mean(peak, (distance > OUTSIDE) & (cubes > BONE), 2 / grid.spacing)
+        inside, _ = near.result()
     step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
     fields = (x.astype(np.float32) for x in (distance, inside, step))
     border = Border(grid, *fields)
@@ -83,7 +86,7 @@ def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:
     sigma = 1.2
     level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
     # a blurred flat edge is the error function of the distance to it
-    return np.clip(-np.sqrt(2) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
+    return np.clip(-(2**0.5) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
 
 
 def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -103,7 +106,7 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     joined = np.zeros(count + 1, bool)
     joined[parts[distance < SURE]] = True
     joined[0] = False
-    return joined[parts]
+    return ndimage.binary_dilation(joined[parts]) & usual  # with the cubes that it fills in part
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):

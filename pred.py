@@ -220,21 +220,22 @@ class Predictor:
         probability = cut_canal(probability, grid.spacing)
         if not (probability > 0.5).any():
             return no_head(scan)
-        border = find_border(probability, cubes, grid, scan)
+        brain = probability > 0.5
         mask = np.zeros_like(scan.hu, bool)
 
         def fill(region):
             mask[region] = refine(border, scan, region)
 
-        slabs = list(regions(close_to(probability > 0.5, grid), scan, depth=16))
+        slabs = list(regions(close_to(brain, grid), scan, depth=16))
         with ThreadPoolExecutor(2) as pool:
+            signs = pool.submit(quality.signs_of_cubes, views, brain, cubes, grid.spacing)
+            border = find_border(probability, cubes, grid, scan)
             for done, _ in enumerate(pool.map(fill, slabs)):
                 self.tell("refining", done / len(slabs))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
-        signs = quality.signs_of_cubes(views, probability > 0.5, cubes, grid.spacing)
-        return Result(mask, agreement(views), verdict=judge(mask, scan, signs))
+        return Result(mask, agreement(views), verdict=judge(mask, scan, signs.result()))
 
     def thin_scan(self, scan: Volume) -> Result:
         """The mask of a scan of one slice or few, each taken as a picture in HU."""
