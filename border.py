@@ -36,6 +36,7 @@ REACH = 0.8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 BRIGHTER = 1.35  # times as bright as the brightest vessels deep in the brain, which are thinner
 DEEP, SURE, BEYOND = -2.0, -1.0, 3.0  # mm from the network's border: see thick_vessels
+THIN = 2.0  # mm between slices, at most, where vessels are followed
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
 WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
@@ -56,10 +57,22 @@ class Border:
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
     distance = signed_distance(probability, grid)
-    vessels = thick_vessels(cubes, distance)
-    if vessels.any():
-        distance = signed_distance(np.where(vessels, 1, probability), grid)
-        distance = np.where(vessels, np.minimum(distance, DEEP), distance)  # bone may not take them
+    border = beside_bone(distance, cubes, grid)
+    blur = measure_blur(border, scan)
+    # in thick slices and where the blur is strong, bone's face is as wide as a vessel
+    if max(scan.spacing) <= THIN and blur <= SHARP:
+        vessels = thick_vessels(cubes, distance)
+        if vessels.any():
+            distance = signed_distance(np.where(vessels, 1, probability), grid)
+            distance[vessels] = np.minimum(distance[vessels], DEEP)  # bone may not take them
+            border = beside_bone(distance, cubes, grid)
+    # where the blur is strong, as of an averaged template, the network's border stays too far out
+    distance = np.minimum(border.distance + widened(blur), np.float32(FAR))
+    return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
+
+
+def beside_bone(distance: np.ndarray, cubes: np.ndarray, grid: Grid) -> Border:
+    """The Border for a `distance` (mm, negative inside) of cubes of HU; its blur is unknown yet."""
     with ThreadPoolExecutor(2) as pool:
         # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
         near = pool.submit(local_mean, cubes, distance < -1.5, NEAR / grid.spacing)
@@ -68,12 +81,7 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
         bone, share = local_mean(peak, (distance > OUTSIDE) & (cubes > BONE), 2 / grid.spacing)
         inside, _ = near.result()
     step = np.where(share > 0.01, np.maximum(bone - inside, 0), 0)
-    fields = (x.astype(np.float32) for x in (distance, inside, step))
-    border = Border(grid, *fields)
-    blur = measure_blur(border, scan)
-    # where the blur is strong, as of an averaged template, the network's border stays too far out
-    distance = np.minimum(border.distance + widened(blur), np.float32(FAR))
-    return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
+    return Border(grid, *(x.astype(np.float32) for x in (distance, inside, step)))
 
 
 def widened(blur: float) -> float:

@@ -91,6 +91,20 @@ def test_a_thick_vessel_beside_soft_bone_stays_where_the_network_takes_it_for_bo
     assert RADIUS[mask].max() < 24 + 1, "no farther than the next voxel"
 
 
+@pytest.mark.parametrize("limit", ["THIN", "SHARP"])
+def test_vessels_are_not_followed_in_thick_slices_nor_in_blur(
+    limit, tmp_path, save_nifti_as, monkeypatch
+):
+    """There bone that is cut aslant looks like one. For once, 1 mm and its blur are too much."""
+    hu, away = with_artery(skull(24, bone=650))
+    network = RADIUS - 24 + 3.5 * ((away < 1) & (RADIUS > 16))
+    followed = refined(hu, network, tmp_path, save_nifti_as)
+    monkeypatch.setattr(border, limit, 0.2)
+    vessel = (away < 0) & (RADIUS < 22.5)
+    left = refined(hu, network, tmp_path, save_nifti_as)
+    assert left[vessel].sum() < 0.95 * followed[vessel].sum()
+
+
 @pytest.mark.parametrize(("contrast", "found"), [(38, False), (400, True), (2500, False)])
 def test_only_contrast_is_followed(contrast, found):
     """Not plain brain, and not metal."""
