@@ -218,9 +218,9 @@ class Predictor:
         views = self.views(cubes, slices_seen(scan, grid.spacing))
         probability = clean_volume(sum(views.values()) / len(views))
         probability = cut_canal(probability, grid.spacing)
-        if not (probability > 0.5).any():
-            return no_head(scan)
         brain = probability > 0.5
+        if not brain.any():
+            return no_head(scan)
         mask = np.zeros_like(scan.hu, bool)
 
         def fill(region):
