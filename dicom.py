@@ -30,17 +30,11 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from errors import InputError, replacing
+from volume import PADDING, POSITIONS
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it reports every oddity of every file
 warnings.filterwarnings("ignore", module="pydicom")
-# What scanners write outside their round field of view
-PADDING = (-1500, -2000, -3024)
 DARK = -500  # a padding value brighter than this is a header's error: it would erase tissue
-# Patient axes to which an array's columns (i), rows (j) and slices (k) run; PS3.3 C.7.3.1.1.2
-POSITIONS = {
-    "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
-    "FFS": "RPI", "FFP": "LAI", "FFDR": "ARI", "FFDL": "PLI",
-}  # fmt: skip
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ELSEWHERE = "CHEST|THORAX|LUNG|HEART|CARDIAC|ABD|LIVER|PELVI|SPINE|LEG|KNEE|HIP|FOOT|HAND|EXTREM"
 FEW = 5  # slices: an original series of fewer is a test shot, so a derived one is better

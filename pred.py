@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ import quality
 import report
 from cases import card_of, read_json
 from errors import InputError, replacing, run, warn
+from quality import both_saw, dice
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
     from mri import MRI
@@ -45,10 +47,10 @@ if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need 
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
-COARSE = 2  # the head is looked for on cubes so many times larger, in so many times fewer slices
+COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-EVERY = 2  # of a view's slices: each other one costs under 0.0001 of Dice (benchmarks/README.md)
+EVERY = 3  # of a view's slices: each other one costs under 0.0001 of Dice (benchmarks/README.md)
 FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
 FUNNEL = 6.0  # mm
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
@@ -215,7 +217,8 @@ class Predictor:
         if box is None:
             return no_head(scan)
         cubes, grid = straighten(scan.hu, scan, self.spacing, box)
-        views = self.views(cubes, slices_seen(scan, grid.spacing))
+        every = slices_seen(scan, grid.spacing)
+        views = self.views(cubes, every)
         probability = clean_volume(sum(views.values()) / len(views))
         probability = cut_canal(probability, grid.spacing)
         brain = probability > 0.5
@@ -228,14 +231,14 @@ class Predictor:
 
         slabs = list(regions(close_to(brain, grid), scan, depth=16))
         with ThreadPoolExecutor(2) as pool:
-            signs = pool.submit(quality.signs_of_cubes, views, brain, cubes, grid.spacing)
+            signs = pool.submit(quality.signs_of_cubes, views, every, brain, cubes, grid.spacing)
             border = find_border(probability, cubes, grid, scan)
             for done, _ in enumerate(pool.map(fill, slabs)):
                 self.tell("refining", done / len(slabs))
         mask = tidy(mask)
         if millilitres(mask, scan) < LEAST_BRAIN:
             return no_head(scan)
-        return Result(mask, agreement(views), verdict=judge(mask, scan, signs.result()))
+        return Result(mask, agreement(views, every), verdict=judge(mask, scan, signs.result()))
 
     def thin_scan(self, scan: Volume) -> Result:
         """The mask of a scan of one slice or few, each taken as a picture in HU."""
@@ -251,7 +254,7 @@ class Predictor:
         from volume import straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        every = dict.fromkeys(data.VIEWS, COARSE * EVERY)
+        every = dict.fromkeys(data.VIEWS, FEW)
         views = self.views(cubes, every, "finding the head")
         found = largest(sum(views.values()) / len(views) > 0.5)
         if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
@@ -436,20 +439,12 @@ def largest(mask: np.ndarray) -> np.ndarray:
     return mask if count < 2 else parts == np.bincount(parts[mask]).argmax()
 
 
-def agreement(views: dict[str, np.ndarray]) -> dict[str, float]:
-    """Dice between the masks of each pair of views."""
-    masks = {view: probability > 0.5 for view, probability in views.items()}
-    names = list(masks)
+def agreement(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:
+    """Dice between the masks of each pair of views, where both of them looked."""
     return {
-        f"{a}-{b}": round(float(dice(masks[a], masks[b])), 4)
-        for i, a in enumerate(names) for b in names[i + 1 :]
-    }  # fmt: skip
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of two masks; 1 when both are empty."""
-    total = a.sum() + b.sum()
-    return 2 * (a & b).sum() / total if total else 1.0
+        "-".join(pair): round(dice(*(views[view][both_saw(pair, every)] > 0.5 for view in pair)), 4)
+        for pair in combinations(views, 2)
+    }
 
 
 # ---------------------------------------------------------------- what to predict, and where to

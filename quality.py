@@ -12,9 +12,12 @@ no sign stands for them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import scipy  # scipy.ndimage is loaded at its first use, which a picture does not have
+
+from data import VIEWS
 
 OK, CHECK, FAILED = GRADES = ("ok", "check", "failed")
 LEFT_RIGHT = "left and right are the header's: no picture of a head can confirm them"
@@ -202,12 +205,17 @@ def upright(hu: np.ndarray, mask: np.ndarray, spacing, step: float = 6.0) -> flo
 
 
 def signs_of_cubes(
-    views: dict[str, np.ndarray], mask: np.ndarray, cubes: np.ndarray, spacing: float
+    views: dict[str, np.ndarray],
+    every: dict[str, int],
+    mask: np.ndarray,
+    cubes: np.ndarray,
+    spacing: float,
 ) -> dict[str, float]:
     """How well the views agree, how sharp the border is, and what lies in the mask and around it.
 
-    views: probabilities (X, Y, Z) by view; mask: bool, what was kept of them; cubes: HU; all on one
-    straight grid of `spacing` mm, z towards the head. Nothing of an empty mask.
+    views: probabilities (X, Y, Z) by view, of which one slice in `every` was looked at; mask: bool,
+    what was kept of them; cubes: HU; all on one straight grid of `spacing` mm, z towards the head.
+    Nothing of an empty mask.
     """
     if not mask.any():
         return {}
@@ -218,7 +226,7 @@ def signs_of_cubes(
     smooth = scipy.ndimage.uniform_filter(cubes, 3)
     inside = smooth[mask]
     width = 2 * round(NEAR_BONE / spacing) + 1
-    return agreements(views, mask) | {
+    return agreements(views, every, mask) | {
         "border_mm": wavering / surface * spacing,
         "scattered": 1 - np.count_nonzero(mask & (mean > 0.5)) / max((mean > 0.5).sum(), 1),
         "near_bone": np.mean(scipy.ndimage.maximum_filter(cubes, width)[shell] > BONE),
@@ -230,28 +238,41 @@ def signs_of_cubes(
     }
 
 
-def agreements(views: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, float]:
+def agreements(
+    views: dict[str, np.ndarray], every: dict[str, int], mask: np.ndarray
+) -> dict[str, float]:
     """The least Dice of two views: `agreement` overall, `agreement_<third>` of the mask's height.
 
     Only where the mask is and nearby, for what was left out as scattered is a sign of its own.
     """
     near = scipy.ndimage.binary_dilation(mask, iterations=3)
-    masks = [(probability > 0.5) & near for probability in views.values()]
     low, *_, high = np.flatnonzero(mask.any((0, 1)))
     ends = np.rint(np.linspace(low, high + 1, len(THIRDS) + 1)).astype(int)
-    parts = {f"agreement_{third}": slice(*ends[i : i + 2]) for i, third in enumerate(THIRDS)}
-    return {name: least_dice([m[..., part] for m in masks])
-            for name, part in ({"agreement": slice(None)} | parts).items()}  # fmt: skip
+    parts = {f"agreement_{third}": ends[i : i + 2] for i, third in enumerate(THIRDS)}
+    least = dict.fromkeys(("agreement", *parts), 1.0)
+    for pair in combinations(views, 2):
+        seen = both_saw(pair, every)
+        a, b = ((views[view][seen] > 0.5) & near[seen] for view in pair)
+        heights = np.arange(mask.shape[2])[seen[2]]
+        for name, (start, stop) in {"agreement": (0, mask.shape[2]), **parts}.items():
+            part = slice(*np.searchsorted(heights, (start, stop)))
+            least[name] = min(least[name], dice(a[..., part], b[..., part]))
+    return least
 
 
-def least_dice(masks: list[np.ndarray]) -> float:
-    """The least Dice of any two masks; 1 for two empty ones, or for one alone."""
-    scores = [1.0]
-    for i, a in enumerate(masks):
-        for b in masks[i + 1 :]:
-            total = np.count_nonzero(a) + np.count_nonzero(b)
-            scores.append(2 * np.count_nonzero(a & b) / total if total else 1.0)
-    return min(scores)
+def both_saw(pair: tuple[str, str], every: dict[str, int]) -> tuple[slice, slice, slice]:
+    """The voxels (X, Y, Z) at which both views of a pair looked, at one slice in `every` each.
+
+    Between its slices a view is interpolated, which says nothing of what the network sees.
+    """
+    x, y, z = (every[view] if view in pair else 1 for view in reversed(VIEWS))
+    return np.s_[::x, ::y, ::z]
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks; 1 when both are empty."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / total if total else 1.0
 
 
 def tail(mask: np.ndarray, spacing: float, area: float = 1000.0) -> float:

@@ -61,6 +61,7 @@ FORAMEN = 6.0
 # A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
 # of the scanner's blur inside the true edge. There the mask ends.
 BORDER = 1.28
+FAINT = 120.0  # HU: as bright is the skull base of a template where its heads differ most
 DRAWN_ABOVE = 8.0  # mm above the foramen where drawn vessels end: else they follow the cut
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
@@ -299,9 +300,10 @@ def scan(
     if necks:
         hu = add_body(hu, space, head, necks, rng)
     hu = add_surroundings(hu, space, look, rng)
+    hu, inner = averaged(hu, space, look, rng.spawn(1)[0])
     hu, heights = image(hu, look, stored, rng)
     nearest = np.rint(heights).astype(int)
-    mask = largest(at_heights(space["inner"], heights) < -look["border"])
+    mask = largest(at_heights(inner, heights) < -look["border"])
     about = {"source": head.name, "seed": seed} | look
     affine = np.diag(look["spacing"] * np.array([1, 1, heights[1] - heights[0], 0])) + AFFINE_ONE
     affine[2, 3] = look["spacing"] * heights[0]
@@ -319,6 +321,8 @@ def draw_look(rng, plain, body) -> dict:
     tilt = rng.choice([8, 25, 180], p=[0.55, 0.3, 0.15])
     sharp = rng.uniform(0.35, 0.75) if plain or rng.random() < 0.85 else rng.uniform(0.75, 2.2)
     coarse = not plain and rng.random() < 0.15
+    own = rng.spawn(1)[0]  # leaves the draws of all else as they were
+    template = not plain and own.random() < 0.2
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length), "phase": str(phase),
@@ -327,6 +331,8 @@ def draw_look(rng, plain, body) -> dict:
         "thickness": float(rng.choice([rng.uniform(0.5, 1.5), rng.uniform(1.5, 6)])),
         "sharpness": float(sharp), "noise": float(np.exp(rng.normal(1.6, 0.6))),
         "pixel": float(rng.uniform(1.5, 4.2)) if coarse else 0.0,  # mm; 0 is as fine as `spacing`
+        "averaged": float(own.uniform(1.5, 4)) if template else 0.0,  # mm; 0 is a single head
+        "vault": float(own.uniform(50, 90)),  # mm above the foramen, where averaged heads agree
     }
 
 
@@ -667,6 +673,31 @@ def add_metal(hu, space, look, rng) -> np.ndarray:
 # ---------------------------------------------------------------- the scanner
 
 
+def averaged(hu, space, look, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Return `hu` as the mean of many heads shows it, a template, and the distance to its inner
+    table: both as they are where look["averaged"] is 0.
+
+    Heads are brought together at the vault; at the base they lie apart by look["averaged"] mm
+    (standard deviation), a quarter of which is left at the vault. There the mask ends farther
+    inside, as in a scan that is so blurred, and the bone of one meets the marrow, the fat and the
+    air of others: it is faint.
+    """
+    apart, step = look["averaged"], look["spacing"]
+    if not apart:
+        return hu, space["inner"]
+    base = np.clip((look["vault"] + space["along"]) / 20, 0, 1)
+    left = np.clip(rng.uniform(0, 0.6) + 0.3 * smooth_noise(hu.shape, rng, 30 / step), 0, 1)
+    hu = hu - base * (1 - left) * np.maximum(hu - FAINT, 0)
+    near, far = 0.25 * apart, apart
+
+    def mean(values):
+        low, high = (ndimage.gaussian_filter(values, sd / step) for sd in (near, far))
+        return low + base * (high - low)
+
+    spread = np.hypot(look["sharpness"], near + base * (far - near))
+    return mean(hu), mean(space["inner"]) + BORDER * (spread - look["sharpness"])
+
+
 def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
     """Return `hu` as a scanner shows it (blur, slices, shading, noise, clipping) and the height of
     each slice in voxels of what came in."""
@@ -686,7 +717,8 @@ def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
         hu = hu + rng.uniform(1, 8) * smooth_noise(hu.shape, rng, 50 / step)
     grain = rng.standard_normal(hu.shape, dtype=np.float32)
     grain = ndimage.gaussian_filter(grain, [rng.uniform(0.3, 1.1)] * 2 + [0.3])
-    hu = hu + look["noise"] * grain / grain.std()
+    noise = look["noise"] / (5 if look["averaged"] else 1)  # of some 25 heads
+    hu = hu + noise * grain / grain.std()
     if rng.random() < 0.3:  # a sharp kernel overshoots within a slice
         hu = hu + rng.uniform(0.2, 0.8) * (hu - ndimage.gaussian_filter(hu, (1, 1, 0)))
     if rng.random() < 0.3:  # round reconstruction field

@@ -10,32 +10,47 @@ In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates a
 volume's own orthonormal axes (`Grid.axes`): in them lie every grid of one volume and every `box`.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
-import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel import orientations
 from scipy import sparse
 
-import dicom
-from dicom import PADDING, POSITIONS
 from errors import InputError, replacing
+
+sys.modules.setdefault("pydicom", None)  # nibabel would take 0.3 s to load it, and has no use of it
+import nibabel as nib  # noqa: E402
+from nibabel import orientations  # noqa: E402
+
+if sys.modules["pydicom"] is None:
+    del sys.modules["pydicom"]
+if TYPE_CHECKING:
+    import dicom
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it says, our one line says
 # Nothing is darker than air: padding, which lossy compression blurs, and all else below becomes AIR
 AIR = -1024
+# What scanners write outside their round field of view
+PADDING = (-1500, -2000, -3024)
+# Patient axes to which an array's columns (i), rows (j) and slices (k) run; PS3.3 C.7.3.1.1.2
+POSITIONS = {
+    "HFS": "LPS", "HFP": "RAS", "HFDR": "PRS", "HFDL": "ALS",
+    "FFS": "RPI", "FFP": "LAI", "FFDR": "ARI", "FFDL": "PLI",
+}  # fmt: skip
 UNREADABLE = (  # what nibabel raises of a file that is no image, or a damaged one
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
     ValueError, zlib.error,
@@ -365,6 +380,8 @@ def _slabs(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _read_dicom(path: Path, series: int | None) -> Volume:
+    import dicom
+
     scan = dicom.read_series(path, series)
     _check_affine(scan.affine, scan.array.shape, path)
     header = nib.Nifti1Header()
@@ -446,6 +463,8 @@ def write_dicom_seg(
     patient and study of the source are copied into it: it is as confidential as the scan.
     Raises InputError for a scan that is no DICOM, or when `path` cannot be written.
     """
+    import dicom
+
     if volume.slices is None:
         raise InputError(f"{volume.path} is no DICOM scan, so no DICOM SEG can refer to it")
     pictures = _source_order(mask, volume).astype(bool).T[:, ::-1]

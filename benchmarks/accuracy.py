@@ -40,7 +40,7 @@ KINDS = {
     "thick, disease": {"phase": "none", "thickness": 5.0, "tilt": 25.0},
 }
 FIELD = {"spacing": 0.6, "width": 225.0, "length": 190.0, "above": 8.0, "sharpness": 0.55,
-         "pixel": 0.0}
+         "pixel": 0.0, "averaged": 0.0}
 FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and prone
 PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whole": (-1024, 3071)}
 

@@ -27,10 +27,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dicom import LPS_TO_RAS, POSITIONS, list_series
+from dicom import LPS_TO_RAS, list_series
 from errors import InputError
 from volume import (
     AIR,
+    POSITIONS,
     bids_mask_name,
     read_mask,
     read_volume,

@@ -399,7 +399,7 @@ def test_a_trunk_has_no_brain(predictor, shared):
 
 
 @pytest.mark.parametrize("spacing, seen", [
-    ((0.5, 0.5, 0.7), (2, 2, 2)), ((0.4, 0.4, 5.0), (3, 2, 2)), ((4.5, 0.6, 0.6), (2, 2, 3)),
+    ((0.5, 0.5, 0.7), (3, 3, 3)), ((0.4, 0.4, 6.5), (4, 3, 3)), ((7.5, 0.6, 0.6), (3, 3, 5)),
 ])  # fmt: skip
 def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, seen):
     every = pred.slices_seen(SimpleNamespace(spacing=np.array(spacing)), 1.5)
@@ -458,9 +458,9 @@ def test_a_mask_grows_and_shrinks_by_mm_whatever_the_voxels():
 
 
 def test_agreement_is_the_dice_of_each_pair_of_views():
-    views = {"axial": np.array([1.0, 1, 0, 0]), "coronal": np.array([1.0, 0, 0, 0]),
-             "sagittal": np.array([0.0, 0, 0, 1])}  # fmt: skip
-    assert pred.agreement(views) == {
+    seen = {"axial": [1.0, 1, 0, 0], "coronal": [1.0, 0, 0, 0], "sagittal": [0.0, 0, 0, 1]}
+    views = {view: np.reshape(row, (4, 1, 1)) for view, row in seen.items()}
+    assert pred.agreement(views, dict.fromkeys(views, 1)) == {
         "axial-coronal": pytest.approx(2 / 3, abs=1e-4), "axial-sagittal": 0, "coronal-sagittal": 0
     }  # fmt: skip
     assert dice(np.zeros(3, bool), np.zeros(3, bool)) == 1

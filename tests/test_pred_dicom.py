@@ -9,7 +9,7 @@ from test_dicom import write_dicom
 
 import data
 import pred
-from dicom import POSITIONS
+from volume import POSITIONS
 
 STEP = 2.5  # mm: the fixture's cubes
 

@@ -17,6 +17,7 @@ from quality import CHECK, FAILED, LIMITS, OK
 from volume import read_volume
 
 SPACING = 2.0  # mm
+EVERY = {"axial": 3, "coronal": 2, "sagittal": 2}  # slice that a view looks at
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def answer(head):
 
 def verdict_on(hu, mask, views):
     size = mask.sum() * SPACING**3 / 1000
-    signs = quality.signs_of_cubes(views, mask, hu, SPACING)
+    signs = quality.signs_of_cubes(views, EVERY, mask, hu, SPACING)
     signs |= quality.signs_of_scan(hu, mask, (SPACING,) * 3, size)
     return quality.judge(signs, quality.strange_hu(hu))
 
@@ -118,15 +119,26 @@ def test_views_that_disagree_in_one_third_are_told_where(head, answer):
     low = np.flatnonzero(mask.any((0, 1)))[0]
     shifted = answer["axial"].copy()
     shifted[..., low : low + 20] = np.roll(shifted[..., low : low + 20], 8, axis=0)
-    signs = quality.agreements(answer | {"axial": shifted}, mask)
+    signs = quality.agreements(answer | {"axial": shifted}, EVERY, mask)
     assert signs["agreement_base"] < 0.9 < signs["agreement"]
     assert signs["agreement_upper"] == signs["agreement_middle"] == 1
+
+
+def test_only_what_both_views_looked_at_tells_whether_they_agree(head, answer):
+    _, mask = head
+    wrong = {view: np.ones_like(mask, np.float32) for view in answer}
+    for axis, view in enumerate(("sagittal", "coronal", "axial")):
+        looked = np.moveaxis(wrong[view], axis, 0)[:: EVERY[view]]
+        looked[:] = np.moveaxis(answer[view], axis, 0)[:: EVERY[view]]
+    assert quality.agreements(wrong, EVERY, mask)["agreement"] == 1
+    assert set(pred.agreement(wrong, EVERY).values()) == {1}
+    assert quality.agreements(wrong, dict.fromkeys(EVERY, 1), mask)["agreement"] < 0.97
 
 
 def test_a_wavering_network_has_a_broad_border(head, answer):
     hu, mask = head
     unsure = dict.fromkeys(answer, ndimage.gaussian_filter(mask.astype(np.float32), 3))
-    sharp, broad = (quality.signs_of_cubes(views, mask, hu, SPACING)["border_mm"]
+    sharp, broad = (quality.signs_of_cubes(views, EVERY, mask, hu, SPACING)["border_mm"]
                     for views in (answer, unsure))  # fmt: skip
     # of a Gaussian from 0.1 to 0.9; a shell of voxels is some 20 % smaller than the sphere
     assert broad == pytest.approx(2 * 1.2816 * 3 * SPACING * 1.2, rel=0.15)
@@ -145,7 +157,7 @@ def test_a_cut_brain_is_told_by_face_and_area(head):
 def test_blanked_voxels_are_seen_in_the_middle_of_a_scan(head, answer):
     hu, mask = (x.copy() for x in head)
     hu[..., 80:], mask[..., 80:] = -1024, False
-    signs = quality.signs_of_cubes(answer, mask, hu, SPACING)
+    signs = quality.signs_of_cubes(answer, EVERY, mask, hu, SPACING)
     assert signs["faces_air"] > 0.2
     assert signs["near_bone"] < 0.9
 
@@ -156,7 +168,7 @@ def test_what_no_brain_holds_is_seen(head, answer, sign, value):
     filled = hu.copy()
     filled[30:60, 30:60, 60:80] = value
     share = 30 * 30 * 20 / mask.sum()
-    signs = quality.signs_of_cubes(answer, mask, filled, SPACING)
+    signs = quality.signs_of_cubes(answer, EVERY, mask, filled, SPACING)
     assert signs[sign] == pytest.approx(share, rel=0.25)  # its edge is blurred
 
 

@@ -107,6 +107,13 @@ def test_a_picture_waits_for_no_package_that_only_scans_need(tmp_path):
     assert not heavy & set(loaded.split())
 
 
+def test_a_nifti_scan_waits_for_no_package_that_only_dicom_needs(cta_file, tmp_path):
+    run = "import sys, pred; pred.main(); print(*sys.modules)"
+    loaded = run_python(run, cta_file, "--out", tmp_path / "out").split()
+    assert "nibabel" in loaded
+    assert not {"pydicom", "highdicom", "gdcm", "requests", "dicom"} & set(loaded)
+
+
 def test_air_is_the_same_everywhere():
     assert data.AIR == volume.AIR
 

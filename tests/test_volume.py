@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from dicom import POSITIONS
 from errors import InputError
 from volume import (
     AIR,
+    POSITIONS,
     Volume,
     millilitres,
     read_mask,
