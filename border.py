@@ -38,6 +38,7 @@ BRIGHTER = 1.35  # times as bright as the brightest vessels deep in the brain, w
 DEEP, SURE, BEYOND = -2.0, -1.0, 3.0  # mm from the network's border: see thick_vessels
 THIN = 2.0  # mm between slices, at most, where vessels are followed
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
+USUAL_BLUR = 0.5  # mm: taken where too little bone is seen to measure it
 WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
 
@@ -51,7 +52,7 @@ class Border:
     distance: np.ndarray
     inside: np.ndarray
     step: np.ndarray
-    blur: float = 0.5
+    blur: float = USUAL_BLUR
 
 
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
@@ -132,24 +133,31 @@ def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
     from volume import regions
 
     across = [axis for axis in range(3) if axis != scan.slice_axis]
-    every = list(regions(border.grid, scan, depth=1))
-
-    def widths_in(region):
-        hu = scan.hu[region].astype(np.float32)
-        if min(hu.shape[axis] for axis in across) < 3:
-            return np.zeros(0)
-        distance, inside, step = on_scan(border, scan, region)
-        slopes = [np.gradient(hu, scan.spacing[axis], axis=axis) for axis in across]
-        slope = np.hypot(*slopes)
-        halfway = np.abs(hu - inside - step / 2) < 0.2 * step
-        face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
-        return step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope[face], 1))
-
-    with ThreadPoolExecutor(2) as pool:
-        some = every[:: max(1, len(every) // slices)]
-        widths = np.concatenate([*pool.map(widths_in, some), np.zeros(0)])
+    region = list(next(regions(border.grid, scan, depth=max(scan.hu.shape))))
+    all_of_them = region[scan.slice_axis]
+    every = max(1, (all_of_them.stop - all_of_them.start) // slices)
+    region[scan.slice_axis] = slice(all_of_them.start, all_of_them.stop, every)
+    hu = scan.hu[tuple(region)].astype(np.float32)
+    if min(hu.shape[axis] for axis in across) < 3:
+        return USUAL_BLUR
+    distance, inside, step = on_scan(border, scan, tuple(region))
+    halfway = np.abs(hu - inside - step / 2) < 0.2 * step
+    face = np.nonzero(halfway & (np.abs(distance) < 2.5) & (step > BONE))
+    if len(face[0]) <= 100:
+        return USUAL_BLUR
+    slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
+    widths = step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope, 1))
     # where the face lies aslant in the slice, its slope is less: the median would be too wide
-    return float(np.clip(np.quantile(widths, 0.25), 0.3, 3)) if len(widths) > 100 else 0.5
+    return float(np.clip(np.quantile(widths, 0.25), 0.3, 3))
+
+
+def slopes(values: np.ndarray, at: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
+    """By how much `values` rise along an axis in a voxel, `at` those indices: half the difference
+    of the two neighbours."""
+    low, high = list(at), list(at)
+    low[axis] = np.maximum(at[axis] - 1, 0)
+    high[axis] = np.minimum(at[axis] + 1, values.shape[axis] - 1)
+    return (values[tuple(high)] - values[tuple(low)]) / 2
 
 
 def on_scan(border: Border, scan: Volume, region) -> list[np.ndarray]:

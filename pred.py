@@ -644,6 +644,8 @@ def read_scan(path: str | Path, series: int | None = None) -> Volume:
     from volume import read_volume
 
     scan = read_volume(path, series=series)
+    import border  # noqa: F401  it takes 0.3 s, while the network is still being loaded
+
     hu, notes = quality.to_hu(scan.hu)
     return replace(scan, hu=hu, notes=(*scan.notes, *notes))
 
