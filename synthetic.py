@@ -678,9 +678,8 @@ def averaged(hu, space, look, rng) -> tuple[np.ndarray, np.ndarray]:
     table: both as they are where look["averaged"] is 0.
 
     Heads are brought together at the vault; at the base they lie apart by look["averaged"] mm
-    (standard deviation), a quarter of which is left at the vault. There the mask ends farther
-    inside, as in a scan that is so blurred, and the bone of one meets the marrow, the fat and the
-    air of others: it is faint.
+    (standard deviation), a quarter of which is left at the vault. There the bone of one meets the
+    marrow, the fat and the air of others and is faint: the mask holds what most of their masks do.
     """
     apart, step = look["averaged"], look["spacing"]
     if not apart:
@@ -694,8 +693,8 @@ def averaged(hu, space, look, rng) -> tuple[np.ndarray, np.ndarray]:
         low, high = (ndimage.gaussian_filter(values, sd / step) for sd in (near, far))
         return low + base * (high - low)
 
-    spread = np.hypot(look["sharpness"], near + base * (far - near))
-    return mean(hu), mean(space["inner"]) + BORDER * (spread - look["sharpness"])
+    blur = np.hypot(look["sharpness"], near)
+    return mean(hu), mean(space["inner"]) + BORDER * (blur - look["sharpness"])
 
 
 def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:

@@ -247,8 +247,7 @@ def test_stored_slices_show_the_anatomy_at_the_same_mm_as_cubes(coarse):
 
 
 def test_a_template_is_blurred_and_faint_at_the_base_and_sharp_at_the_vault(coarse):
-    """As 4 mm are between the heads at the base, its mask ends some 5 mm farther inside: 1.28 of
-    them, and more where the distance is no longer told."""
+    """Its mask is that of most of its heads: smoother at the base, but about as large."""
     look = coarse | {"plain": True, "phase": "none", "noise": 0.01, "tilt": 0.0, "above": 10.0}
     one, many = (synthetic.scan(0, vault=60.0, averaged=mm, **look) for mm in (0.0, 4.0))
     heights = np.flatnonzero(one.mask.any((0, 1)))
@@ -256,11 +255,8 @@ def test_a_template_is_blurred_and_faint_at_the_base_and_sharp_at_the_vault(coar
     for part, limits in ((base, (0, 0.6)), (vault, (0.8, 1.2))):
         bone = [(made.hu[..., part] > 300).sum() for made in (one, many)]
         assert limits[0] < bone[1] / bone[0] < limits[1]
-    assert not (many.mask & ~one.mask)[..., base].any()
-    inside = 2.5 * (ndimage.distance_transform_edt(one.mask) - 1)  # mm, 0 in the outermost voxel
-    edge = many.mask & ~ndimage.binary_erosion(many.mask)
-    assert 4 < np.median(inside[..., base][edge[..., base]]) < 7
     assert dice(one.mask[..., vault], many.mask[..., vault]) > 0.95
+    assert 0.85 < many.mask[..., base].sum() / one.mask[..., base].sum() < 1
 
 
 def test_some_scans_are_templates_but_no_plain_one():
