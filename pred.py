@@ -49,8 +49,10 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
+THICK = 2.0  # mm between slices: with more, thin vessels are not to be seen
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-EVERY = 3  # of a view's slices: each other one costs under 0.0001 of Dice (benchmarks/README.md)
+# One slice of a view in so many is looked at, which costs under 0.0001 of Dice (benchmarks/README.md)
+EVERY, EVERY_THICK = 2, 3
 FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
 FUNNEL = 6.0  # mm
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
@@ -306,10 +308,12 @@ class Predictor:
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
     """Of each view of a scan on cubes, one slice in how many is looked at.
 
-    One in EVERY; fewer where the scan's own slices lie farther apart: between them is nothing new.
+    One in EVERY, or EVERY_THICK of a scan of slices over THICK apart; across these fewer still where
+    they lie farther apart: between them is nothing new.
     """
+    least = EVERY_THICK if max(scan.spacing) > THICK else EVERY
     apart = zip(data.VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
-    return {view: max(EVERY, int(mm / spacing)) for view, mm in apart}
+    return {view: max(least, int(mm / spacing)) for view, mm in apart}
 
 
 def thin_axis(scan: Volume) -> int | None:
