@@ -51,7 +51,7 @@ COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one 
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
 THICK = 2.0  # mm between slices: with more, thin vessels are not to be seen
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-# One slice of a view in so many is looked at, which costs under 0.0001 of Dice (benchmarks/README.md)
+# Of a view one slice in so many is looked at, for under 0.0001 of Dice (benchmarks/README.md)
 EVERY, EVERY_THICK = 2, 3
 FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
 FUNNEL = 6.0  # mm
@@ -308,8 +308,8 @@ class Predictor:
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
     """Of each view of a scan on cubes, one slice in how many is looked at.
 
-    One in EVERY, or EVERY_THICK of a scan of slices over THICK apart; across these fewer still where
-    they lie farther apart: between them is nothing new.
+    One in EVERY, or in EVERY_THICK where slices are over THICK apart; across them fewer still
+    where they lie farther apart: between them is nothing new.
     """
     least = EVERY_THICK if max(scan.spacing) > THICK else EVERY
     apart = zip(data.VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
