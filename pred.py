@@ -49,7 +49,7 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
-THICK = 2.0  # mm between slices: with more, thin vessels are not to be seen
+THICK = 4.0  # mm between slices: with more, what is small is not to be seen in any view
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 # Of a view one slice in so many is looked at, for under 0.0001 of Dice (benchmarks/README.md)
 EVERY, EVERY_THICK = 2, 3
