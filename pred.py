@@ -49,7 +49,7 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
-THICK = 4.0  # mm between slices: with more, what is small is not to be seen in any view
+THICK = 4.0  # mm, the longest side of a voxel: with more, what is small is not to be seen
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 # Of a view one slice in so many is looked at, for under 0.0001 of Dice (benchmarks/README.md)
 EVERY, EVERY_THICK = 2, 3
@@ -308,8 +308,8 @@ class Predictor:
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
     """Of each view of a scan on cubes, one slice in how many is looked at.
 
-    One in EVERY, or in EVERY_THICK where slices are over THICK apart; across them fewer still
-    where they lie farther apart: between them is nothing new.
+    One in EVERY, or in EVERY_THICK where voxels are over THICK long; along that side fewer still
+    where they are longer: between them is nothing new.
     """
     least = EVERY_THICK if max(scan.spacing) > THICK else EVERY
     apart = zip(data.VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
