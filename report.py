@@ -41,8 +41,8 @@ def overlay(
         raise InputError(f"a mask {mask.shape} cannot be drawn on a picture {picture.shape[:2]}")
     mask = np.ascontiguousarray(mask, bool).astype(np.uint8)
     rgb = picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
-    tinted = cv2.addWeighted(rgb, 1 - fill, np.full_like(rgb, colour), fill, 0)
-    drawn = np.where(mask[..., None] > 0, tinted, rgb)
+    tints = (1 - fill) * np.arange(256)[:, None] + fill * np.array(colour)  # of each grey value
+    drawn = cv2.copyTo(cv2.LUT(rgb, np.rint(tints).astype(np.uint8)[None]), mask, rgb.copy())
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(drawn, outlines, -1, colour, 1)
 
@@ -59,7 +59,8 @@ def montage(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int
     columns = columns or max(1, round(math.sqrt(1.5 * len(pictures) * high / wide)))
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    sheet = np.full((rows * high + gap, columns * wide + gap, 3), NIGHT, np.uint8)
+    sheet = np.empty((rows * high + gap, columns * wide + gap, 3), np.uint8)
+    cv2.rectangle(sheet, (0, 0), sheet.shape[1::-1], NIGHT, cv2.FILLED)  # np.full is far slower
     for index, picture in enumerate(pictures):
         height, width = picture.shape[:2]
         top = gap + index // columns * high + (high - gap - height) // 2
