@@ -38,7 +38,7 @@ import quality
 import report
 from cases import card_of, read_json
 from errors import InputError, replacing, run, warn
-from quality import both_saw, dice
+from quality import dice, where_saw
 
 if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
     from mri import MRI
@@ -445,10 +445,11 @@ def largest(mask: np.ndarray) -> np.ndarray:
 
 def agreement(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:
     """Dice between the masks of each pair of views, where both of them looked."""
-    return {
-        "-".join(pair): round(dice(*(views[view][both_saw(pair, every)] > 0.5 for view in pair)), 4)
-        for pair in combinations(views, 2)
-    }
+    found = {}
+    for pair in combinations(views, 2):
+        masks = (views[view][where_saw(pair, every)] > 0.5 for view in pair)
+        found["-".join(pair)] = round(float(dice(*masks)), 4)
+    return found
 
 
 # ---------------------------------------------------------------- what to predict, and where to

@@ -11,6 +11,7 @@ no sign stands for them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -221,8 +222,9 @@ def signs_of_cubes(
         return {}
     mean = sum(views.values()) / len(views)
     shell = mask & ~scipy.ndimage.binary_erosion(mask, border_value=1)
-    surface = max(np.count_nonzero(shell), 1)
-    wavering = np.count_nonzero((mean > 0.1) & (mean < 0.9))
+    seen = where_saw(views, every)
+    surface = max(np.count_nonzero(shell[seen]), 1)
+    wavering = np.count_nonzero((mean[seen] > 0.1) & (mean[seen] < 0.9))
     smooth = scipy.ndimage.uniform_filter(cubes, 3)
     inside = smooth[mask]
     width = 2 * round(NEAR_BONE / spacing) + 1
@@ -251,7 +253,7 @@ def agreements(
     parts = {f"agreement_{third}": ends[i : i + 2] for i, third in enumerate(THIRDS)}
     least = dict.fromkeys(("agreement", *parts), 1.0)
     for pair in combinations(views, 2):
-        seen = both_saw(pair, every)
+        seen = where_saw(pair, every)
         a, b = ((views[view][seen] > 0.5) & near[seen] for view in pair)
         heights = np.arange(mask.shape[2])[seen[2]]
         for name, (start, stop) in {"agreement": (0, mask.shape[2]), **parts}.items():
@@ -260,12 +262,12 @@ def agreements(
     return least
 
 
-def both_saw(pair: tuple[str, str], every: dict[str, int]) -> tuple[slice, slice, slice]:
-    """The voxels (X, Y, Z) at which both views of a pair looked, at one slice in `every` each.
+def where_saw(views: Iterable[str], every: dict[str, int]) -> tuple[slice, slice, slice]:
+    """The voxels (X, Y, Z) at which all of some views looked, at one slice in `every` each.
 
     Between its slices a view is interpolated, which says nothing of what the network sees.
     """
-    x, y, z = (every[view] if view in pair else 1 for view in reversed(VIEWS))
+    x, y, z = (every[view] if view in views else 1 for view in reversed(VIEWS))
     return np.s_[::x, ::y, ::z]
 
 

@@ -131,6 +131,9 @@ def test_only_what_both_views_looked_at_tells_whether_they_agree(head, answer):
         looked = np.moveaxis(wrong[view], axis, 0)[:: EVERY[view]]
         looked[:] = np.moveaxis(answer[view], axis, 0)[:: EVERY[view]]
     assert quality.agreements(wrong, EVERY, mask)["agreement"] == 1
+    broad = [quality.signs_of_cubes(views, EVERY, *head[::-1], SPACING)["border_mm"]
+             for views in (answer, wrong)]  # fmt: skip
+    assert broad[0] == broad[1]
     assert set(pred.agreement(wrong, EVERY).values()) == {1}
     assert quality.agreements(wrong, dict.fromkeys(EVERY, 1), mask)["agreement"] < 0.97
 
