@@ -133,14 +133,14 @@ def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
     from volume import regions
 
     across = [axis for axis in range(3) if axis != scan.slice_axis]
-    region = list(next(regions(border.grid, scan, depth=max(scan.hu.shape))))
-    all_of_them = region[scan.slice_axis]
-    every = max(1, (all_of_them.stop - all_of_them.start) // slices)
-    region[scan.slice_axis] = slice(all_of_them.start, all_of_them.stop, every)
-    hu = scan.hu[tuple(region)].astype(np.float32)
-    if min(hu.shape[axis] for axis in across) < 3:
+    whole = next(regions(border.grid, scan, depth=max(scan.hu.shape)), None)
+    if whole is None:
         return USUAL_BLUR
-    distance, inside, step = on_scan(border, scan, tuple(region))
+    start, stop = whole[scan.slice_axis].start, whole[scan.slice_axis].stop
+    every = slice(start, stop, max(1, (stop - start) // slices))
+    region = tuple(every if axis == scan.slice_axis else whole[axis] for axis in range(3))
+    hu = scan.hu[region].astype(np.float32)
+    distance, inside, step = on_scan(border, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
     face = np.nonzero(halfway & (np.abs(distance) < 2.5) & (step > BONE))
     if len(face[0]) <= 100:

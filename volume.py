@@ -32,7 +32,7 @@ from scipy import sparse
 
 from errors import InputError, replacing
 
-sys.modules.setdefault("pydicom", None)  # nibabel would take 0.3 s to load it, and has no use of it
+sys.modules.setdefault("pydicom", None)  # nibabel would load it, in 0.3 s, for what we do not use
 import nibabel as nib  # noqa: E402
 from nibabel import orientations  # noqa: E402
 

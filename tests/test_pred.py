@@ -399,7 +399,8 @@ def test_a_trunk_has_no_brain(predictor, shared):
 
 
 @pytest.mark.parametrize("spacing, seen", [
-    ((0.5, 0.5, 0.7), (2, 2, 2)), ((0.4, 0.4, 6.5), (4, 3, 3)), ((7.5, 0.6, 0.6), (3, 3, 5)),
+    ((0.5, 0.5, 0.7), (2, 2, 2)), ((0.8, 0.8, 3.5), (2, 2, 2)), ((0.4, 0.4, 5.0), (3, 3, 3)),
+    ((0.4, 0.4, 6.5), (4, 3, 3)), ((7.5, 0.6, 0.6), (3, 3, 5)),
 ])  # fmt: skip
 def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, seen):
     every = pred.slices_seen(SimpleNamespace(spacing=np.array(spacing)), 1.5)
