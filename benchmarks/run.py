@@ -6,12 +6,13 @@
     python benchmarks/run.py --runs 0                           # the table of what was measured
 
 Whole processes are timed, start-up included, all ways in turn, so that what else the machine does
-hits them alike; files are in the system's cache. Peak memory is that of the process. What is
-measured is added to times.csv in --folder, and the table shows all that stands there: parts can
-be run on their own. Nothing else should run meanwhile.
+hits them alike; files are in the system's cache, sources compiled. Peak memory is that of the
+process. What is measured is added to times.csv in --folder, and the table shows all that stands
+there: parts can be run on their own. Nothing else should run meanwhile.
 """
 
 import argparse
+import compileall
 import csv
 import os
 import platform
@@ -150,6 +151,8 @@ def measure_all(args, folder: Path) -> None:
     tasks = [(name, way) for name in args.inputs for way in ways if can(way, name)]
     for way in ways:
         environment(way, folder)
+    # as after any first run, also where PYTHONDONTWRITEBYTECODE forbids Python to keep its work
+    compileall.compile_dir(HERE.parent, maxlevels=0, quiet=1)
     table = folder / "times.csv"
     kept = [row for row in read_rows(table) if (row["input"], row["way"]) not in tasks]
     write_rows(table, kept)
