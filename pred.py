@@ -253,7 +253,7 @@ class Predictor:
 
     def find_head(self, scan: Volume) -> np.ndarray | None:
         """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
-        from volume import straighten
+        from volume import largest, straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
         every = dict.fromkeys(data.VIEWS, FEW)
@@ -370,6 +370,8 @@ def clean_volume(probability: np.ndarray) -> np.ndarray:
 
     What hangs on it by less than three cubes is no part of it: it has leaked through a foramen.
     """
+    from volume import largest
+
     core = largest(scipy.ndimage.binary_erosion(probability > 0.5, border_value=1))
     near = scipy.ndimage.binary_dilation(core, iterations=2)
     probability = np.where(near, probability, 0)
@@ -396,9 +398,11 @@ def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
 
 def tidy(mask: np.ndarray) -> np.ndarray:
     """A mask (X, Y, Z) with only its largest component, and no holes; changed in place."""
+    from volume import largest
+
     if mask.any():
         box = tuple(map(slice, *ends(mask)))  # far quicker than all of a large scan
-        mask[box] = fill_voids.fill(np.array(largest(mask[box]), order="K"))
+        mask[box] = fill_voids.fill(largest(np.array(mask[box], order="K")))
     return mask
 
 
@@ -435,12 +439,6 @@ def close_to(mask: np.ndarray, grid: Grid, margin: int = 3) -> Grid:
     low, high = np.maximum(low - margin, 0), np.minimum(high + margin, grid.shape)
     start = grid.start + grid.spacing * low
     return replace(grid, start=start, shape=tuple((high - low).tolist()))
-
-
-def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected component of a mask (the mask itself when empty)."""
-    parts, count = scipy.ndimage.label(mask)
-    return mask if count < 2 else parts == np.bincount(parts[mask]).argmax()
 
 
 def agreement(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:

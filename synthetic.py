@@ -30,6 +30,7 @@ from scipy.spatial.transform import Rotation
 from scipy.special import erfinv
 
 from errors import InputError, replacing, run
+from volume import largest
 
 AIR = -1000.0
 SPACING = 1.25  # mm: finer than the network's 1.5 mm, near the label maps' 1 mm
@@ -186,12 +187,6 @@ def canal_coordinates(shape, base, down) -> tuple[np.ndarray, np.ndarray]:
     x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
     along = x * down[0] + y * down[1] + z * down[2]
     return along, np.sqrt(np.maximum(x**2 + y**2 + z**2 - along**2, 0))
-
-
-def largest(mask: np.ndarray) -> np.ndarray:
-    """Return the largest connected component of a mask (the mask itself when empty)."""
-    parts, count = ndimage.label(mask)
-    return mask if count < 2 else parts == np.bincount(parts.ravel())[1:].argmax() + 1
 
 
 def signed_distance(mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:

@@ -24,13 +24,13 @@ from errors import replacing
 from synthetic import (
     INDEX,
     label_files,
-    largest,
     load_anatomy,
     phantom,
     pose,
     sample,
     smooth_noise,
 )
+from volume import largest
 
 CORE, OEDEMA, ENHANCING = 1, 2, 4  # label values, as in BraTS of 2017 to 2021
 # Brightness of each tissue, that of white matter on T1 being 1

@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import cc3d
 import cv2
 import numpy as np
 from isal import igzip, isal_zlib
@@ -497,6 +498,11 @@ def millilitres(mask: np.ndarray, volume: Volume) -> float:
     thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
     voxels = np.count_nonzero(mask, axis=lie.order[1:])
     return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest part of a mask (X, Y, Z) whose voxels touch by faces; an empty one as it is."""
+    return cc3d.largest_k(mask, k=1, connectivity=6, binary_image=True) > 0
 
 
 # ---------------------------------------------------------------- straight grids

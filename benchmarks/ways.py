@@ -105,9 +105,9 @@ def near(mask, distance: float):
 def largest(mask):
     """The largest connected part of a mask (bool)."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import synthetic
+    import volume
 
-    return synthetic.largest(mask)
+    return volume.largest(mask)
 
 
 def soft_tissue(scan, low: float = 0, contrast: float = 100):
