@@ -49,10 +49,11 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
-THICK = 4.0  # mm, the longest side of a voxel: with more, what is small is not to be seen
+THICK = 4.0  # mm along a voxel: between two there is nothing new
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-# Of a view one slice in so many is looked at, for under 0.0001 of Dice (benchmarks/README.md)
-EVERY, EVERY_THICK = 2, 3
+# Of a view one slice in so many is looked at, for 0.0001 of Dice (benchmarks/README.md); across
+# thick slices one in so many
+EVERY, EVERY_THICK = 2, 5
 FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
 FUNNEL = 6.0  # mm
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
@@ -308,12 +309,12 @@ class Predictor:
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
     """Of each view of a scan on cubes, one slice in how many is looked at.
 
-    One in EVERY, or in EVERY_THICK where voxels are over THICK long; along that side fewer still
-    where they are longer: between them is nothing new.
+    One in EVERY; where voxels are over THICK long, what is new along them and no more. Slices so
+    thick, seen from the side, are stripes: there it is one in EVERY_THICK.
     """
-    least = EVERY_THICK if max(scan.spacing) > THICK else EVERY
+    every = EVERY_THICK if scan.spacing[scan.slice_axis] > THICK else EVERY
     apart = zip(data.VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
-    return {view: max(least, int(mm / spacing)) for view, mm in apart}
+    return {view: max(EVERY, int(mm / spacing)) if mm > THICK else every for view, mm in apart}
 
 
 def thin_axis(scan: Volume) -> int | None:

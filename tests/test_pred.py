@@ -398,12 +398,14 @@ def test_a_trunk_has_no_brain(predictor, shared):
     assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
 
 
-@pytest.mark.parametrize("spacing, seen", [
-    ((0.5, 0.5, 0.7), (2, 2, 2)), ((0.8, 0.8, 3.5), (2, 2, 2)), ((0.4, 0.4, 5.0), (3, 3, 3)),
-    ((0.4, 0.4, 6.5), (4, 3, 3)), ((7.5, 0.6, 0.6), (3, 3, 5)),
+@pytest.mark.parametrize("spacing, slice_axis, seen", [
+    ((0.5, 0.5, 0.7), 2, (2, 2, 2)), ((0.8, 0.8, 3.5), 2, (2, 2, 2)),
+    ((0.4, 0.4, 5.0), 2, (3, 5, 5)), ((0.4, 0.4, 6.5), 2, (4, 5, 5)),
+    ((7.5, 0.6, 0.6), 0, (5, 5, 5)), ((4.7, 4.7, 2.5), 2, (2, 3, 3)),
 ])  # fmt: skip
-def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, seen):
-    every = pred.slices_seen(SimpleNamespace(spacing=np.array(spacing)), 1.5)
+def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, slice_axis, seen):
+    scan = SimpleNamespace(spacing=np.array(spacing), slice_axis=slice_axis)
+    every = pred.slices_seen(scan, 1.5)
     assert every == dict(zip(("axial", "coronal", "sagittal"), seen, strict=True))
 
 
