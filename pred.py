@@ -40,7 +40,7 @@ from cases import card_of, read_json
 from errors import InputError, replacing, run, warn
 from quality import dice, where_saw
 
-if TYPE_CHECKING:  # volume.py brings nibabel and pydicom, which a picture need not wait for
+if TYPE_CHECKING:  # volume.py brings nibabel and SciPy, which a picture need not wait for
     from mri import MRI
     from volume import Grid, Volume
 
