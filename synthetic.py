@@ -62,7 +62,6 @@ FORAMEN = 6.0
 # A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
 # of the scanner's blur inside the true edge. There the mask ends.
 BORDER = 1.28
-FAINT = 120.0  # HU: as bright is the skull base of a template where its heads differ most
 DRAWN_ABOVE = 8.0  # mm above the foramen where drawn vessels end: else they follow the cut
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
@@ -317,7 +316,7 @@ def draw_look(rng, plain, body) -> dict:
     sharp = rng.uniform(0.35, 0.75) if plain or rng.random() < 0.85 else rng.uniform(0.75, 2.2)
     coarse = not plain and rng.random() < 0.15
     own = rng.spawn(1)[0]  # leaves the draws of all else as they were
-    template = not plain and own.random() < 0.2
+    template = not plain and own.random() < 1 / 3
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length), "phase": str(phase),
@@ -328,6 +327,7 @@ def draw_look(rng, plain, body) -> dict:
         "pixel": float(rng.uniform(1.5, 4.2)) if coarse else 0.0,  # mm; 0 is as fine as `spacing`
         "averaged": float(own.uniform(1.5, 4)) if template else 0.0,  # mm; 0 is a single head
         "vault": float(own.uniform(50, 90)),  # mm above the foramen, where averaged heads agree
+        "faint": float(own.uniform(40, 120)),  # HU of the skull base where they differ most
     }
 
 
@@ -673,16 +673,16 @@ def averaged(hu, space, look, rng) -> tuple[np.ndarray, np.ndarray]:
     table: both as they are where look["averaged"] is 0.
 
     Heads are brought together at the vault; at the base they lie apart by look["averaged"] mm
-    (standard deviation), a quarter of which is left at the vault. There the bone of one meets the
+    (standard deviation), two fifths of which are left at the vault. There the bone of one meets the
     marrow, the fat and the air of others and is faint: the mask holds what most of their masks do.
     """
     apart, step = look["averaged"], look["spacing"]
     if not apart:
         return hu, space["inner"]
     base = np.clip((look["vault"] + space["along"]) / 20, 0, 1)
-    left = np.clip(rng.uniform(0, 0.6) + 0.3 * smooth_noise(hu.shape, rng, 30 / step), 0, 1)
-    hu = hu - base * (1 - left) * np.maximum(hu - FAINT, 0)
-    near, far = 0.25 * apart, apart
+    left = rng.uniform(-0.3, 0.5) + 0.35 * smooth_noise(hu.shape, rng, 30 / step)
+    hu = hu - base * (1 - np.clip(left, 0, 1)) * np.maximum(hu - look["faint"], 0)
+    near, far = 0.4 * apart, apart
 
     def mean(values):
         low, high = (ndimage.gaussian_filter(values, sd / step) for sd in (near, far))
