@@ -402,7 +402,7 @@ def tidy(mask: np.ndarray) -> np.ndarray:
     from volume import largest
 
     if mask.any():
-        box = tuple(map(slice, *ends(mask)))  # far quicker than all of a large scan
+        box = around(mask, 0)  # far quicker than all of a large scan
         mask[box] = fill_voids.fill(largest(np.array(mask[box], order="K")))
     return mask
 
@@ -434,12 +434,19 @@ def ends(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([line[0] for line in lines]), np.array([line[-1] + 1 for line in lines])
 
 
+def around(mask: np.ndarray, margin) -> tuple[slice, ...]:
+    """The box of a mask (X, Y, Z) and `margin` voxels, one number or three, on every side."""
+    low, high = ends(mask)
+    low = np.maximum(low - np.ceil(margin), 0).astype(int)
+    high = np.minimum(high + np.ceil(margin), mask.shape).astype(int)
+    return tuple(map(slice, low.tolist(), high.tolist()))
+
+
 def close_to(mask: np.ndarray, grid: Grid, margin: int = 3) -> Grid:
     """The part of a grid that holds a mask on it, and `margin` cubes around: the border's band."""
-    low, high = ends(mask)
-    low, high = np.maximum(low - margin, 0), np.minimum(high + margin, grid.shape)
-    start = grid.start + grid.spacing * low
-    return replace(grid, start=start, shape=tuple((high - low).tolist()))
+    box = around(mask, margin)
+    start = grid.start + grid.spacing * np.array([side.start for side in box])
+    return replace(grid, start=start, shape=tuple(side.stop - side.start for side in box))
 
 
 def agreement(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:
@@ -803,16 +810,22 @@ def grey(picture: np.ndarray) -> np.ndarray:
 
 
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
+AROUND = 40.0  # mm about a brain: face and neck, in which a mask may have leaked, but no shoulders
 
 
 def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256):
     """An RGB sheet of the scan with its mask's outline, or its labels in colours: axial slices, two
-    coronal, two sagittal; of a thin scan its own slices. `scan` is in HU, or grey (uint8)."""
+    coronal, two sagittal; of a thin scan its own slices. `scan` is in HU, or grey (uint8); what is
+    drawn ends AROUND a brain."""
     tiles = []
     axis = thin_axis(scan)
     views = data.VIEWS if axis is None else data.VIEWS[2 - axis :][:1]  # z is axial's, x sagittal's
+    hu = scan.hu
+    if mask.dtype == bool and mask.any():
+        box = around(mask, np.divide(AROUND, scan.spacing))
+        hu, mask = hu[box], mask[box]
     for view in views:
-        pictures, masks = data.stack(scan.hu, view), data.stack(mask, view)
+        pictures, masks = data.stack(hu, view), data.stack(mask, view)
         rows, columns = data.pixel_spacing(scan.spacing, view)
         size = np.multiply(pictures.shape[1:], (rows, columns))
         width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))

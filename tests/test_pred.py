@@ -373,6 +373,19 @@ def test_of_a_thin_scan_only_its_own_slices_are_drawn(axis):
     assert 64 < height < 2 * 64 and 2 * 64 < width < 3 * 64  # two pictures, no stripe
 
 
+def test_a_brain_is_drawn_with_its_surroundings_not_with_the_shoulders():
+    """Of a scan 400 mm wide the sheet shows the brain and AROUND mm on every side, to the edge."""
+    hu, brain = np.full((100, 100, 50), -1000.0, np.float32), np.zeros((100, 100, 50), bool)
+    brain[40:60, 30:60, 30:50] = True
+    box = pred.around(brain, 10)
+    assert box == (slice(30, 70), slice(20, 70), slice(20, 50))
+    hu[box] = np.random.default_rng(0).normal(40, 90, (40, 50, 30))
+    scan = SimpleNamespace(hu=hu, spacing=np.full(3, 4.0))
+    sheet = pred.draw_scan(scan, brain, height=64)
+    ours = pred.draw_scan(SimpleNamespace(hu=hu[box], spacing=scan.spacing), brain[box], height=64)
+    np.testing.assert_array_equal(sheet, ours)
+
+
 def test_a_real_head_ct(predictor, shared):
     scan = read_volume(shared("ct/scct.nii.gz"))
     mask = np.asarray(nib.as_closest_canonical(nib.load(shared("ct/scct_mask.nii.gz"))).dataobj)
