@@ -316,7 +316,7 @@ def draw_look(rng, plain, body) -> dict:
     sharp = rng.uniform(0.35, 0.75) if plain or rng.random() < 0.85 else rng.uniform(0.75, 2.2)
     coarse = not plain and rng.random() < 0.15
     own = rng.spawn(1)[0]  # leaves the draws of all else as they were
-    template = not plain and own.random() < 1 / 3
+    template = not plain and own.random() < 0.2
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length), "phase": str(phase),

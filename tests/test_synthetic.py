@@ -253,8 +253,8 @@ def test_a_template_is_blurred_and_faint_at_the_base_and_sharp_at_the_vault(coar
     heights = np.flatnonzero(one.mask.any((0, 1)))
     base, vault = slice(heights[0], heights[0] + 16), slice(heights[-1] - 20, heights[-1])
     for part, limits in ((base, (0, 0.6)), (vault, (0.8, 1.2))):
-        bone = [(made.hu[..., part] > 300).sum() for made in (one, many)]
-        assert limits[0] <= bone[1] / bone[0] < limits[1]
+        bone = [(made.hu[..., part] > 200).sum() for made in (one, many)]
+        assert limits[0] < bone[1] / bone[0] < limits[1]
     assert dice(one.mask[..., vault], many.mask[..., vault]) > 0.95
     assert 0.85 < many.mask[..., base].sum() / one.mask[..., base].sum() < 1
 
@@ -262,7 +262,7 @@ def test_a_template_is_blurred_and_faint_at_the_base_and_sharp_at_the_vault(coar
 def test_some_scans_are_templates_but_no_plain_one():
     looks = [[synthetic.draw_look(np.random.default_rng(seed), plain, False)["averaged"]
               for seed in range(200)] for plain in (False, True)]  # fmt: skip
-    assert 0.23 < np.mean(np.array(looks[0]) > 0) < 0.43
+    assert 0.1 < np.mean(np.array(looks[0]) > 0) < 0.3
     assert min(mm for mm in looks[0] if mm) >= 1.5 and max(looks[0]) <= 4
     assert not any(looks[1])
 
