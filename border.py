@@ -31,6 +31,7 @@ PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
+FIRM = 400.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # NOISE and a blur measured on aslant faces add. Chosen on validation scans.
@@ -176,8 +177,8 @@ def on_scan(border: Border, scan: Volume, region) -> list[np.ndarray]:
 def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
     """The mask (bool) of a region of the scan: the network's, its edge moved to the inner table.
 
-    Deeper than SHRINK and farther than GROW the network decides, and wherever no bone is near;
-    between them, the scan's own HU.
+    Deeper than SHRINK and farther than GROW (beside faint bone: farther than its own border) the
+    network decides, and wherever no bone is near; between them, the scan's own HU.
     """
     distance, inside, step = on_scan(border, scan, region)
     hu = scan.hu[region]
@@ -189,7 +190,7 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     reach = disc(REACH * border.blur + widened(border.blur), pixel)
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
     hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
-    in_band = (distance > -SHRINK) & (distance < GROW) & (step > 0)
+    in_band = (distance > -SHRINK) & (distance < np.where(step > FIRM, GROW, 0)) & (step > 0)
     # a sharp kernel makes the brain beside bone dark: only what is new must not be
     dark = (distance > 0) & (smooth < inside - FAT)
     return np.where(in_band, ~(hard | dark), distance < 0)

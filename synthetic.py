@@ -319,7 +319,8 @@ def draw_look(rng, plain, body) -> dict:
     template = not plain and own.random() < 0.2
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
-        "width": float(width), "length": float(length), "phase": str(phase),
+        "width": float(width), "length": float(length),
+        "phase": "none" if template else str(phase),  # vessels of different heads average out
         "tilt": 5.0 if plain else float(tilt), "plain": plain,
         "above": draw_above(rng, plain),
         "thickness": float(rng.choice([rng.uniform(0.5, 1.5), rng.uniform(1.5, 6)])),
