@@ -190,8 +190,8 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     reach = disc(REACH * border.blur + widened(border.blur), pixel)
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
     hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
-    beside = (step > FIRM) | (distance < 0) & (step > 0)
-    in_band = (distance > -SHRINK) & (distance < GROW) & beside
+    by_bone = np.where(distance < 0, step > 0, step > FIRM)
+    in_band = (distance > -SHRINK) & (distance < GROW) & by_bone
     # a sharp kernel makes the brain beside bone dark: only what is new must not be
     dark = (distance > 0) & (smooth < inside - FAT)
     return np.where(in_band, ~(hard | dark), distance < 0)

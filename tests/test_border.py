@@ -138,6 +138,15 @@ def test_the_mask_does_not_leak_through_a_hole_in_the_bone(hole, tmp_path, save_
     assert radius_of(mask) < 24 + 0.1
 
 
+@pytest.mark.parametrize(("bone", "grows"), [(1200, True), (350, False)])
+def test_beside_faint_bone_the_mask_does_not_grow(bone, grows, tmp_path, save_nifti_as):
+    """A network that stays 1 mm inside: what is not bright may be bone that is faint."""
+    hu = skull(22.3, bone)
+    there, back = (radius_of(refined(hu, RADIUS - 22.3 + off, tmp_path, save_nifti_as))
+                   for off in (0, 1))  # fmt: skip
+    assert (there - back < 0.2) == grows
+
+
 def test_coarse_pixels_are_not_blurred_further(tmp_path, save_nifti_as):
     """Noise is taken off within NOISE mm: over pixels of 2 mm it would take the edge with it."""
     fine = np.stack([skull(22.3), RADIUS - 22.3]).reshape(2, 36, 2, 36, 2, 36, 2)

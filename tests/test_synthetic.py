@@ -260,8 +260,10 @@ def test_a_template_is_blurred_and_faint_at_the_base_and_sharp_at_the_vault(coar
 
 
 def test_some_scans_are_templates_but_no_plain_one():
-    looks = [[synthetic.draw_look(np.random.default_rng(seed), plain, False)["averaged"]
+    drawn = [[synthetic.draw_look(np.random.default_rng(seed), plain, False)
               for seed in range(200)] for plain in (False, True)]  # fmt: skip
+    looks = [[look["averaged"] for look in some] for some in drawn]
+    assert {look["phase"] for look in drawn[0] if look["averaged"]} == {"none"}
     assert 0.1 < np.mean(np.array(looks[0]) > 0) < 0.3
     assert min(mm for mm in looks[0] if mm) >= 1.5 and max(looks[0]) <= 4
     assert not any(looks[1])
