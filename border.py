@@ -31,13 +31,15 @@ PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
-FIRM = 400.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
+FIRM = 500.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # NOISE and a blur measured on aslant faces add. Chosen on validation scans.
 REACH = 0.8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
-BRIGHTER = 1.35  # times as bright as the brightest vessels deep in the brain, which are thinner
+# A thick vessel's HU, at most: so many times a quantile of what is bright DEEP in the brain. Most
+# of that is thin, and so fainter; its brightest thousandth is less so, where thick ones lie there.
+BRIGHTER = ((1.35, 0.98), (1.15, 0.999))
 DEEP, SURE, BEYOND = -2.0, -1.0, 3.0  # mm from the network's border: see thick_vessels
 THIN = 2.0  # mm between slices, at most, where vessels are followed
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
@@ -105,7 +107,7 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Where in a scan (X, Y, Z), HU on cubes, thick vessels full of contrast lie; bool.
 
     Such a vessel is at least two cubes thick (bone's blurred face, as bright, is thinner), hardly
-    brighter than the brightest that lie DEEP in the brain, and joined to where the network is SURE;
+    BRIGHTER than the brightest that lie DEEP in the brain, and joined to where the network is SURE;
     it is followed up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
     """
     low, high = CONTRAST
@@ -113,7 +115,7 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     deep = cubes[bright & (distance < DEEP)]
     if not deep.size:
         return np.zeros_like(bright)
-    usual = bright & (cubes < BRIGHTER * np.quantile(deep, 0.98))
+    usual = bright & (cubes < max(times * np.quantile(deep, share) for times, share in BRIGHTER))
     thick = ndimage.binary_opening(usual, np.ones((2, 2, 2)))
     parts, count = cc3d.connected_components(thick, connectivity=6, return_N=True)
     joined = np.zeros(count + 1, bool)

@@ -159,3 +159,15 @@ def test_where_no_bone_is_the_network_decides(tmp_path, save_nifti_as):
     soft = np.where(RADIUS < 34, 40.0, -1000)
     mask = refined(soft, RADIUS - 20, tmp_path, save_nifti_as)
     assert radius_of(mask) == pytest.approx(20, abs=0.3)  # smoothed: balls shrink
+
+
+def test_a_bright_sinus_is_followed_among_many_fainter_vessels():
+    """Of what is bright deep in the brain it is the brightest fiftieth, or less."""
+    x, y, z = FROM_CENTRE
+    away = np.hypot(x - 20, z) - 4 + 100 * (np.abs(y) > 7)
+    sinus = (away < -1) & (RADIUS < 24)
+    many = np.where((RADIUS < 24) & (x < 2), 150, skull(24))
+    hu = np.where(RADIUS < 24, many + share(away) * (420 - many), many)
+    deep = (hu > 120) & (RADIUS < 22)
+    assert 0.001 < (deep & (hu > 400)).sum() / deep.sum() < 0.02
+    assert border.thick_vessels(hu, RADIUS - 24)[sinus].all()
