@@ -31,7 +31,7 @@ PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
-FIRM = 500.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
+FIRM = 400.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # NOISE and a blur measured on aslant faces add. Chosen on validation scans.
