@@ -37,10 +37,10 @@ NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan
 # NOISE and a blur measured on aslant faces add. Chosen on validation scans.
 REACH = 0.8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
-# A thick vessel's HU, at most: so many times a quantile of what is bright DEEP in the brain. Most
-# of that is thin, and so fainter; its brightest thousandth is less so, where thick ones lie there.
-BRIGHTER = ((1.35, 0.98), (1.15, 0.999))
-DEEP, SURE, BEYOND = -2.0, -1.0, 3.0  # mm from the network's border: see thick_vessels
+# A thick vessel's HU, at most: BRIGHTER times those of nine in ten vessels in their MIDDLE
+BRIGHTER, MIDDLE = 1.15, 0.9
+FEW = 12  # such middles where the network is SURE: fewer may be specks of lime in a plain CT
+TAKEN, SURE, SEEN, BEYOND = -2.0, -1.0, 0.5, 3.0  # mm from the network's border: thick_vessels
 THIN = 2.0  # mm between slices, at most, where vessels are followed
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
 USUAL_BLUR = 0.5  # mm: taken where too little bone is seen to measure it
@@ -70,7 +70,7 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
         vessels = thick_vessels(cubes, distance)
         if vessels.any():
             distance = signed_distance(np.where(vessels, 1, probability), grid)
-            distance[vessels] = np.minimum(distance[vessels], DEEP)  # bone may not take them
+            distance[vessels] = np.minimum(distance[vessels], TAKEN)  # bone may not take them
             border = beside_bone(distance, cubes, grid)
     # where the blur is strong, as of an averaged template, the network's border stays too far out
     distance = np.minimum(border.distance + widened(blur), np.float32(FAR))
@@ -107,15 +107,19 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Where in a scan (X, Y, Z), HU on cubes, thick vessels full of contrast lie; bool.
 
     Such a vessel is at least two cubes thick (bone's blurred face, as bright, is thinner), hardly
-    BRIGHTER than the brightest that lie DEEP in the brain, and joined to where the network is SURE;
-    it is followed up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
+    BRIGHTER than most are in their MIDDLE, and joined to where the network is SURE; it is followed
+    up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
     """
     low, high = CONTRAST
     bright = (cubes > low) & (cubes < high) & (distance < BEYOND)
-    deep = cubes[bright & (distance < DEEP)]
-    if not deep.size:
+    # a vessel is brightest in its middle; bone's blurred face rises outwards
+    peaks = bright & (distance < SEEN) & (cubes == ndimage.maximum_filter(cubes, 3))
+    sure = peaks & (distance < SURE)
+    if sure.sum() < FEW:  # specks of bone at the border would be too many among them
+        peaks = sure
+    if not peaks.any():
         return np.zeros_like(bright)
-    usual = bright & (cubes < max(times * np.quantile(deep, share) for times, share in BRIGHTER))
+    usual = bright & (cubes < BRIGHTER * np.quantile(cubes[peaks], MIDDLE))
     thick = ndimage.binary_opening(usual, np.ones((2, 2, 2)))
     parts, count = cc3d.connected_components(thick, connectivity=6, return_N=True)
     joined = np.zeros(count + 1, bool)

@@ -161,13 +161,46 @@ def test_where_no_bone_is_the_network_decides(tmp_path, save_nifti_as):
     assert radius_of(mask) == pytest.approx(20, abs=0.3)  # smoothed: balls shrink
 
 
-def test_a_bright_sinus_is_followed_among_many_fainter_vessels():
-    """Of what is bright deep in the brain it is the brightest fiftieth, or less."""
+def sinus_and_thin_vessels(sinus, thin):
+    """HU of a sinus along the bone and four thin vessels deep in the brain; where the sinus is."""
     x, y, z = FROM_CENTRE
     away = np.hypot(x - 20, z) - 4 + 100 * (np.abs(y) > 7)
-    sinus = (away < -1) & (RADIUS < 24)
-    many = np.where((RADIUS < 24) & (x < 2), 150, skull(24))
-    hu = np.where(RADIUS < 24, many + share(away) * (420 - many), many)
-    deep = (hu > 120) & (RADIUS < 22)
-    assert 0.001 < (deep & (hu > 400)).sum() / deep.sum() < 0.02
-    assert border.thick_vessels(hu, RADIUS - 24)[sinus].all()
+    from_thin = np.hypot(np.abs(x) - 6, np.abs(y) - 6) - 1
+    hu = skull(24)
+    for distance, contrast in ((from_thin, thin), (away, sinus)):
+        hu = np.where(RADIUS < 24, hu + share(distance) * (contrast - hu), hu)
+    noise = 5 * np.random.default_rng(0).standard_normal(hu.shape)
+    return hu + noise, (away < -1) & (RADIUS < 24)
+
+
+def test_a_bright_sinus_is_followed_where_vessels_deep_in_the_brain_are_fainter():
+    """Even one of which the network takes but the innermost part."""
+    hu, sinus = sinus_and_thin_vessels(sinus=470, thin=200)
+    x, _, z = FROM_CENTRE
+    network = RADIUS - 24 + 5.2 * (np.hypot(x - 20, z) < 5)
+    assert (network[sinus] > 0).mean() > 0.75
+    assert border.thick_vessels(hu, network)[sinus & (network < border.BEYOND)].all()
+
+
+def test_uneven_bone_is_not_followed_where_vessels_are_fainter():
+    """A spur of bone is no brighter than a vessel may be, but joined to what is brighter still."""
+    hu, sinus = sinus_and_thin_vessels(sinus=200, thin=200)
+    x, y, z = FROM_CENTRE
+    spur = (np.hypot(y, z - 4) < 3) & (x > 0) & (RADIUS > 20.5) & (RADIUS < 24)
+    hu = np.where(spur, 300 + 100 * (RADIUS - 20.5), hu)
+    vessels = border.thick_vessels(hu, RADIUS - 24)
+    assert vessels[sinus & ~spur].mean() > 0.98
+    assert not vessels[spur].any()
+
+
+@pytest.mark.parametrize(("specks", "followed"), [(8, False), (27, True)])
+def test_of_few_vessels_the_brightest_is_not_sought_beside_bone(specks, followed):
+    """In a plain CT, what is bright is lime, and at the border specks of bone."""
+    x, y, z = FROM_CENTRE
+    hu = skull(26)
+    middles = np.linspace(28, 44, round(specks ** (1 / 3))).astype(int)
+    hu[np.ix_(middles, middles, middles)] = 200
+    hu[np.ix_([12, 59], [32, 36, 40], [32, 36, 40])] = 500  # RADIUS of 23.5 to 24.4
+    clump = (np.hypot(x, z) < 3) & (y > 0) & (RADIUS > 20) & (RADIUS < 26)
+    hu = np.where(clump, 300 + 30 * (RADIUS - 20), hu)
+    assert border.thick_vessels(hu, RADIUS - 24)[clump].any() == followed
