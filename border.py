@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cc3d
 import cv2
 import numpy as np
 from scipy import ndimage
@@ -31,7 +30,7 @@ PEAK = 3  # cubes in which the brightest one stands for bone
 EDGE = 0.12  # of the step from brain to bone
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
-FIRM = 400.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
+FIRM = 500.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
 # NOISE and a blur measured on aslant faces add. Chosen on validation scans.
@@ -41,6 +40,7 @@ CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below me
 BRIGHTER, MIDDLE = 1.15, 0.9
 FEW = 12  # such middles where the network is SURE: fewer may be specks of lime in a plain CT
 TAKEN, SURE, SEEN, BEYOND = -2.0, -1.0, 0.5, 3.0  # mm from the network's border: thick_vessels
+STEPS = 5  # cubes from where the network is SURE: beyond, it is bone rather
 THIN = 2.0  # mm between slices, at most, where vessels are followed
 SHARP = 1.0  # mm: a scanner's blur is less, as measured
 USUAL_BLUR = 0.5  # mm: taken where too little bone is seen to measure it
@@ -108,24 +108,23 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
     Such a vessel is at least two cubes thick (bone's blurred face, as bright, is thinner), hardly
     BRIGHTER than most are in their MIDDLE, and joined to where the network is SURE; it is followed
-    up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
+    for STEPS from there, up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
     """
     low, high = CONTRAST
     bright = (cubes > low) & (cubes < high) & (distance < BEYOND)
     # a vessel is brightest in its middle; bone's blurred face rises outwards
     peaks = bright & (distance < SEEN) & (cubes == ndimage.maximum_filter(cubes, 3))
-    sure = peaks & (distance < SURE)
-    if sure.sum() < FEW:  # specks of bone at the border would be too many among them
-        peaks = sure
+    if (peaks & (distance < SURE)).sum() < FEW:  # too few beside specks of bone at the border
+        peaks &= distance < SURE
     if not peaks.any():
         return np.zeros_like(bright)
     usual = bright & (cubes < BRIGHTER * np.quantile(cubes[peaks], MIDDLE))
     thick = ndimage.binary_opening(usual, np.ones((2, 2, 2)))
-    parts, count = cc3d.connected_components(thick, connectivity=6, return_N=True)
-    joined = np.zeros(count + 1, bool)
-    joined[parts[distance < SURE]] = True
-    joined[0] = False
-    return ndimage.binary_dilation(joined[parts]) & usual  # with the cubes that it fills in part
+    sure = thick & (distance < SURE)
+    if not sure.any():
+        return sure
+    thick = ndimage.binary_dilation(sure, iterations=STEPS, mask=thick)
+    return ndimage.binary_dilation(thick) & usual  # with the cubes that it fills in part
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):

@@ -306,7 +306,7 @@ def scan(
 
 def draw_look(rng, plain, body) -> dict:
     """Draw what a scan looks like: field of view (mm), pose (degrees), contrast, scanner."""
-    phase = rng.choice(["none", "arterial", "venous"], p=[0.35, 0.45, 0.2])
+    phase = rng.choice(["none", "arterial", "venous"], p=[0.25, 0.5, 0.25])
     reach = rng.choice(["head", "neck", "chest"], p=[0.45, 0.3, 0.25] if body else [0.6, 0.4, 0])
     width = {"head": rng.uniform(185, 270), "neck": rng.uniform(190, 320),
              "chest": rng.uniform(260, 450)}[reach]
@@ -510,7 +510,7 @@ def add_disease(hu, space, look, rng) -> np.ndarray:
 
 # Vessels beside bone: share, share of veins, radius in mm, gap to the inner table in mm.
 VESSELS = (
-    (0.20, 0.9, (2.0, 4.5), (0.0, 0.5)),  # dural sinuses
+    (0.20, 0.6, (2.0, 4.5), (0.0, 0.5)),  # dural sinuses
     (0.15, 0.5, (0.5, 0.9), (0.0, 0.5)),  # meningeal
     (0.30, 0.3, (1.0, 2.3), (0.0, 1.5)),  # carotid siphon, vertebral, basilar
     (0.35, 0.6, (0.5, 1.6), (1.0, 6.0)),  # cortical

@@ -484,8 +484,8 @@ def options(argv=None):
     add("--depth", type=int, default=4, help="number of poolings (%(default)s)")
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
     add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
-    add("--blend", action="store_true",
-        help="end with the mean of the weights begun with and those of the best epoch")
+    add("--blend", nargs="?", const=True, metavar="MODEL",
+        help="end with the mean of the best epoch's weights and MODEL's (those begun with)")
     add("--epochs", type=int, default=50, help="at most (%(default)s)")
     add("--steps", type=int, help="batches an epoch (default: once through the pictures)")
     add("--batch", type=int, help=f"slices or volumes in a step ({BATCH} slices, 1 volume)")
@@ -517,9 +517,11 @@ def options(argv=None):
     if args.label_weights and not (min(args.label_weights) >= 0 < max(args.label_weights)):
         raise InputError("--label-weights are 0 or more, and not all 0")
     if args.blend and not args.start_from:
-        raise InputError("--blend is with the weights of --start-from: name them, too")
-    if args.blend and Path(args.start_from).resolve() == Path(args.output, "model.keras").resolve():
-        raise InputError(f"--blend needs {args.start_from} at the end, too: move it elsewhere")
+        raise InputError("--blend is for tuning: name the weights to begin with by --start-from")
+    if args.blend is True:
+        args.blend = args.start_from
+    if args.blend and Path(args.blend).resolve() == Path(args.output, "model.keras").resolve():
+        raise InputError(f"--blend needs {args.blend} at the end, too: move it elsewhere")
     args.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return args
 
@@ -587,6 +589,8 @@ def train(args, train_pairs, val_pairs, about):
         output / "training", command_of(args, train_pairs, val_pairs, about), patience, args.fresh
     )
     model = build(args, len(slices), about)
+    if args.blend:
+        mean_weights(model, load_model(args.blend)[0], args.blend)  # refused now, not at the end
     compile_model(model, args, len(slices), about)
     backup.restore(model)
     cut_log(output / "data.csv", backup.epoch)
@@ -631,17 +635,25 @@ def fit(model, slices, check, epochs, initial_epoch, callbacks):
 
 
 def blend(args, path, check, about):
-    """Put the mean of the weights begun with and of the best epoch's in the latter's place.
+    """Put the mean of the weights of --blend and of the best epoch's in the latter's place.
 
     A network and what it was tuned to lie in one basin of the loss; what lies between them often
     does better than either on other data (Wortsman et al., CVPR 2022, arXiv:2109.01903).
     """
-    (start, _), (tuned, about_tuned) = load_model(args.start_from), load_model(path)
-    ends = zip(start.get_weights(), tuned.get_weights(), strict=True)
-    tuned.set_weights([(a + b) / 2 for a, b in ends])
+    (other, about_other), (tuned, about_tuned) = load_model(args.blend), load_model(path)
+    tuned.set_weights(mean_weights(tuned, other, args.blend))
     compile_model(tuned, args, 1, about)
     figures = rounded(tuned.evaluate(check, verbose=0, return_dict=True))
-    save_model(tuned, path, about_tuned | {"validation": figures, "blend": True})
+    sha256 = about_other.get("sha256", args.blend)
+    save_model(tuned, path, about_tuned | {"validation": figures, "blend": sha256})
+
+
+def mean_weights(model, other, name):
+    """The mean of two networks' weights; InputError naming the `other` if it is of another kind."""
+    pairs = list(zip(model.get_weights(), other.get_weights(), strict=False))
+    if len(model.weights) != len(other.weights) or any(a.shape != b.shape for a, b in pairs):
+        raise InputError(f"{name} is no network of the size that is trained: give --blend another")
+    return [(a + b) / 2 for a, b in pairs]
 
 
 def rounded(figures):

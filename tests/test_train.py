@@ -20,7 +20,7 @@ import data
 import records
 import train
 from errors import InputError
-from model import load_model
+from model import build_unet, load_model, save_model
 
 ROOT = Path(train.__file__).parent
 TOY = shlex.split("--size 32 --width 4 --depth 2 --batch 8 --lr 1e-2 --loss dice_cross_entropy")
@@ -99,6 +99,23 @@ def test_a_blend_is_the_mean_of_both_ends_and_judged_anew(trained, discs, tmp_pa
         np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
     assert card["blend"]
     assert card["validation"] != train.card_of(tmp_path / "tuned/model.keras")["validation"]
+
+
+def test_a_blend_may_be_with_another_network_of_the_same_size(trained, discs, tmp_path):
+    words = [*TOY, "--data", str(discs), "--epochs", "1", "--steps", "2", "--lr", "1e-2",
+             "--start-from", str(trained / "model.keras")]
+    folders = [tmp_path / name for name in ("first", "tuned", "blend")]
+    others = [], ["--seed", "1"], ["--seed", "1", "--blend", str(folders[0] / "model.keras")]
+    for folder, more in zip(folders, others, strict=True):
+        train.main([*words, "--output", str(folder), *more])
+    first, tuned, blend = (load_model(f / "model.keras")[0].get_weights() for f in folders)
+    for a, b, mean in zip(first, tuned, blend, strict=True):
+        np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
+    wider = build_unet((None, None, 1), 1, width=5)
+    save_model(wider, tmp_path / "wider.keras", {"window": [0, 1]})
+    with pytest.raises(InputError, match="wider.keras is no network of the size"):
+        train.main([*words, "--output", str(tmp_path), "--blend", str(tmp_path / "wider.keras")])
+    assert not (tmp_path / "model.keras").exists()
 
 
 @pytest.mark.parametrize("start", [[], ["--start-from", "files/model.keras"]])
