@@ -45,14 +45,14 @@ FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and pr
 PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whole": (-1024, 3071)}
 
 
-def held_out(labels: str, cache: str) -> list[tuple[str, Path]]:
+def held_out(args) -> list[tuple[str, Path]]:
     """Kind and path of every held-out scan; makes those that the cache lacks."""
     scans = []
-    for number, path in enumerate(synthetic.label_files(labels)):
+    for number, path in enumerate(synthetic.label_files(args.labels)):
         for kind, (name, look) in enumerate(KINDS.items()):
-            target = Path(cache) / f"{data.stem(path)}_{kind}.nii.gz"
+            target = Path(args.cache, str(args.seed), f"{data.stem(path)}_{kind}.nii.gz")
             if not target.exists():
-                make(path, 5000 + 10 * number + kind, look, FLIPS[(number + kind) % 4], target)
+                make(path, args.seed + 10 * number + kind, look, FLIPS[(number + kind) % 4], target)
             scans.append((name, target))
     return scans
 
@@ -77,7 +77,7 @@ def beside(path: Path, suffix: str, scan) -> np.ndarray:
 def on_synthetic(predictor: Predictor, args) -> pd.DataFrame:
     """Dice, HD95, NSD, vessels kept and view agreement of each held-out scan."""
     rows = []
-    for kind, path in tqdm(held_out(args.labels, args.cache)):
+    for kind, path in tqdm(held_out(args)):
         scan = read_volume(path)
         truth, vessels = beside(path, "_mask", scan), beside(path, "_vessels", scan)
         result = predictor.volume(scan)
@@ -93,7 +93,7 @@ def on_synthetic(predictor: Predictor, args) -> pd.DataFrame:
 def on_slices(predictor: Predictor, args) -> pd.DataFrame:
     """Dice of slices as PNG pictures of 512 x 512, in four windows, turned and mirrored."""
     rows = []
-    for kind, path in tqdm(held_out(args.labels, args.cache)):
+    for kind, path in tqdm(held_out(args)):
         scan = read_volume(path)
         truth = beside(path, "_mask", scan)
         pictures, masks = data.stack(scan.hu, "axial"), data.stack(truth, "axial")
@@ -113,7 +113,7 @@ def on_slices(predictor: Predictor, args) -> pd.DataFrame:
 
 def on_axes(predictor: Predictor, args) -> pd.DataFrame:
     """Dice of one scan's masks in all axis orders and flips, each against the first."""
-    _, path = held_out(args.labels, args.cache)[0]
+    _, path = held_out(args)[0]
     image = nib.load(path)
     rows, first = [], None
     with tempfile.TemporaryDirectory() as folder:
@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--labels", metavar="DIR", help="label maps that the training did not see")
     add("--data", metavar="DIR", help="real scans")
     add("--cache", default="files/held_out", help="where made scans are kept")
+    add("--seed", type=int, default=5000, help="of the made scans (%(default)s)")
     add("--model", default=None, help="default: the shipped one")
     add("--csv", help="write every row there")
     args = parser.parse_args(argv)
