@@ -121,10 +121,8 @@ def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     usual = bright & (cubes < BRIGHTER * np.quantile(cubes[peaks], MIDDLE))
     thick = ndimage.binary_opening(usual, np.ones((2, 2, 2)))
     sure = thick & (distance < SURE)
-    if not sure.any():
-        return sure
-    thick = ndimage.binary_dilation(sure, iterations=STEPS, mask=thick)
-    return ndimage.binary_dilation(thick) & usual  # with the cubes that it fills in part
+    followed = ndimage.binary_dilation(sure, iterations=STEPS, mask=thick)
+    return ndimage.binary_dilation(followed) & usual  # with the cubes that it fills in part
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
