@@ -5,12 +5,15 @@ bone already. Brain ends where that begins: at EDGE of the step from brain to bo
 contrast is as bright as such a voxel; it is told apart by lying farther from the bone's own face
 (half of the step) than the blur reaches. A thick one beside soft bone may be as bright as the face
 itself: it is followed from inside the brain, where there is no bone.
+
+In a slice that is thick, and that the border crosses aslant, there is some bone in a voxel long
+before its middle is bone. The mask says what is in the middle: there the edge is half of the step.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -27,14 +30,16 @@ NEAR = 1.25  # mm: standard deviation of the weights of what counts as the insid
 BONE = 250.0  # HU: bone enough to have a face
 OUTSIDE = 0.7  # mm from the network's border: what is bright farther in may be a vessel
 PEAK = 3  # cubes in which the brightest one stands for bone
-EDGE = 0.12  # of the step from brain to bone
+EDGE = 0.12  # of the step from brain to bone, where the border is upright to the slices
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
-FIRM = 500.0  # HU above the brain: beside fainter bone the mask does not grow, for some is unseen
+# HU above the brain, and so many more for each mm that a strong blur widens the border by: beside
+# fainter bone the mask does not grow, for some is unseen
+FIRM, UNSEEN = 350.0, 1000.0
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 # Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
-# NOISE and a blur measured on aslant faces add. Chosen on validation scans.
-REACH = 0.8
+# NOISE and faces not quite upright add to a measured blur. Chosen on validation scans.
+REACH = 0.9
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 # A thick vessel's HU, at most: BRIGHTER times those of nine in ten vessels in their MIDDLE
 BRIGHTER, MIDDLE = 1.15, 0.9
@@ -42,7 +47,8 @@ FEW = 12  # such middles where the network is SURE: fewer may be specks of lime 
 TAKEN, SURE, SEEN, BEYOND = -2.0, -1.0, 0.5, 3.0  # mm from the network's border: thick_vessels
 STEPS = 5  # cubes from where the network is SURE: beyond, it is bone rather
 THIN = 2.0  # mm between slices, at most, where vessels are followed
-SHARP = 1.0  # mm: a scanner's blur is less, as measured
+UPRIGHT = 0.3  # cosine between slice axis and normal, at most, of faces that show the blur itself
+SHARP = 0.9  # mm: a scanner's blur is less, as measured
 USUAL_BLUR = 0.5  # mm: taken where too little bone is seen to measure it
 WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 
@@ -50,13 +56,15 @@ WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
 @dataclass(frozen=True)
 class Border:
     """On a grid of cubes, (X, Y, Z) float32: mm from the network's border (negative inside), the
-    HU inside nearby, and the step from there to the bone nearby (0 where there is none). `blur` is
-    the standard deviation in mm of the scanner's blur in a slice."""
+    HU inside nearby, the step from there to the bone nearby (0 where there is none), and at which
+    share of it brain ends. `blur` is the standard deviation in mm of the scanner's blur in a slice.
+    """
 
     grid: Grid
     distance: np.ndarray
     inside: np.ndarray
     step: np.ndarray
+    edge: np.ndarray | None = None
     blur: float = USUAL_BLUR
 
 
@@ -64,7 +72,8 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
     distance = signed_distance(probability, grid)
     border = beside_bone(distance, cubes, grid)
-    blur = measure_blur(border, scan)
+    slant = slants(distance, scan.slice_axis)
+    blur = measure_blur(border, scan, slant)
     # in thick slices and where the blur is strong, bone's face is as wide as a vessel
     if max(scan.spacing) <= THIN and blur <= SHARP:
         vessels = thick_vessels(cubes, distance)
@@ -73,12 +82,13 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
             distance[vessels] = np.minimum(distance[vessels], TAKEN)  # bone may not take them
             border = beside_bone(distance, cubes, grid)
     # where the blur is strong, as of an averaged template, the network's border stays too far out
-    distance = np.minimum(border.distance + widened(blur), np.float32(FAR))
-    return Border(grid, distance.astype(np.float32), border.inside, border.step, blur)
+    distance = np.minimum(border.distance + widened(blur), FAR).astype(np.float32)
+    edge = edges(slant, scan.spacing[scan.slice_axis], blur)
+    return replace(border, distance=distance, edge=edge, blur=blur)
 
 
 def beside_bone(distance: np.ndarray, cubes: np.ndarray, grid: Grid) -> Border:
-    """The Border for a `distance` (mm, negative inside) of cubes of HU; its blur is unknown yet."""
+    """The Border, but for blur and edge, for a `distance` (mm, negative inside) of cubes of HU."""
     with ThreadPoolExecutor(2) as pool:
         # from close by: beneath a sinus full of contrast, bone begins higher than beside brain
         near = pool.submit(local_mean, cubes, distance < -1.5, NEAR / grid.spacing)
@@ -101,6 +111,25 @@ def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:
     level = np.clip(2 * ndimage.gaussian_filter(probability, sigma) - 1, -0.998, 0.998)
     # a blurred flat edge is the error function of the distance to it
     return np.clip(-(2**0.5) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
+
+
+def slants(distance: np.ndarray, axis: int) -> np.ndarray:
+    """How far a border at `distance` 0 (X, Y, Z) lies along slices across `axis`: the cosine of the
+    angle between its normal and that axis, 0 (upright) to 1; float32."""
+    slopes = np.gradient(distance)
+    steepest = np.sqrt(sum(slope**2 for slope in slopes))
+    return (np.abs(slopes[axis]) / np.maximum(steepest, 1e-3)).astype(np.float32)
+
+
+def edges(slant: np.ndarray, thickness: float, blur: float) -> np.ndarray:
+    """At which share of the step from brain to bone the brain ends, for `slants`; float32.
+
+    A slice of `thickness` mm spreads a border by its cosine times that, the `blur` (mm) besides.
+    The mask ends before the blur but amid the slice: between EDGE and half, by their shares in the
+    variance (a uniform spread has width^2 / 12).
+    """
+    through = (slant * thickness) ** 2 / 12
+    return EDGE + (0.5 - EDGE) * through / (through + blur**2)
 
 
 def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -132,12 +161,13 @@ def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
     return ndimage.gaussian_filter(values * weight, sigma) / np.maximum(share, 1e-6), share
 
 
-def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
+def measure_blur(border: Border, scan: Volume, slant: np.ndarray, slices: int = 12) -> float:
     """Standard deviation in mm of the scanner's blur in its slices, 0.3 to 3, from bone's face.
 
-    The slope of a blurred step is steepest halfway: step / (sqrt(2 pi) sigma).
+    The slope of a blurred step is steepest halfway: step / (sqrt(2 pi) sigma). Where a face lies
+    aslant, slices' thickness blurs it, too: by `slant`, as `slants` gives it, such are left out.
     """
-    from volume import regions
+    from volume import regions, unstraighten
 
     across = [axis for axis in range(3) if axis != scan.slice_axis]
     whole = next(regions(border.grid, scan, depth=max(scan.hu.shape)), None)
@@ -149,12 +179,14 @@ def measure_blur(border: Border, scan: Volume, slices: int = 12) -> float:
     hu = scan.hu[region].astype(np.float32)
     distance, inside, step = on_scan(border, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
-    face = np.nonzero(halfway & (np.abs(distance) < 2.5) & (step > BONE))
+    face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
+    upright = face & (unstraighten(slant, border.grid, scan, region) < UPRIGHT)
+    face = np.nonzero(upright if upright.sum() > 100 else face)
     if len(face[0]) <= 100:
         return USUAL_BLUR
     slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
     widths = step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope, 1))
-    # where the face lies aslant in the slice, its slope is less: the median would be too wide
+    # where the face is not quite upright, its slope is less: the median would be too wide
     return float(np.clip(np.quantile(widths, 0.25), 0.3, 3))
 
 
@@ -183,17 +215,22 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     Deeper than SHRINK and farther than GROW (beside faint bone: farther than its own border) the
     network decides, and wherever no bone is near; between them, the scan's own HU.
     """
+    from volume import unstraighten
+
     distance, inside, step = on_scan(border, scan, region)
+    edge = unstraighten(border.edge, border.grid, scan, region)
     hu = scan.hu[region]
     pixel = [s for axis, s in enumerate(scan.spacing) if axis != scan.slice_axis]
     rows, columns = (NOISE / size for size in pixel)
     smooth = in_slices(lambda s: cv2.GaussianBlur(s, (5, 5), columns, sigmaY=rows), hu,
                        scan.slice_axis)  # fmt: skip
     face = smooth > inside + step / 2
-    reach = disc(REACH * border.blur + widened(border.blur), pixel)
+    wider = widened(border.blur)
+    # where pixels are coarse, the edge is in the next one
+    reach = disc(max(REACH * border.blur + wider, max(pixel) / 2), pixel)
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
-    hard = near.astype(bool) & (smooth > inside + np.maximum(EDGE * step, LEAST_STEP))
-    by_bone = np.where(distance < 0, step > 0, step > FIRM)
+    hard = near.astype(bool) & (smooth > inside + np.maximum(edge * step, LEAST_STEP))
+    by_bone = np.where(distance < 0, step > 0, step > FIRM + UNSEEN * wider)
     in_band = (distance > -SHRINK) & (distance < GROW) & by_bone
     # a sharp kernel makes the brain beside bone dark: only what is new must not be
     dark = (distance > 0) & (smooth < inside - FAT)

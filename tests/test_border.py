@@ -24,17 +24,22 @@ def skull(radius, bone=1200):
     return -1000 + head * (1000 + brain * 35 + (1 - brain) * bone)
 
 
-def refined(hu, distance, path, save_nifti_as, size=1.0):
-    """The mask of a scan (voxels of `size` mm) where the network's border lies at `distance` 0."""
+def found(hu, distance, path, save_nifti_as, size=(1.0, 1.0, 1.0)):
+    """A scan (voxels of `size` mm), and its Border where the network's lies at `distance` 0."""
     noise = 5 * np.random.default_rng(0).standard_normal(hu.shape)
-    affine = np.diag([size, size, size, 1.0])
+    affine = np.diag([*size, 1.0])
     scan = read_volume(save_nifti_as(path / "ball.nii.gz", (hu + noise).astype(np.float32), affine))
     cubes, grid = straighten(scan.hu, scan, 1.5)
     coarse, _ = straighten(distance.astype(np.float32), scan, 1.5, outside=50)
-    found = border.find_border(1 / (1 + np.exp(coarse / 0.7)), cubes, grid, scan)
+    return scan, border.find_border(1 / (1 + np.exp(coarse / 0.7)), cubes, grid, scan)
+
+
+def refined(hu, distance, path, save_nifti_as, size=(1.0, 1.0, 1.0)):
+    """The mask of that scan."""
+    scan, edge = found(hu, distance, path, save_nifti_as, size)
     mask = np.zeros(scan.hu.shape, bool)
-    for region in regions(grid, scan):
-        mask[region] = border.refine(found, scan, region)
+    for region in regions(edge.grid, scan):
+        mask[region] = border.refine(edge, scan, region)
     return mask
 
 
@@ -151,8 +156,32 @@ def test_coarse_pixels_are_not_blurred_further(tmp_path, save_nifti_as):
     """Noise is taken off within NOISE mm: over pixels of 2 mm it would take the edge with it."""
     fine = np.stack([skull(22.3), RADIUS - 22.3]).reshape(2, 36, 2, 36, 2, 36, 2)
     hu, distance = fine.mean((2, 4, 6))
-    mask = refined(hu, distance, tmp_path, save_nifti_as, size=2.0)
+    mask = refined(hu, distance, tmp_path, save_nifti_as, size=(2.0, 2.0, 2.0))
     assert dice(mask, distance < 0) > 0.94
+
+
+def in_thick_slices(blur, thickness=6):
+    """HU of the ball as slices of 6 mm average it, and how far from its edge their middles are."""
+    hu = ndimage.gaussian_filter(skull(22.3), blur).reshape(SIZE, SIZE, -1, thickness).mean(-1)
+    middle = thickness // 2
+    return hu, (RADIUS[..., middle::thickness] + RADIUS[..., middle - 1 :: thickness]) / 2 - 22.3
+
+
+def test_in_thick_slices_an_aslant_border_is_amid_the_slice(tmp_path, save_nifti_as):
+    """There a voxel holds some bone long before its middle is bone."""
+    hu, distance = in_thick_slices(0.6)
+    mask = refined(hu, distance, tmp_path, save_nifti_as, size=(1.0, 1.0, 6.0))
+    shares = mask.sum((0, 1)) / np.maximum((distance < 0).sum((0, 1)), 1)
+    assert (shares[3:9] > 0.9).all() and (shares < 1.02).all(), shares  # the ends aside
+
+
+def test_the_scanners_blur_is_told_from_the_slices_thickness(tmp_path, save_nifti_as):
+    for blur in (0.5, 1.0):
+        thin = ndimage.gaussian_filter(skull(22.3), blur)
+        thick, distance = in_thick_slices(blur)
+        _, usual = found(thin, RADIUS - 22.3, tmp_path, save_nifti_as)
+        _, same = found(thick, distance, tmp_path, save_nifti_as, size=(1.0, 1.0, 6.0))
+        assert same.blur == pytest.approx(usual.blur, rel=0.1)
 
 
 def test_where_no_bone_is_the_network_decides(tmp_path, save_nifti_as):
