@@ -6,8 +6,9 @@ contrast is as bright as such a voxel; it is told apart by lying farther from th
 (half of the step) than the blur reaches. A thick one beside soft bone may be as bright as the face
 itself: it is followed from inside the brain, where there is no bone.
 
-In a slice that is thick, and that the border crosses aslant, there is some bone in a voxel long
-before its middle is bone. The mask says what is in the middle: there the edge is half of the step.
+A voxel that is long across the border, as in coarse pixels or where the border crosses a thick
+slice aslant, holds some bone long before its middle is bone. The mask says what is in the middle:
+there the edge is nearer to half of the step.
 """
 
 from __future__ import annotations
@@ -30,16 +31,13 @@ NEAR = 1.25  # mm: standard deviation of the weights of what counts as the insid
 BONE = 250.0  # HU: bone enough to have a face
 OUTSIDE = 0.7  # mm from the network's border: what is bright farther in may be a vessel
 PEAK = 3  # cubes in which the brightest one stands for bone
-EDGE = 0.12  # of the step from brain to bone, where the border is upright to the slices
+EDGE = 0.12  # of the step from brain to bone, where voxels are short across the border
 LEAST_STEP = 60.0  # HU above the brain: less is noise, or blood
 FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
 # HU above the brain, and so many more for each mm that a strong blur widens the border by: beside
 # fainter bone the mask does not grow, for some is unseen
-FIRM, UNSEEN = 350.0, 1000.0
+FIRM, UNSEEN = 350.0, 300.0
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
-# Standard deviations of the blur between EDGE and half of a step: 1.17 (-ndtri(0.12)), less what
-# NOISE and faces not quite upright add to a measured blur. Chosen on validation scans.
-REACH = 0.9
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 # A thick vessel's HU, at most: BRIGHTER times those of nine in ten vessels in their MIDDLE
 BRIGHTER, MIDDLE = 1.15, 0.9
@@ -48,9 +46,12 @@ TAKEN, SURE, SEEN, BEYOND = -2.0, -1.0, 0.5, 3.0  # mm from the network's border
 STEPS = 5  # cubes from where the network is SURE: beyond, it is bone rather
 THIN = 2.0  # mm between slices, at most, where vessels are followed
 UPRIGHT = 0.3  # cosine between slice axis and normal, at most, of faces that show the blur itself
-SHARP = 0.9  # mm: a scanner's blur is less, as measured
+PIXEL = 0.47  # of its width, a pixel adds to the measured blur; as found on scans of a known one
+SHARP = 0.75  # mm: a scanner's blur is less, as measured
 USUAL_BLUR = 0.5  # mm: taken where too little bone is seen to measure it
-WIDENS = 1.28  # mm of border for each mm of blur beyond: synthetic.BORDER
+# mm of border for each mm of blur beyond: synthetic.BORDER, and more, for a strong one is measured
+# as less than it is
+WIDENS = 1.8
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
     distance = signed_distance(probability, grid)
     border = beside_bone(distance, cubes, grid)
-    slant = slants(distance, scan.slice_axis)
-    blur = measure_blur(border, scan, slant)
+    normals = cosines(distance)
+    blur = measure_blur(border, scan, normals[scan.slice_axis])
     # in thick slices and where the blur is strong, bone's face is as wide as a vessel
     if max(scan.spacing) <= THIN and blur <= SHARP:
         vessels = thick_vessels(cubes, distance)
@@ -83,7 +84,7 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
             border = beside_bone(distance, cubes, grid)
     # where the blur is strong, as of an averaged template, the network's border stays too far out
     distance = np.minimum(border.distance + widened(blur), FAR).astype(np.float32)
-    edge = edges(slant, scan.spacing[scan.slice_axis], blur)
+    edge = edges(normals, scan.spacing, blur)
     return replace(border, distance=distance, edge=edge, blur=blur)
 
 
@@ -113,23 +114,22 @@ def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:
     return np.clip(-(2**0.5) * sigma * grid.spacing * erfinv(level), -FAR, FAR)
 
 
-def slants(distance: np.ndarray, axis: int) -> np.ndarray:
-    """How far a border at `distance` 0 (X, Y, Z) lies along slices across `axis`: the cosine of the
-    angle between its normal and that axis, 0 (upright) to 1; float32."""
+def cosines(distance: np.ndarray) -> list[np.ndarray]:
+    """Of the normals of a border at `distance` 0 (X, Y, Z) with each axis, 0 to 1; float32."""
     slopes = np.gradient(distance)
-    steepest = np.sqrt(sum(slope**2 for slope in slopes))
-    return (np.abs(slopes[axis]) / np.maximum(steepest, 1e-3)).astype(np.float32)
+    steepest = np.maximum(np.sqrt(sum(slope**2 for slope in slopes)), 1e-3)
+    return [(np.abs(slope) / steepest).astype(np.float32) for slope in slopes]
 
 
-def edges(slant: np.ndarray, thickness: float, blur: float) -> np.ndarray:
-    """At which share of the step from brain to bone the brain ends, for `slants`; float32.
+def edges(normals: list[np.ndarray], spacing, blur: float) -> np.ndarray:
+    """At which share of the step from brain to bone the brain ends; float32.
 
-    A slice of `thickness` mm spreads a border by its cosine times that, the `blur` (mm) besides.
-    The mask ends before the blur but amid the slice: between EDGE and half, by their shares in the
-    variance (a uniform spread has width^2 / 12).
+    A border with these `normals` (see `cosines`) is spread by voxels of `spacing` mm, and by the
+    `blur` (mm). The mask ends before the blur, but amid the voxel: between EDGE and half, by their
+    shares in the variance (a uniform spread has width^2 / 12).
     """
-    through = (slant * thickness) ** 2 / 12
-    return EDGE + (0.5 - EDGE) * through / (through + blur**2)
+    voxel = sum((normal * mm) ** 2 for normal, mm in zip(normals, spacing, strict=True)) / 12
+    return EDGE + (0.5 - EDGE) * voxel / (voxel + blur**2)
 
 
 def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -161,11 +161,12 @@ def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
     return ndimage.gaussian_filter(values * weight, sigma) / np.maximum(share, 1e-6), share
 
 
-def measure_blur(border: Border, scan: Volume, slant: np.ndarray, slices: int = 12) -> float:
+def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int = 12) -> float:
     """Standard deviation in mm of the scanner's blur in its slices, 0.3 to 3, from bone's face.
 
-    The slope of a blurred step is steepest halfway: step / (sqrt(2 pi) sigma). Where a face lies
-    aslant, slices' thickness blurs it, too: by `slant`, as `slants` gives it, such are left out.
+    The slope of a blurred step is steepest halfway: step / (sqrt(2 pi) sigma). Thick slices blur a
+    face that is aslant, too: only those are looked at whose `normal` (X, Y, Z), the cosine with the
+    slices' axis, is small. What pixels add is taken off: PIXEL.
     """
     from volume import regions, unstraighten
 
@@ -180,14 +181,15 @@ def measure_blur(border: Border, scan: Volume, slant: np.ndarray, slices: int = 
     distance, inside, step = on_scan(border, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
     face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
-    upright = face & (unstraighten(slant, border.grid, scan, region) < UPRIGHT)
+    upright = face & (unstraighten(normal, border.grid, scan, region) < UPRIGHT)
     face = np.nonzero(upright if upright.sum() > 100 else face)
     if len(face[0]) <= 100:
         return USUAL_BLUR
     slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
     widths = step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope, 1))
     # where the face is not quite upright, its slope is less: the median would be too wide
-    return float(np.clip(np.quantile(widths, 0.25), 0.3, 3))
+    pixel = PIXEL * max(scan.spacing[axis] for axis in across)
+    return float(np.sqrt(np.clip(np.quantile(widths, 0.25) ** 2 - pixel**2, 0.3**2, 3**2)))
 
 
 def slopes(values: np.ndarray, at: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
@@ -227,7 +229,7 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     face = smooth > inside + step / 2
     wider = widened(border.blur)
     # where pixels are coarse, the edge is in the next one
-    reach = disc(max(REACH * border.blur + wider, max(pixel) / 2), pixel)
+    reach = disc(max(border.blur + wider, max(pixel) / 2), pixel)
     near = in_slices(lambda s: cv2.dilate(s, reach), face, scan.slice_axis)
     hard = near.astype(bool) & (smooth > inside + np.maximum(edge * step, LEAST_STEP))
     by_bone = np.where(distance < 0, step > 0, step > FIRM + UNSEEN * wider)
