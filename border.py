@@ -39,12 +39,13 @@ FAT = 60.0  # HU below the brain: the mask does not grow into what is darker
 FIRM, UNSEEN = 350.0, 300.0
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
-# A thick vessel's HU, at most: BRIGHTER times those of nine in ten vessels in their MIDDLE
-BRIGHTER, MIDDLE = 1.15, 0.9
-FEW = 12  # such middles where the network is SURE: fewer may be specks of lime in a plain CT
+# A thick vessel's HU, at most: so many times those of nine in ten vessels in their MIDDLE, or of
+# nearly all cubes about which HU are EVEN, to a share of their own
+BRIGHTER, MIDDLE, EVEN, NEARLY_ALL = 1.15, 0.9, 0.15, 0.97
+FEW = 12  # of either: fewer may be specks of lime in a plain CT
 TAKEN, SURE, SEEN, BEYOND = -2.0, -1.0, 0.5, 3.0  # mm from the network's border: thick_vessels
 STEPS = 5  # cubes from where the network is SURE: beyond, it is bone rather
-THIN = 2.0  # mm between slices, at most, where vessels are followed
+THIN, CRISP = 2.0, 0.9  # mm between slices and of blur, at most, where vessels are followed
 UPRIGHT = 0.3  # cosine between slice axis and normal, at most, of faces that show the blur itself
 PIXEL = 0.47  # of its width, a pixel adds to the measured blur; as found on scans of a known one
 SHARP = 0.75  # mm: a scanner's blur is less, as measured
@@ -76,7 +77,7 @@ def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Vo
     normals = cosines(distance)
     blur = measure_blur(border, scan, normals[scan.slice_axis])
     # in thick slices and where the blur is strong, bone's face is as wide as a vessel
-    if max(scan.spacing) <= THIN and blur <= SHARP:
+    if max(scan.spacing) <= THIN and blur <= CRISP:
         vessels = thick_vessels(cubes, distance)
         if vessels.any():
             distance = signed_distance(np.where(vessels, 1, probability), grid)
@@ -135,23 +136,33 @@ def edges(normals: list[np.ndarray], spacing, blur: float) -> np.ndarray:
 def thick_vessels(cubes: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Where in a scan (X, Y, Z), HU on cubes, thick vessels full of contrast lie; bool.
 
-    Such a vessel is at least two cubes thick (bone's blurred face, as bright, is thinner), hardly
-    BRIGHTER than most are in their MIDDLE, and joined to where the network is SURE; it is followed
-    for STEPS from there, up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
+    Such a vessel is at least two cubes thick (bone's blurred face, as bright, is thinner), no
+    `brightest` of all, and joined to where the network is SURE; it is followed for STEPS from
+    there, up to BEYOND the network's border, at `distance` 0 (mm, negative inside).
     """
     low, high = CONTRAST
     bright = (cubes > low) & (cubes < high) & (distance < BEYOND)
-    # a vessel is brightest in its middle; bone's blurred face rises outwards
-    peaks = bright & (distance < SEEN) & (cubes == ndimage.maximum_filter(cubes, 3))
-    if (peaks & (distance < SURE)).sum() < FEW:  # too few beside specks of bone at the border
-        peaks &= distance < SURE
-    if not peaks.any():
-        return np.zeros_like(bright)
-    usual = bright & (cubes < BRIGHTER * np.quantile(cubes[peaks], MIDDLE))
+    usual = bright & (cubes < brightest(cubes, bright & (distance < SEEN), distance < SURE))
     thick = ndimage.binary_opening(usual, np.ones((2, 2, 2)))
     sure = thick & (distance < SURE)
     followed = ndimage.binary_dilation(sure, iterations=STEPS, mask=thick)
     return ndimage.binary_dilation(followed) & usual  # with the cubes that it fills in part
+
+
+def brightest(cubes: np.ndarray, bright: np.ndarray, sure: np.ndarray) -> float:
+    """How many HU a thick vessel has at most, by what is `bright` (bool) in a scan; 0 without any.
+
+    Vessels are told from bone by where they are brighter than all about them or, if as thick as a
+    sinus, even: bone's blurred face rises outwards.
+    """
+    middles = bright & (cubes == ndimage.maximum_filter(cubes, 3))
+    if (middles & sure).sum() < FEW:  # no contrast, perhaps, but specks of bone at the border
+        seen = cubes[middles & sure]
+        return BRIGHTER * np.quantile(seen, MIDDLE) if seen.size else 0.0
+    differ = ndimage.maximum_filter(cubes, 2) - ndimage.minimum_filter(cubes, 2)
+    even = cubes[bright & (differ < EVEN * cubes)]
+    usual = np.quantile(cubes[middles], MIDDLE)
+    return BRIGHTER * max(usual, np.quantile(even, NEARLY_ALL) if even.size >= FEW else 0.0)
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):

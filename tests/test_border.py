@@ -134,6 +134,18 @@ def test_only_contrast_is_followed(contrast, found):
     assert from_vessel[vessels].max(initial=0) <= 1, "and no farther than the next voxel"
 
 
+def test_a_sinus_may_be_brighter_than_most_vessels():
+    """In an early phase thin veins are many and faint; what is thick and even is a vessel, too."""
+    rng = np.random.default_rng(0)
+    hu, away = with_artery(skull(24, bone=650), 440)
+    hu += 5 * rng.standard_normal(hu.shape)
+    x, y, z = np.indices(hu.shape)
+    thin = (x % 3 == 0) & (y % 3 == 0) & (z % 3 == 0) & (RADIUS < 20) & (away > 3)
+    hu[thin] = 200
+    network = RADIUS - 24 + 16 * ((away < 1) & (RADIUS > 8))  # sees but the vessel's beginning
+    assert border.thick_vessels(hu, network)[(away < 0) & (RADIUS < 7)].all()
+
+
 @pytest.mark.parametrize("hole", [3, 8])
 def test_the_mask_does_not_leak_through_a_hole_in_the_bone(hole, tmp_path, save_nifti_as):
     _, y, z = FROM_CENTRE
