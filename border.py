@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import cv2
@@ -155,14 +156,21 @@ def brightest(cubes: np.ndarray, bright: np.ndarray, sure: np.ndarray) -> float:
     Vessels are told from bone by where they are brighter than all about them or, if as thick as a
     sinus, even: bone's blurred face rises outwards.
     """
-    middles = bright & (cubes == ndimage.maximum_filter(cubes, 3))
-    if (middles & sure).sum() < FEW:  # no contrast, perhaps, but specks of bone at the border
-        seen = cubes[middles & sure]
+    at, hu, sure = np.argwhere(bright), cubes[bright], sure[bright]
+    middle = hu == around(cubes, at, (-1, 0, 1)).max(0)
+    if (middle & sure).sum() < FEW:  # no contrast, perhaps, but specks of bone at the border
+        seen = hu[middle & sure]
         return BRIGHTER * np.quantile(seen, MIDDLE) if seen.size else 0.0
-    differ = ndimage.maximum_filter(cubes, 2) - ndimage.minimum_filter(cubes, 2)
-    even = cubes[bright & (differ < EVEN * cubes)]
-    usual = np.quantile(cubes[middles], MIDDLE)
+    even = hu[np.ptp(around(cubes, at, (-1, 0)), axis=0) < EVEN * hu]
+    usual = np.quantile(hu[middle], MIDDLE)
     return BRIGHTER * max(usual, np.quantile(even, NEARLY_ALL) if even.size >= FEW else 0.0)
+
+
+def around(cubes: np.ndarray, at: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
+    """HU (len(steps)^3, N) of the cubes so many `steps` along each axis from those at (N, 3)."""
+    last = np.array(cubes.shape) - 1
+    places = (np.clip(at + step, 0, last).T for step in product(steps, repeat=3))
+    return np.stack([cubes[tuple(place)] for place in places])
 
 
 def local_mean(values: np.ndarray, where: np.ndarray, sigma: float):
