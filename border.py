@@ -187,7 +187,7 @@ def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int =
     face that is aslant, too: only those are looked at whose `normal` (X, Y, Z), the cosine with the
     slices' axis, is small. What pixels add is taken off: PIXEL.
     """
-    from volume import regions, unstraighten
+    from volume import regions
 
     across = [axis for axis in range(3) if axis != scan.slice_axis]
     whole = next(regions(border.grid, scan, depth=max(scan.hu.shape)), None)
@@ -197,18 +197,19 @@ def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int =
     every = slice(start, stop, max(1, (stop - start) // slices))
     region = tuple(every if axis == scan.slice_axis else whole[axis] for axis in range(3))
     hu = scan.hu[region].astype(np.float32)
-    distance, inside, step = on_scan(border, scan, region)
+    distance, inside, step, normal = on_scan(border, normal, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
     face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
-    upright = face & (unstraighten(normal, border.grid, scan, region) < UPRIGHT)
+    upright = face & (normal < UPRIGHT)
     face = np.nonzero(upright if upright.sum() > 100 else face)
     if len(face[0]) <= 100:
         return USUAL_BLUR
     slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
     widths = step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope, 1))
     # where the face is not quite upright, its slope is less: the median would be too wide
+    width = np.quantile(widths, 0.25)
     pixel = PIXEL * max(scan.spacing[axis] for axis in across)
-    return float(np.sqrt(np.clip(np.quantile(widths, 0.25) ** 2 - pixel**2, 0.3**2, 3**2)))
+    return float(np.sqrt(np.clip(width**2 - pixel**2, 0.3**2, 3**2)))
 
 
 def slopes(values: np.ndarray, at: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
@@ -220,14 +221,14 @@ def slopes(values: np.ndarray, at: tuple[np.ndarray, ...], axis: int) -> np.ndar
     return (values[tuple(high)] - values[tuple(low)]) / 2
 
 
-def on_scan(border: Border, scan: Volume, region) -> list[np.ndarray]:
-    """Distance, inside and step on the scan's own voxels of a region."""
+def on_scan(border: Border, other: np.ndarray, scan: Volume, region) -> list[np.ndarray]:
+    """Distance, inside, step and another field of the grid on the scan's own voxels of a region."""
     from volume import unstraighten
 
     # unstraighten gives 0 beyond the grid: there the distance is FAR, and no bone
-    fields = (FAR - border.distance, border.inside, border.step)
-    far, inside, step = (unstraighten(field, border.grid, scan, region) for field in fields)
-    return [FAR - far, inside, step]
+    fields = (FAR - border.distance, border.inside, border.step, other)
+    far, *others = (unstraighten(field, border.grid, scan, region) for field in fields)
+    return [FAR - far, *others]
 
 
 def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
@@ -236,10 +237,7 @@ def refine(border: Border, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     Deeper than SHRINK and farther than GROW (beside faint bone: farther than its own border) the
     network decides, and wherever no bone is near; between them, the scan's own HU.
     """
-    from volume import unstraighten
-
-    distance, inside, step = on_scan(border, scan, region)
-    edge = unstraighten(border.edge, border.grid, scan, region)
+    distance, inside, step, edge = on_scan(border, border.edge, scan, region)
     hu = scan.hu[region]
     pixel = [s for axis, s in enumerate(scan.spacing) if axis != scan.slice_axis]
     rows, columns = (NOISE / size for size in pixel)
