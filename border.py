@@ -199,9 +199,8 @@ def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int =
     hu = scan.hu[region].astype(np.float32)
     distance, inside, step, normal = on_scan(border, normal, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
-    face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
-    upright = face & (normal < UPRIGHT)
-    face = np.nonzero(upright if upright.sum() > 100 else face)
+    near = (np.abs(distance) < 2.5) & (step > BONE)
+    face = np.nonzero(halfway & near & (normal < UPRIGHT))
     if len(face[0]) <= 100:
         return USUAL_BLUR
     slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
