@@ -199,8 +199,10 @@ def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int =
     hu = scan.hu[region].astype(np.float32)
     distance, inside, step, normal = on_scan(border, normal, scan, region)
     halfway = np.abs(hu - inside - step / 2) < 0.2 * step
-    near = (np.abs(distance) < 2.5) & (step > BONE)
-    face = np.nonzero(halfway & near & (normal < UPRIGHT))
+    face = halfway & (np.abs(distance) < 2.5) & (step > BONE)
+    upright = face & (normal < UPRIGHT)
+    # where these are few, all: the usual blur let masks of coarse scans out of the skull
+    face = np.nonzero(upright if upright.sum() > 100 else face)
     if len(face[0]) <= 100:
         return USUAL_BLUR
     slope = np.hypot(*(slopes(hu, face, axis) / scan.spacing[axis] for axis in across))
