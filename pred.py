@@ -49,6 +49,7 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
+ROOM = 6.0  # mm between brain and the box's face, at least: half of what is mostly left of MARGIN
 THICK = 4.0  # mm along a voxel: between two there is nothing new
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 # Of a view one slice in so many is looked at, for 0.0001 of Dice (benchmarks/README.md); across
@@ -214,16 +215,13 @@ class Predictor:
         if thin_axis(scan) is not None:
             return self.thin_scan(scan)
         from border import find_border, refine
-        from volume import millilitres, regions, straighten
+        from volume import millilitres, regions
 
-        box = self.find_head(scan)
-        if box is None:
+        head = self.find_head(scan)
+        if head is None:
             return no_head(scan)
-        cubes, grid = straighten(scan.hu, scan, self.spacing, box)
+        views, probability, cubes, grid = self.look(scan, *head)
         every = slices_seen(scan, grid.spacing)
-        views = self.views(cubes, every)
-        probability = clean_volume(sum(views.values()) / len(views))
-        probability = cut_canal(probability, grid.spacing)
         brain = probability > 0.5
         if not brain.any():
             return no_head(scan)
@@ -252,19 +250,45 @@ class Predictor:
             return no_head(scan)
         return Result(mask, verdict=quality.judge({}, (TOO_THIN, *quality.strange_hu(scan.hu))))
 
-    def find_head(self, scan: Volume) -> np.ndarray | None:
-        """The box (2, 3) in mm, straight coordinates, of what looks like brain; None if nothing."""
+    def find_head(self, scan: Volume) -> tuple[np.ndarray, np.ndarray] | None:
+        """The boxes (2, 3) in mm, straight coordinates, of what looks like brain and of the whole
+        scan; None if nothing does."""
         from volume import largest, straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
         every = dict.fromkeys(data.VIEWS, FEW)
         views = self.views(cubes, every, "finding the head")
-        found = largest(sum(views.values()) / len(views) > 0.5)
-        if found.sum() * grid.spacing**3 / 1000 < LEAST_BRAIN:
+        answer = sum(views.values()) / len(views)
+        # of a head that is cut low, one view may see brain where the others see a neck
+        for sure in (0.5, 0.3):
+            found = largest(answer > sure)
+            if found.sum() * grid.spacing**3 / 1000 >= LEAST_BRAIN:
+                break
+        else:
             return None
-        inside = grid.box(*ends(found)) + MARGIN * np.array([[-1], [1]])
         whole = grid.box((0, 0, 0), grid.shape)
-        return np.stack([np.maximum(inside[0], whole[0]), np.minimum(inside[1], whole[1])])
+        return widened(grid.box(*ends(found)), MARGIN, whole), whole
+
+    def look(self, scan: Volume, box: np.ndarray, whole: np.ndarray) -> tuple:
+        """Each view's answer and the brain's probability (X, Y, Z) in a box of the scan, and its
+        HU on cubes with their Grid.
+
+        Brain closer than ROOM to a face of the box was seen only in part, here and coarsely: the
+        box is made larger there, within the `whole` scan, and looked at again.
+        """
+        from volume import straighten
+
+        cubes, grid = straighten(scan.hu, scan, self.spacing, box)
+        views = self.views(cubes, slices_seen(scan, grid.spacing))
+        probability = clean_volume(sum(views.values()) / len(views))
+        probability = cut_canal(probability, grid.spacing)
+        brain = probability > 0.5
+        if brain.any():
+            close = np.abs(grid.box(*ends(brain)) - box) < ROOM
+            wider = widened(box, 2 * MARGIN * close, whole)
+            if (wider != box).any():
+                return self.look(scan, wider, whole)
+        return views, probability, cubes, grid
 
     def views(self, cubes: np.ndarray, every: dict[str, int], stage: str = "segmenting") -> dict:
         """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each view of `every`."""
@@ -304,6 +328,12 @@ class Predictor:
         labels = to_labels(shares, grid, source)
         names = ", ".join(self.card["labels"].values())
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def widened(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
+    """A box (2, 3) in mm, larger by so many at all faces or at each (2, 3); within the `whole`."""
+    low, high = box + np.array([[-1], [1]]) * mm
+    return np.stack([np.maximum(low, whole[0]), np.minimum(high, whole[1])])
 
 
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:

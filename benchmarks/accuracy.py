@@ -1,6 +1,7 @@
 """How good the masks are, on scans that no training has seen.
 
     python benchmarks/accuracy.py synthetic --labels DIR   # 20 scans of held-out label maps
+    python benchmarks/accuracy.py cut --labels DIR         # 16 that begin deep in the skull
     python benchmarks/accuracy.py slices --labels DIR      # their slices as PNG, turned, windowed
     python benchmarks/accuracy.py axes --labels DIR        # one scan in 24 axis orders and 8 flips
     python benchmarks/accuracy.py real --data DIR          # real scans with what is known of them
@@ -39,6 +40,13 @@ KINDS = {
     "venous, disease": {"phase": "venous", "thickness": 1.0, "tilt": 25.0},
     "thick, disease": {"phase": "none", "thickness": 5.0, "tilt": 25.0},
 }
+# Scans of a neck, which begin so many mm below the vertex
+CUT = {
+    f"cut at {mm} mm": {"phase": phase, "thickness": thickness, "above": -mm, "tilt": 8.0,
+                        "plain": True}
+    for mm, phase, thickness in ((50, "arterial", 1.0), (70, "none", 3.0), (90, "arterial", 1.0),
+                                 (110, "none", 3.0))
+}
 FIELD = {"spacing": 0.6, "width": 225.0, "length": 190.0, "above": 8.0, "sharpness": 0.55,
          "pixel": 0.0, "averaged": 0.0}
 FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and prone
@@ -47,10 +55,13 @@ PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whol
 
 def held_out(args) -> list[tuple[str, Path]]:
     """Kind and path of every held-out scan; makes those that the cache lacks."""
+    kinds, folder = KINDS, str(args.seed)
+    if args.test == "cut":
+        kinds, folder = CUT, f"{args.seed}_cut"
     scans = []
     for number, path in enumerate(synthetic.label_files(args.labels)):
-        for kind, (name, look) in enumerate(KINDS.items()):
-            target = Path(args.cache, str(args.seed), f"{data.stem(path)}_{kind}.nii.gz")
+        for kind, (name, look) in enumerate(kinds.items()):
+            target = Path(args.cache, folder, f"{data.stem(path)}_{kind}.nii.gz")
             if not target.exists():
                 make(path, args.seed + 10 * number + kind, look, FLIPS[(number + kind) % 4], target)
             scans.append((name, target))
@@ -83,7 +94,7 @@ def on_synthetic(predictor: Predictor, args) -> pd.DataFrame:
         result = predictor.volume(scan)
         row = {"scan": path.name, "kind": kind, "Dice": dice(truth, result.mask)}
         row |= metrics.surface_scores(truth, result.mask, scan.spacing, tolerance=1.0)
-        if KINDS[kind]["phase"] != "none":
+        if (KINDS | CUT)[kind]["phase"] != "none":
             row["vessels kept"] = (vessels & result.mask).sum() / vessels.sum()
         row["least view agreement"] = min(result.agreement.values(), default=None)
         rows.append(row | {"bias %": 100 * (result.mask.sum() / truth.sum() - 1)})
@@ -169,7 +180,8 @@ def inside_skull(scan) -> np.ndarray:
     return inside > 0
 
 
-TESTS = {"synthetic": on_synthetic, "slices": on_slices, "axes": on_axes, "real": on_real}
+TESTS = {"synthetic": on_synthetic, "cut": on_synthetic, "slices": on_slices, "axes": on_axes,
+         "real": on_real}
 
 
 def main(argv: list[str] | None = None) -> int:

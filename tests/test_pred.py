@@ -577,3 +577,33 @@ def test_what_runs_down_the_canal_is_cut_and_a_round_end_is_not():
     whole = pred.cut_canal(ball.astype(np.float32), 1.5) > 0.5
     np.testing.assert_array_equal(whole, ball)
     assert not pred.cut_canal(np.zeros((4, 4, 4), np.float32), 1.5).any()
+
+
+def test_brain_close_to_a_face_of_the_box_is_looked_at_in_a_larger_one(
+    predictor, found, cta_file, monkeypatch
+):
+    coarse = predictor.find_head
+
+    def half(scan):
+        box, whole = coarse(scan)
+        box[0, 0] = box[:, 0].mean() - 10
+        return box, whole
+
+    monkeypatch.setattr(predictor, "find_head", half)
+    again = predictor.volume(read_volume(cta_file))
+    assert dice(again.mask, found.mask) > 0.99
+
+
+def test_a_head_that_one_view_alone_sees_is_found(predictor, cta_file, monkeypatch):
+    scan, views = read_volume(cta_file), predictor.views
+    box, whole = predictor.find_head(scan)
+
+    def axial(*args):
+        return {view: seen * (view == "axial") for view, seen in views(*args).items()}
+
+    monkeypatch.setattr(predictor, "views", axial)
+    again, same = predictor.find_head(scan)
+    np.testing.assert_allclose(again, box, atol=3 * 3.0)  # mm: three of the coarse cubes
+    np.testing.assert_array_equal(same, whole)
+    monkeypatch.setattr(predictor, "views", lambda *args: {"axial": 0 * views(*args)["axial"]})
+    assert predictor.find_head(scan) is None

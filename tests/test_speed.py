@@ -235,9 +235,9 @@ def test_a_head_seen_only_coarsely_is_none(cta_file):
     network, coarse = predictor.network, predictor.find_head
 
     def find_head(scan):
-        box = coarse(scan)
+        boxes = coarse(scan)
         predictor.network = lambda pictures: np.zeros_like(network(pictures))
-        return box
+        return boxes
 
     predictor.find_head = find_head
     result = predictor.volume(volume.read_volume(cta_file))
