@@ -73,15 +73,22 @@ class Border:
 
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
-    distance = signed_distance(probability, grid)
+    clear = decided(probability)
+    distance = signed_distance(clear, grid)
     border = beside_bone(distance, cubes, grid)
     normals = cosines(distance)
     blur = measure_blur(border, scan, normals[scan.slice_axis])
+    # an averaged template, blurred by more than its voxels: views disagree where its bone is faint
+    if blur > max(SHARP, max(scan.spacing) / 2):
+        clear = probability
+        distance = signed_distance(clear, grid)
+        border = beside_bone(distance, cubes, grid)
+        normals = cosines(distance)
     # in thick slices and where the blur is strong, bone's face is as wide as a vessel
     if max(scan.spacing) <= THIN and blur <= CRISP:
         vessels = thick_vessels(cubes, distance)
         if vessels.any():
-            distance = signed_distance(np.where(vessels, 1, probability), grid)
+            distance = signed_distance(np.where(vessels, 1, clear), grid)
             distance[vessels] = np.minimum(distance[vessels], TAKEN)  # bone may not take them
             border = beside_bone(distance, cubes, grid)
     # where the blur is strong, as of an averaged template, the network's border stays too far out
@@ -106,6 +113,18 @@ def beside_bone(distance: np.ndarray, cubes: np.ndarray, grid: Grid) -> Border:
 def widened(blur: float) -> float:
     """By how many mm a `blur` (mm) that is stronger than a scanner's moves the border inwards."""
     return WIDENS * max(0.0, blur - SHARP)
+
+
+def decided(probability: np.ndarray) -> np.ndarray:
+    """A probability (X, Y, Z) that is 0 or 1 but where it crosses 0.5; float32.
+
+    Where two views of three see brain and one sees none, as in heads that are cut low and about
+    sinuses, it stays near two thirds, and `signed_distance` would take all of that for the border.
+    """
+    brain = probability > 0.5
+    inside = ndimage.binary_erosion(brain, border_value=1)
+    nearby = ndimage.binary_dilation(brain)
+    return np.where(inside, 1, np.where(nearby, probability, 0)).astype(np.float32)
 
 
 def signed_distance(probability: np.ndarray, grid: Grid) -> np.ndarray:

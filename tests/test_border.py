@@ -24,14 +24,20 @@ def skull(radius, bone=1200):
     return -1000 + head * (1000 + brain * 35 + (1 - brain) * bone)
 
 
-def found(hu, distance, path, save_nifti_as, size=(1.0, 1.0, 1.0)):
-    """A scan (voxels of `size` mm), and its Border where the network's lies at `distance` 0."""
+def found(hu, distance, path, save_nifti_as, size=(1.0, 1.0, 1.0), doubt=None):
+    """A scan (voxels of `size` mm), and its Border where the network's lies at `distance` 0.
+
+    Where there is `doubt` (bool), one view of three sees nothing.
+    """
     noise = 5 * np.random.default_rng(0).standard_normal(hu.shape)
     affine = np.diag([*size, 1.0])
     scan = read_volume(save_nifti_as(path / "ball.nii.gz", (hu + noise).astype(np.float32), affine))
     cubes, grid = straighten(scan.hu, scan, 1.5)
     coarse, _ = straighten(distance.astype(np.float32), scan, 1.5, outside=50)
-    return scan, border.find_border(1 / (1 + np.exp(coarse / 0.7)), cubes, grid, scan)
+    probability = 1 / (1 + np.exp(coarse / 0.7))
+    if doubt is not None:
+        probability *= 1 - straighten(doubt.astype(np.float32), scan, 1.5, outside=0)[0] / 3
+    return scan, border.find_border(probability, cubes, grid, scan)
 
 
 def refined(hu, distance, path, save_nifti_as, size=(1.0, 1.0, 1.0)):
@@ -246,3 +252,15 @@ def test_of_few_vessels_the_brightest_is_not_sought_beside_bone(specks, followed
     clump = (np.hypot(x, z) < 3) & (y > 0) & (RADIUS > 20) & (RADIUS < 26)
     hu = np.where(clump, 300 + 30 * (RADIUS - 20), hu)
     assert border.thick_vessels(hu, RADIUS - 24)[clump].any() == followed
+
+
+@pytest.mark.parametrize(("blur", "decides"), [(0.0, True), (2.5, False)])
+def test_where_one_view_of_three_sees_no_brain_the_others_decide(
+    blur, decides, tmp_path, save_nifti_as
+):
+    """But not in averaged templates, whose blur is more than their voxels'."""
+    hu = ndimage.gaussian_filter(skull(28), blur)
+    doubt = FROM_CENTRE[0] > 10
+    _, edge = found(hu, RADIUS - 28, tmp_path, save_nifti_as, doubt=doubt)
+    middle = edge.distance[32:38, 20:28, 20:28]  # 14 to 20 mm from the centre: 8 from the bone
+    assert (middle < -border.SHRINK).all() == decides
