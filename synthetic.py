@@ -333,11 +333,11 @@ def draw_look(rng, plain, body) -> dict:
 
 
 def draw_above(rng, plain) -> float:
-    """Draw how far above the vertex the scan begins (mm): below it in some, deep in the skull, down
-    to the cerebellum, in a quarter, as scans of a neck do: there is much to learn in these."""
-    if plain or (draw := rng.random()) < 0.6:
+    """Draw how far above the vertex the scan begins (mm): below it in some, deep in the skull
+    base in a few, as scans of a neck do."""
+    if plain or (draw := rng.random()) < 0.7:
         return float(rng.uniform(4, 25))
-    return float(rng.uniform(-45, 4) if draw < 0.75 else rng.uniform(-130, -45))
+    return float(rng.uniform(-45, 4) if draw < 0.9 else rng.uniform(-110, -45))
 
 
 def pose(head: Anatomy, look: dict, rng) -> tuple[np.ndarray, tuple]:
