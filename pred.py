@@ -267,7 +267,7 @@ class Predictor:
         else:
             return None
         whole = grid.box((0, 0, 0), grid.shape)
-        return widened(grid.box(*ends(found)), MARGIN, whole), whole
+        return enlarged(grid.box(*ends(found)), MARGIN, whole), whole
 
     def look(self, scan: Volume, box: np.ndarray, whole: np.ndarray) -> tuple:
         """Each view's answer and the brain's probability (X, Y, Z) in a box of the scan, and its
@@ -285,7 +285,7 @@ class Predictor:
         brain = probability > 0.5
         if brain.any():
             close = np.abs(grid.box(*ends(brain)) - box) < ROOM
-            wider = widened(box, 2 * MARGIN * close, whole)
+            wider = enlarged(box, 2 * MARGIN * close, whole)
             if (wider != box).any():
                 return self.look(scan, wider, whole)
         return views, probability, cubes, grid
@@ -330,7 +330,7 @@ class Predictor:
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
 
 
-def widened(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
+def enlarged(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
     """A box (2, 3) in mm, larger by so many at all faces or at each (2, 3); within the `whole`."""
     low, high = box + np.array([[-1], [1]]) * mm
     return np.stack([np.maximum(low, whole[0]), np.minimum(high, whole[1])])
