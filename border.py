@@ -74,19 +74,17 @@ class Border:
 def find_border(probability: np.ndarray, cubes: np.ndarray, grid: Grid, scan: Volume) -> Border:
     """What `refine` needs, from the brain's probability and the HU (X, Y, Z) on `grid`."""
     clear = decided(probability)
-    distance = signed_distance(clear, grid)
-    border = beside_bone(distance, cubes, grid)
-    normals = cosines(distance)
+    border = beside_bone(signed_distance(clear, grid), cubes, grid)
+    normals = cosines(border.distance)
     blur = measure_blur(border, scan, normals[scan.slice_axis])
     # an averaged template, blurred by more than its voxels: views disagree where its bone is faint
     if blur > max(SHARP, max(scan.spacing) / 2):
         clear = probability
-        distance = signed_distance(clear, grid)
-        border = beside_bone(distance, cubes, grid)
-        normals = cosines(distance)
+        border = beside_bone(signed_distance(clear, grid), cubes, grid)
+        normals = cosines(border.distance)
     # in thick slices and where the blur is strong, bone's face is as wide as a vessel
     if max(scan.spacing) <= THIN and blur <= CRISP:
-        vessels = thick_vessels(cubes, distance)
+        vessels = thick_vessels(cubes, border.distance)
         if vessels.any():
             distance = signed_distance(np.where(vessels, 1, clear), grid)
             distance[vessels] = np.minimum(distance[vessels], TAKEN)  # bone may not take them
