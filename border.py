@@ -226,8 +226,10 @@ def measure_blur(border: Border, scan: Volume, normal: np.ndarray, slices: int =
     widths = step[face] / (np.sqrt(2 * np.pi) * np.maximum(slope, 1))
     # where the face is not quite upright, its slope is less: the median would be too wide
     width = np.quantile(widths, 0.25)
-    pixel = PIXEL * max(scan.spacing[axis] for axis in across)
-    return float(np.sqrt(np.clip(width**2 - pixel**2, 0.3**2, 3**2)))
+    pixel = max(scan.spacing[axis] for axis in across)
+    blur = float(np.sqrt(np.clip(width**2 - (PIXEL * pixel) ** 2, 0.3**2, 3**2)))
+    # less than half a pixel is what is left of the pixel's own, and no strong blur
+    return blur if blur > pixel / 2 else min(blur, SHARP)
 
 
 def slopes(values: np.ndarray, at: tuple[np.ndarray, ...], axis: int) -> np.ndarray:

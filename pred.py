@@ -49,6 +49,8 @@ SIZE = 160  # pixels a side to which a slice is brought when the network takes a
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
+MIRRORED = 40  # cubes that a head goes on for where the scan cuts it
+UNCUT = np.zeros((2, 3), bool)
 ROOM = 6.0  # mm between brain and the box's face, at least: half of what is mostly left of MARGIN
 THICK = 4.0  # mm along a voxel: between two there is nothing new
 THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
@@ -74,6 +76,19 @@ class Result:
     agreement: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     verdict: quality.Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head lies in a scan: boxes (2, 3) in mm, straight coordinates (see `Grid.box`).
+
+    `box`: of its brain, with some room; `whole`: of the scan; `cut`: at which faces of it, bool
+    (2, 3), the scan ends in the brain.
+    """
+
+    box: np.ndarray
+    whole: np.ndarray
+    cut: np.ndarray
 
 
 # ---------------------------------------------------------------- the network
@@ -220,7 +235,7 @@ class Predictor:
         head = self.find_head(scan)
         if head is None:
             return no_head(scan)
-        views, probability, cubes, grid = self.look(scan, *head)
+        views, probability, cubes, grid = self.look(scan, head)
         every = slices_seen(scan, grid.spacing)
         brain = probability > 0.5
         if not brain.any():
@@ -250,64 +265,74 @@ class Predictor:
             return no_head(scan)
         return Result(mask, verdict=quality.judge({}, (TOO_THIN, *quality.strange_hu(scan.hu))))
 
-    def find_head(self, scan: Volume) -> tuple[np.ndarray, np.ndarray] | None:
-        """The boxes (2, 3) in mm, straight coordinates, of what looks like brain and of the whole
-        scan; None if nothing does."""
-        from volume import largest, straighten
+    def find_head(self, scan: Volume) -> Head | None:
+        """Where the head lies in a scan; None if nothing looks like brain."""
+        from volume import straighten
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        every = dict.fromkeys(data.VIEWS, FEW)
-        views = self.views(cubes, every, "finding the head")
+        box, whole = self.find_brain(cubes, grid), grid.box((0, 0, 0), grid.shape)
+        if box is None:
+            return None
+        cut = np.abs(box - whole) < ROOM  # scalp and skull alone are thicker
+        if cut.any() and (again := self.find_brain(cubes, grid, cut)) is not None:
+            box = again
+        return Head(enlarged(box, MARGIN, whole), whole, cut)
+
+    def find_brain(self, cubes: np.ndarray, grid: Grid, cut=UNCUT) -> np.ndarray | None:
+        """The box (2, 3) in mm of what looks like brain in HU on coarse cubes, None if nothing."""
+        from volume import largest
+
+        views = self.views(cubes, dict.fromkeys(data.VIEWS, FEW), "finding the head", cut)
         answer = sum(views.values()) / len(views)
         # of a head that is cut low, one view may see brain where the others see a neck
         for sure in (0.5, 0.3):
             found = largest(answer > sure)
             if found.sum() * grid.spacing**3 / 1000 >= LEAST_BRAIN:
-                break
-        else:
-            return None
-        whole = grid.box((0, 0, 0), grid.shape)
-        return enlarged(grid.box(*ends(found)), MARGIN, whole), whole
+                return grid.box(*ends(found))
+        return None
 
-    def look(self, scan: Volume, box: np.ndarray, whole: np.ndarray) -> tuple:
-        """Each view's answer and the brain's probability (X, Y, Z) in a box of the scan, and its
-        HU on cubes with their Grid.
+    def look(self, scan: Volume, head: Head) -> tuple:
+        """Each view's answer and the brain's probability (X, Y, Z) in the box of a scan's head, and
+        its HU on cubes with their Grid.
 
         Brain closer than ROOM to a face of the box was seen only in part, here and coarsely: the
-        box is made larger there, within the `whole` scan, and looked at again.
+        box is made larger there, within the whole scan, and looked at again.
         """
         from volume import straighten
 
-        cubes, grid = straighten(scan.hu, scan, self.spacing, box)
-        views = self.views(cubes, slices_seen(scan, grid.spacing))
+        cubes, grid = straighten(scan.hu, scan, self.spacing, head.box)
+        views = self.views(cubes, slices_seen(scan, grid.spacing), cut=head.cut)
         probability = clean_volume(sum(views.values()) / len(views))
         probability = cut_canal(probability, grid.spacing)
         brain = probability > 0.5
         if brain.any():
-            close = np.abs(grid.box(*ends(brain)) - box) < ROOM
-            wider = enlarged(box, 2 * MARGIN * close, whole)
-            if (wider != box).any():
-                return self.look(scan, wider, whole)
+            close = np.abs(grid.box(*ends(brain)) - head.box) < ROOM
+            wider = enlarged(head.box, 2 * MARGIN * close, head.whole)
+            if (wider != head.box).any():
+                return self.look(scan, replace(head, box=wider))
         return views, probability, cubes, grid
 
-    def views(self, cubes: np.ndarray, every: dict[str, int], stage: str = "segmenting") -> dict:
+    def views(
+        self, cubes: np.ndarray, every: dict[str, int], stage: str = "segmenting", cut=UNCUT
+    ) -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each view of `every`."""
-        return self.in_views(data.normalise(cubes, self.window), every, stage)
+        return self.in_views(data.normalise(cubes, self.window), every, stage, cut)
 
     def in_views(
-        self, seen: np.ndarray, every: dict[str, int], stage: str = "segmenting"
+        self, seen: np.ndarray, every: dict[str, int], stage: str = "segmenting", cut=UNCUT
     ) -> dict[str, np.ndarray]:
         """Probabilities (X, Y, Z[, classes]) of normalised cubes (X, Y, Z[, C]) in each view.
 
         Of each view, one slice in so many as `every` says is looked at; those between are
-        interpolated.
+        interpolated. Where the head is `cut` (see `Head`), slices go on beyond: see `mirrored`.
         """
         found = {}
         for view, step in every.items():
             self.tell(stage, len(found) / len(every))
-            slices = data.stack(seen, view)
+            whole, inside = mirrored(seen, cut, view)
+            slices = data.stack(whole, view)
             some = self.probabilities(slices[::step])
-            found[view] = data.unstack(between(some, step, len(slices)), view)
+            found[view] = data.unstack(between(some, step, len(slices)), view)[inside]
         return found
 
     # ------------------------------------------------------------ one MRI case
@@ -328,6 +353,21 @@ class Predictor:
         labels = to_labels(shares, grid, source)
         names = ", ".join(self.card["labels"].values())
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def mirrored(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray, tuple]:
+    """Cubes (X, Y, Z[, C]) with MIRRORED more, their mirror image, beyond each face where a head is
+    `cut` (see `Head`) that a view's slices reach; and the slices in which they lie themselves.
+
+    A head that ends in a straight line looks like none that the network knows, or like a neck.
+    """
+    across = 2 - data.VIEWS.index(view)
+    widths = [tuple(MIRRORED * cut[:, axis] * (axis != across)) for axis in range(3)]
+    sizes = zip(widths, cubes.shape[:3], strict=True)
+    inside = tuple(slice(low, low + size) for (low, _), size in sizes)
+    if not cut.any():
+        return cubes, inside
+    return np.pad(cubes, widths + [(0, 0)] * (cubes.ndim - 3), "reflect"), inside
 
 
 def enlarged(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:

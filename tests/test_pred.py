@@ -585,9 +585,9 @@ def test_brain_close_to_a_face_of_the_box_is_looked_at_in_a_larger_one(
     coarse = predictor.find_head
 
     def half(scan):
-        box, whole = coarse(scan)
-        box[0, 0] = box[:, 0].mean() - 10
-        return box, whole
+        head = coarse(scan)
+        head.box[0, 0] = head.box[:, 0].mean() - 10
+        return head
 
     monkeypatch.setattr(predictor, "find_head", half)
     again = predictor.volume(read_volume(cta_file))
@@ -596,14 +596,14 @@ def test_brain_close_to_a_face_of_the_box_is_looked_at_in_a_larger_one(
 
 def test_a_head_that_one_view_alone_sees_is_found(predictor, cta_file, monkeypatch):
     scan, views = read_volume(cta_file), predictor.views
-    box, whole = predictor.find_head(scan)
+    head = predictor.find_head(scan)
 
     def axial(*args):
         return {view: seen * (view == "axial") for view, seen in views(*args).items()}
 
     monkeypatch.setattr(predictor, "views", axial)
-    again, same = predictor.find_head(scan)
-    np.testing.assert_allclose(again, box, atol=3 * 3.0)  # mm: three of the coarse cubes
-    np.testing.assert_array_equal(same, whole)
+    again = predictor.find_head(scan)
+    np.testing.assert_allclose(again.box, head.box, atol=3 * 3.0)  # mm: three of the coarse cubes
+    np.testing.assert_array_equal(again.whole, head.whole)
     monkeypatch.setattr(predictor, "views", lambda *args: {"axial": 0 * views(*args)["axial"]})
     assert predictor.find_head(scan) is None
