@@ -267,10 +267,10 @@ class Predictor:
 
     def find_head(self, scan: Volume) -> Head | None:
         """Where the head lies in a scan; None if nothing looks like brain."""
-        from volume import straighten
+        from volume import straighten, whole_box
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        box, whole = self.find_brain(cubes, grid), grid.box((0, 0, 0), grid.shape)
+        box, whole = self.find_brain(cubes, grid), whole_box(scan)
         if box is None:
             return None
         cut = np.abs(box - whole) < ROOM  # scalp and skull alone are thicker

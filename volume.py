@@ -619,6 +619,11 @@ def box_of(mask: np.ndarray, volume: Volume) -> np.ndarray:
     return np.array(ends)[np.argsort(lie.order)].T
 
 
+def whole_box(volume: Volume) -> np.ndarray:
+    """(2, 3) mm: the outer faces of all of a volume's voxels, straight coordinates."""
+    return _extent(_layout(volume))
+
+
 def regions(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:
     """Slabs of at most `depth` source slices, together all canonical voxels within the grid."""
     lie = _layout(volume)
@@ -675,15 +680,20 @@ def _layout(volume: Volume) -> _Layout:
     return _Layout(axes, (s, r, c), pitch, index, skew, *firsts.T[::-1])
 
 
+def _extent(lie: _Layout) -> np.ndarray:
+    """(2, 3) mm: the outer faces of all voxels."""
+    box = np.empty((2, 3))
+    firsts = (lie.heights, lie.rows, lie.columns)
+    for axis, first, pitch, index in zip(lie.order, firsts, lie.pitch, lie.index, strict=True):
+        ends = (index[0], index[-1]) if first is not lie.heights else (0, 0)
+        box[0, axis] = first.min() + pitch * (ends[0] - 0.5)
+        box[1, axis] = first.max() + pitch * (ends[1] + 0.5)
+    return box
+
+
 def _make_grid(lie: _Layout, spacing: float, box: np.ndarray | None) -> Grid:
     """The fewest cubes that cover the box or the volume, centred on it."""
-    if box is None:
-        box = np.empty((2, 3))
-        firsts = (lie.heights, lie.rows, lie.columns)
-        for axis, first, pitch, index in zip(lie.order, firsts, lie.pitch, lie.index, strict=True):
-            ends = (index[0], index[-1]) if first is not lie.heights else (0, 0)
-            box[0, axis] = first.min() + pitch * (ends[0] - 0.5)
-            box[1, axis] = first.max() + pitch * (ends[1] + 0.5)
+    box = _extent(lie) if box is None else box
     low, high = np.asarray(box, float)
     shape = np.maximum(1, np.ceil((high - low) / spacing - 1e-3)).astype(int)
     start = (low + high - (shape - 1) * spacing) / 2

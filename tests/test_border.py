@@ -179,6 +179,17 @@ def test_in_coarse_pixels_the_edge_is_amid_them(size, least, tmp_path, save_nift
     assert dice(mask, distance < 0) > least
 
 
+def test_in_coarse_pixels_a_face_that_is_aslant_shows_no_strong_blur(tmp_path, save_nifti_as):
+    """As of the dome of a large head, in voxels of 4 mm."""
+    x, y, z = np.meshgrid(*2 * [np.arange(-79.5, 80)], np.arange(30.5, 70), indexing="ij")
+    away = np.minimum(np.sqrt(x**2 + y**2 + z**2) - 50, 30)
+    brain, head = share(away), share(away - 6)
+    fine = -1000 + head * (1000 + brain * 35 + (1 - brain) * 1200)
+    hu, distance = np.stack([fine, away]).reshape(2, 40, 4, 40, 4, 10, 4).mean((2, 4, 6))
+    mask = refined(hu, distance, tmp_path, save_nifti_as, size=(4.0, 4.0, 4.0))
+    assert dice(mask, distance < 0) > 0.99
+
+
 def in_thick_slices(blur, thickness=6):
     """HU of the ball as slices of 6 mm average it, and how far from its edge their middles are."""
     hu = ndimage.gaussian_filter(skull(22.3), blur).reshape(SIZE, SIZE, -1, thickness).mean(-1)

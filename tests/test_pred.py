@@ -594,6 +594,31 @@ def test_brain_close_to_a_face_of_the_box_is_looked_at_in_a_larger_one(
     assert dice(again.mask, found.mask) > 0.99
 
 
+@pytest.mark.parametrize("mm", [30, 36, 60])
+def test_a_head_that_the_scan_cuts_is_found_whole(mm, predictor, cta, tmp_path, save_nifti_as):
+    """So many mm above its base; without the mirror image, 0.24 and 0.73 of the first two."""
+    base = np.flatnonzero(cta.mask.any((0, 1)))[0]
+    part = np.s_[..., : base + round(mm / cta.affine[2, 2])]
+    scan = read_volume(save_nifti_as(tmp_path / "cut.nii.gz", cta.hu[part], cta.affine))
+    assert predictor.find_head(scan).cut.tolist() == [[False] * 3, [False, False, True]]
+    assert dice(predictor.volume(scan).mask, cta.mask[part]) > 0.985
+
+
+def test_slices_go_on_as_their_mirror_image_where_a_head_is_cut():
+    cubes = np.random.default_rng(0).random((60, 50, 48))
+    cut = np.array([[True, False, False], [False, False, True]])
+    n = pred.MIRRORED
+    axial, inside = pred.mirrored(cubes, cut, "axial")
+    np.testing.assert_array_equal(axial, np.concatenate([cubes[n:0:-1], cubes]))
+    np.testing.assert_array_equal(axial[inside], cubes)
+    sagittal, inside = pred.mirrored(cubes, cut, "sagittal")
+    np.testing.assert_array_equal(sagittal[..., 48:], cubes[..., -2 : -2 - n : -1])
+    np.testing.assert_array_equal(sagittal[inside], cubes)
+    uncut, inside = pred.mirrored(cubes, pred.UNCUT, "coronal")
+    np.testing.assert_array_equal(uncut[inside], cubes)
+    assert uncut.shape == cubes.shape
+
+
 def test_a_head_that_one_view_alone_sees_is_found(predictor, cta_file, monkeypatch):
     scan, views = read_volume(cta_file), predictor.views
     head = predictor.find_head(scan)
