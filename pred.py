@@ -270,10 +270,11 @@ class Predictor:
         from volume import straighten, whole_box
 
         cubes, grid = straighten(scan.hu, scan, COARSE * self.spacing)
-        box, whole = self.find_brain(cubes, grid), whole_box(scan)
+        box, whole = self.find_brain(cubes, grid), grid.box((0, 0, 0), grid.shape)
         if box is None:
             return None
         cut = np.abs(box - whole) < ROOM  # scalp and skull alone are thicker
+        whole = np.where(cut, whole_box(scan), whole)  # coarse cubes reach beyond: air, mirrored
         if cut.any() and (again := self.find_brain(cubes, grid, cut)) is not None:
             box = again
         return Head(enlarged(box, MARGIN, whole), whole, cut)
