@@ -280,8 +280,8 @@ class Predictor:
         return Head(enlarged(box, MARGIN, whole), whole, cut)
 
     def find_brain(self, cubes: np.ndarray, grid: Grid, cut=UNCUT) -> np.ndarray | None:
-        """The box (2, 3) in mm of what looks like brain in HU on coarse cubes, of which the head may
-        be `cut` (see `Head`); None if nothing does."""
+        """The box (2, 3) in mm of what looks like brain in HU on coarse cubes, in which the head
+        may be `cut` (see `Head`); None if nothing does."""
         from volume import largest
 
         views = self.views(cubes, dict.fromkeys(data.VIEWS, FEW), "finding the head", cut)
