@@ -101,13 +101,13 @@ def to_cubes(source: MRI, card: dict) -> tuple[np.ndarray, Grid]:
     Slices are of the whole scan, volumes of the brain's box, and at least of the network's own
     shape. Where the card names no spacing, it is that at which the whole fits this shape.
     """
-    from volume import box_of, straighten
+    from volume import box_of, straighten, whole_box
 
     *shape, _ = card["input_shape"]
     is_volume = len(shape) == 3
     shape = np.array([n or 0 for n in (shape if is_volume else shape[:1] * 3)])
     brain = source.seen.any(axis=-1)
-    low, high = box_of(brain if is_volume else np.ones_like(brain), source.scan)
+    low, high = box_of(brain, source.scan) if is_volume else whole_box(source.scan)
     spacing = card.get("spacing_mm")
     if not spacing:
         spacing = ((high - low) / shape).max() if shape.all() else source.scan.spacing.min()
