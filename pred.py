@@ -229,12 +229,34 @@ class Predictor:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
         if thin_axis(scan) is not None:
             return self.thin_scan(scan)
-        from border import find_border, refine
-        from volume import millilitres, regions
+        from volume import not_blanked
 
         head = self.find_head(scan)
         if head is None:
             return no_head(scan)
+        sound = not_blanked(scan, head.box)
+        if sound != slice(0, scan.hu.shape[scan.slice_axis]):
+            return self.part(scan, sound)
+        return self.segment(scan, head)
+
+    def part(self, scan: Volume, sound: slice) -> Result:
+        """The mask of a scan of which only some slices are `sound`: of these, as of a scan."""
+        from volume import cropped
+
+        axis = scan.slice_axis
+        result = self.volume(cropped(scan, sound))
+        mask = np.zeros_like(scan.hu, bool)
+        np.moveaxis(mask, axis, 0)[sound] = np.moveaxis(result.mask, axis, 0)
+        left_out = zip((sound.start, scan.hu.shape[axis] - sound.stop), quality.FACES[axis],
+                       strict=True)  # fmt: skip
+        notes = [BLANKED.format(count, face) for count, face in left_out if count]
+        return replace(result, mask=mask, notes=(*notes, *result.notes))
+
+    def segment(self, scan: Volume, head: Head) -> Result:
+        """The mask of the head that was found in a scan."""
+        from border import find_border, refine
+        from volume import millilitres, regions
+
         views, probability, cubes, grid = self.look(scan, head)
         every = slices_seen(scan, grid.spacing)
         brain = probability > 0.5
@@ -396,6 +418,7 @@ def thin_axis(scan: Volume) -> int | None:
 
 
 TOO_THIN = f"less than {THIN:.0f} mm of a head: neither its volume nor its views can be checked"
+BLANKED = "the head was blanked out in {} slices at the {}: the mask ends before them"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
 
 

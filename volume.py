@@ -20,7 +20,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,6 +56,9 @@ UNREADABLE = (  # what nibabel raises of a file that is no image, or a damaged o
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
     ValueError, zlib.error,
 )  # fmt: skip
+BONE, BLANK = 250.0, -950.0  # HU: more is bone, less is air
+BARE = 0.5  # of a slice's bone: as much lies bare only beside slices that were blanked out
+LEAST_BONE = 1000.0  # mm2 of it in a slice: less is no ring of a skull
 LONGEST = 2500.0  # mm: no scanner's table is longer
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -622,6 +625,43 @@ def box_of(mask: np.ndarray, volume: Volume) -> np.ndarray:
 def whole_box(volume: Volume) -> np.ndarray:
     """(2, 3) mm: the outer faces of all of a volume's voxels, straight coordinates."""
     return _extent(_layout(volume))
+
+
+def not_blanked(volume: Volume, box: np.ndarray) -> slice:
+    """The slices (along `volume.slice_axis`) of a scan in HU that belong to a head not blanked out.
+
+    Planning systems fill with air what lies outside an outline: whole slices, or all but the bare
+    brain or a cylinder of it. Skin covers all bone; so where most of a slice's bone lies bare
+    against air, the next slice is one of these. That is looked for in a `box` (2, 3) mm (see
+    `Grid.box`) about the brain: what lies above the first of them from below is left out, or below.
+    """
+    lie = _layout(volume)
+    low, high = np.searchsorted(lie.heights, box[:, lie.order[0]])
+    every = max(1, round(2 / max(lie.pitch[1:])))  # mm: bone is wider
+    slices = volume.hu.transpose(lie.order)[max(low - 1, 0) : high + 1, ::every, ::every]
+    pixel = lie.pitch[1] * lie.pitch[2] * every**2
+    bone, blank = slices > BONE, slices < BLANK
+    first = max(low, 1)  # the slice of which the first pair says something
+    above = first + np.flatnonzero(_bare(bone[:-1], blank[1:], pixel))
+    below = first + np.flatnonzero(_bare(bone[1:], blank[:-1], pixel))
+    stop = min(above, default=len(lie.heights))
+    return slice(int(max(below[below < stop], default=0)), int(stop))
+
+
+def _bare(bone: np.ndarray, blank: np.ndarray, pixel: float) -> np.ndarray:
+    """Of which slices (N, H, W) most of the bone is `blank` in the next one; `pixel` is in mm2."""
+    area = np.count_nonzero(bone, axis=(1, 2)) * pixel
+    return (np.count_nonzero(bone & blank, axis=(1, 2)) * pixel > BARE * area) & (area > LEAST_BONE)
+
+
+def cropped(volume: Volume, slices: slice) -> Volume:
+    """Some slices (along `volume.slice_axis`) of a scan, to be looked at: not to be written."""
+    axis = volume.slice_axis
+    region = tuple(slices if n == axis else slice(None) for n in range(3))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * slices.start
+    shifts = None if volume.shifts is None else volume.shifts[slices]
+    return replace(volume, hu=volume.hu[region], affine=affine, shifts=shifts)
 
 
 def regions(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:

@@ -604,6 +604,30 @@ def test_a_head_that_the_scan_cuts_is_found_whole(mm, predictor, cta, tmp_path, 
     assert dice(predictor.volume(scan).mask, cta.mask[part]) > 0.985
 
 
+@pytest.mark.parametrize("axes", ["RAS", "ALI"])
+@pytest.mark.parametrize("left", ["nothing", "a cylinder", "the brain"])
+def test_where_a_head_was_blanked_out_its_scan_ends(
+    left, axes, predictor, cta, tmp_path, save_nifti_as
+):
+    base = np.flatnonzero(cta.mask.any((0, 1)))[0]
+    stop = base + round(50 / cta.affine[2, 2])
+    x, y = np.ogrid[: cta.hu.shape[0], : cta.hu.shape[1]]
+    middle = np.argwhere(cta.mask).mean(0)
+    cylinder = np.hypot(x - middle[0], y - middle[1])[..., None] < 8
+    kept = {"nothing": False, "a cylinder": cylinder, "the brain": cta.mask}[left]
+    hu = np.where(kept | (np.arange(cta.hu.shape[2]) < stop), cta.hu, -1024)
+    path = save_nifti_as(tmp_path / "blanked.nii.gz", hu, cta.affine)
+    turn = orientations.ornt_transform(
+        orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(axes)
+    )
+    nib.save(nib.load(path).as_reoriented(turn), path)
+    result = predictor.volume(read_volume(path))
+    assert result.mask.shape == cta.mask.shape and not result.mask[..., stop:].any()
+    assert dice(result.mask[..., :stop], cta.mask[..., :stop]) > 0.985
+    assert result.notes == (pred.BLANKED.format(hu.shape[2] - stop, "top"),)
+    assert any("top face" in reason for reason in result.verdict.reasons)
+
+
 def test_slices_go_on_as_their_mirror_image_where_a_head_is_cut():
     cubes = np.random.default_rng(0).random((60, 50, 48))
     cut = np.array([[True, False, False], [False, False, True]])

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,10 @@ from volume import (
     AIR,
     POSITIONS,
     Volume,
+    cropped,
+    from_array,
     millilitres,
+    not_blanked,
     read_mask,
     read_volume,
     regions,
@@ -359,6 +363,42 @@ def test_regions_are_all_that_a_grid_reaches(tmp_path, name):
         slabs[region] = unstraighten(ones, grid, volume, region)
     np.testing.assert_array_equal(slabs, whole)
     assert 0.01 < whole.mean() < 0.5
+
+
+def skull(shape=(60, 60, 50), spacing=2.0):
+    """A ball of bone and of brain within, in skin: HU, and its distance from the middle in mm."""
+    points = spacing * (np.indices(shape) - np.array(shape)[:, None, None, None] / 2)
+    away = np.linalg.norm(points, axis=0)
+    shells = [away < 36, away < 42, away < 47]
+    return np.select(shells, [40, 900, 0], AIR).astype(np.int16), away
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("shifts", [None, np.zeros((50, 3))])
+def test_slices_that_were_blanked_out_are_told_by_bare_bone(axis, shifts):
+    hu, away = skull()
+    everything = np.array([[-1e3] * 3, [1e3] * 3])
+
+    def sound(blanked, box=everything):
+        scan = from_array(np.moveaxis(blanked, 2, axis), np.diag([2, 2, 2, 1]), "x")
+        scan = replace(scan, slice_axis=axis, shifts=shifts)
+        part = cropped(scan, kept := not_blanked(scan, box))
+        np.testing.assert_array_equal(np.moveaxis(part.hu, axis, 2), blanked[..., kept])
+        np.testing.assert_allclose(part.affine[axis, 3], 2 * kept.start)
+        assert shifts is None or len(part.shifts) == kept.stop - kept.start
+        return kept.start, kept.stop
+
+    brain = away < 36
+    height = np.arange(50)
+    assert sound(hu) == (0, 50), "the skull itself is covered by skin"
+    assert sound(np.where(brain | (height < 30), hu, AIR)) == (0, 30)
+    assert sound(np.where(brain | (height >= 20), hu, AIR)) == (20, 50)
+    both = np.where(brain | ((height >= 20) & (height < 30)), hu, AIR)
+    assert sound(both) == (20, 30)
+    elsewhere = np.array([[-1e3] * 3, [1e3] * 3])
+    elsewhere[1, axis] = 40  # mm
+    assert sound(both, elsewhere) == (20, 50), "what lies beyond the box is not looked at"
+    assert sound(np.full_like(hu, AIR)) == (0, 50)
 
 
 def test_tilted_phantom_is_a_ball_again(tmp_path):
