@@ -233,11 +233,14 @@ def drop_job(job_id: str):
 @page.get("/api/jobs/<job_id>/<name>")
 def give_file(job_id: str, name: str):
     """A file of a job that is done, or its scan as soon as that is there."""
-    job = find(job_id)
-    if name not in FILES or not (path := job.folder / FILES[name]).exists():
-        raise Refused("there is no such file of this job", 404)
-    if job.state != "done" and name != "scan.nii.gz":
+    job, none = find(job_id), Refused("there is no such file of this job", 404)
+    if name not in FILES:
+        raise none
+    path, ready = job.folder / FILES[name], job.state == "done" or name == "scan.nii.gz"
+    if job.state in ("queued", "running") and not (ready and path.exists()):
         raise Refused("the job is not done yet", 409)
+    if not (ready and path.exists()):
+        raise none
     kinds = {".gz": "application/gzip", ".dcm": "application/dicom"}
     return send_file(path, kinds.get(path.suffix), as_attachment=True,
                      download_name=f"{plain_stem(job.name)}_{name}")  # fmt: skip

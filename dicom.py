@@ -284,8 +284,8 @@ def _patient_words(headers) -> re.Pattern:
 
 
 def study(folder: Path) -> str:
-    """StudyInstanceUID of the first DICOM image right in a folder; "" when there is none."""
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    """StudyInstanceUID of the first DICOM image in a folder's tree; "" when there is none."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"])
         except (pydicom.errors.InvalidDicomError, OSError):

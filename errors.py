@@ -62,7 +62,10 @@ def explained(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Hide what TensorFlow's C++ prints while it is imported: it would bury our one line."""
+    """Hide what TensorFlow's C++ prints while it is imported: it would bury our one line.
+
+    It is the whole process that is quiet: not for two threads at a time.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what it says later, only what is fatal
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as sink:

@@ -278,10 +278,11 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def tail(mask: np.ndarray, spacing: float, area: float = 1000.0) -> float:
-    """mm from the mask's lowest slice up to the first wider than `area` mm².
+    """mm from the mask's lowest slice up to the first wider than `area` mm², or to its end.
 
     A foramen magnum is about 800 mm² wide, and above it the posterior fossa widens at once.
     """
     areas = mask.sum((0, 1)) * spacing**2
     areas = areas[np.flatnonzero(areas)[0] :]
-    return float(np.argmax(areas > area) * spacing)
+    wide = np.flatnonzero(areas > area)
+    return float((wide[0] if len(wide) else len(areas)) * spacing)

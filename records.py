@@ -12,6 +12,8 @@ what needs it, not before.
 
 import gzip
 import struct
+import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +23,7 @@ import numpy as np
 from errors import InputError, quietly, replacing
 
 ENDING = ".tfrecord.gz"
+ONE_AT_A_TIME = threading.Lock()
 FRAME = struct.Struct("<QI")  # a record's length and that length's checksum; 4 bytes follow it
 
 
@@ -93,7 +96,10 @@ def stream(paths: Sequence[str | Path], shuffle: int = 0, seed: int | None = Non
     for name in ("image", "mask"):
         fields[name] = tf.io.FixedLenFeature([], tf.string)
         fields[f"{name}_shape"] = tf.io.VarLenFeature(tf.int64)
-    first = next(iter(tf.data.TFRecordDataset(paths[0], "GZIP"))).numpy()
+    first = next(iter(tf.data.TFRecordDataset(paths, "GZIP").take(1)), None)
+    if first is None:
+        raise InputError(f"there is no record in {', '.join(paths) or 'no file'}")
+    first = first.numpy()
     kinds = [array.dtype for array in to_arrays(tf.train.Example.FromString(first))]
 
     def parse(example):
@@ -127,7 +133,8 @@ def to_arrays(example) -> tuple[np.ndarray, np.ndarray]:
 
 def tensorflow():
     """TensorFlow, imported when first it is needed: it takes seconds."""
-    with quietly():
-        import tensorflow
-
-    return tensorflow
+    with ONE_AT_A_TIME:  # threads that read records
+        if "tensorflow" not in sys.modules:
+            with quietly():
+                import tensorflow  # noqa: F401
+    return sys.modules["tensorflow"]

@@ -143,7 +143,7 @@ def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> 
 
 def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
     """One row; the PNGs show the axial slice on which the masks differ most."""
-    scan = volume.read_volume(pair.image)
+    scan = pred.read_scan(pair.image)
     mask = volume.read_mask(pair.mask, scan)
     prediction = predictor.volume(scan).mask
     volume.write_mask(prediction, scan, job.folder / f"{job.name}_predicted_mask.nii.gz")
@@ -153,7 +153,7 @@ def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> lis
     return [
         row_of(mask, prediction)
         | metrics.surface_scores(mask, prediction, scan.spacing)
-        | {"mL": metrics.volume_ml(prediction, scan.spacing), "Kind": "scan"}
+        | {"mL": volume.millilitres(prediction, scan), "Kind": "scan"}
     ]
 
 

@@ -56,6 +56,7 @@ UNREADABLE = (  # what nibabel raises of a file that is no image, or a damaged o
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError,
     ValueError, zlib.error,
 )  # fmt: skip
+MOST = 1e6  # HU: what is more, as the largest float32, fills in for no number
 BONE, BLANK = 250.0, -950.0  # HU: more is bone, less is air
 BARE = 0.5  # of a slice's bone: as much lies bare only beside slices that were blanked out
 LEAST_BONE = 1000.0  # mm2 of it in a slice: less is no ring of a skull
@@ -360,9 +361,10 @@ def _clean(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, list[str]
     """Values without NaN, HU without padding, as int16 where no value is lost, and notes of it."""
     notes, nothing = [], AIR if is_hu else 0
     if array.dtype.kind == "f":
-        strange = sum(int((~np.isfinite(part)).sum()) for part in _slabs(array))
+        most = MOST if is_hu else np.inf
+        strange = sum(int((~(np.abs(part) < most)).sum()) for part in _slabs(array))
         if strange:
-            array = np.nan_to_num(array, nan=nothing, posinf=nothing, neginf=nothing)
+            array = np.where(np.abs(array) < most, array, array.dtype.type(nothing))
             taken = "air" if is_hu else "0"
             notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as {taken}")
     limits = np.iinfo(np.int16)

@@ -615,6 +615,9 @@ def test_files_of_a_job_under_way_must_be_waited_for(site):
     worker = stopped(site)
     _, job = site.post("sample=1")
     folder = site.folder / job["id"]
+    assert site.ask("GET", f"/api/jobs/{job['id']}/mask.nii.gz")[0] == 409
+    assert site.ask("GET", f"/api/jobs/{job['id']}/scan.nii.gz")[0] in (200, 409)
+    assert site.ask("GET", f"/api/jobs/{job['id']}/other")[0] == 404
     (folder / "scan_overlay.png").touch()
     assert site.ask("GET", f"/api/jobs/{job['id']}/overlay.png")[0] == 409
     (folder / "scan.nii.gz").touch()

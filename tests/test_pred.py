@@ -406,6 +406,26 @@ def test_no_head_gives_an_empty_mask_and_a_warning(tmp_path, shared, save_nifti_
         assert said["volume_ml"] == 0 and "no brain" in said["notes"][-1]
 
 
+def test_what_no_two_views_see_alike_is_no_brain(predictor, cta_file, monkeypatch):
+    """As the tongue in scans of a neck; one view that fails does not stop the other two."""
+    scan, views, look = read_volume(cta_file), predictor.views, predictor.look
+    thirds = dict(zip(data.VIEWS, (0.9, 0.6, 0.0), strict=True))
+
+    def apart(*args, **words):
+        seen, *rest = look(*args, **words)
+        heights = np.linspace(0, 1, rest[0].shape[2])
+        return {v: s * (heights >= thirds[v]) * (heights < thirds[v] + 0.4)
+                for v, s in seen.items()}, *rest  # fmt: skip
+
+    monkeypatch.setattr(predictor, "look", apart)
+    result = predictor.volume(scan)
+    assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
+    monkeypatch.setattr(predictor, "look", look)
+    monkeypatch.setattr(predictor, "views", lambda *args, **words: {
+        v: s * (v != "sagittal") for v, s in views(*args, **words).items()})  # fmt: skip
+    assert predictor.volume(scan).mask.any()
+
+
 def test_a_trunk_has_no_brain(predictor, shared):
     result = predictor.volume(read_volume(shared("trunk/example_ct.nii.gz")))
     assert not result.mask.any() and result.notes == (pred.NO_HEAD,)

@@ -48,11 +48,15 @@ def test_the_series_can_be_chosen(study, tmp_path):
 
 
 def test_studies_of_two_patients_are_two_inputs(study, tmp_path, cta):
-    for name in ("a", "b"):
-        hu = cta.hu[:, :, :4].transpose(2, 1, 0)
-        places = [[0, 0, STEP * k] for k in range(4)]
-        write_dicom(tmp_path / name / "1", hu, places, StudyInstanceUID=generate_uid())
+    hu = cta.hu[:, :, :4].transpose(2, 1, 0)
+    places = [[0, 0, STEP * k] for k in range(4)]
+    studies = {name: generate_uid() for name in ("a", "b")}
+    for name, uid in studies.items():
+        write_dicom(tmp_path / name / "1", hu, places, StudyInstanceUID=uid)
     assert pred.find_inputs([tmp_path]) == [tmp_path / "a/1", tmp_path / "b/1"]
+    for name, uid in studies.items():
+        write_dicom(tmp_path / name / "2", hu, places, StudyInstanceUID=uid)
+    assert pred.find_inputs([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_all_formats_hold_the_same_mask(predicted):
