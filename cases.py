@@ -297,12 +297,15 @@ def find_picture_cases(
     each file left over.
 
     X_12.tif with X_12_mask.tif is slice 12 of the case X, as in the LGG set (Buda et al., Computers
-    in Biology and Medicine 109 (2019)); pairs as `find_pairs`. InputError when there is none.
+    in Biology and Medicine 109 (2019)); without a number, the case is the folder. Cases of one name
+    in several folders are named after these, too. Pairs as `find_pairs`. InputError when there is
+    none.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; check the path")
-    found, left_over = {}, []
+    found: dict[str, dict[Path, list]] = {}
+    left_over = []
     for place in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
         if not any(p.name.lower().endswith(PICTURES) for p in place.iterdir()):
             continue
@@ -311,11 +314,21 @@ def find_picture_cases(
         for name, image, mask in pairs:
             case, _, number = name.rpartition("_")
             case = case if case and number.isdigit() else place.resolve().name
-            index = int(number) if number.isdigit() else len(found.get(case, ()))
-            found.setdefault(case, []).append((index, image, mask))
+            slices = found.setdefault(case, {}).setdefault(place, [])
+            index = int(number) if number.isdigit() else len(slices)
+            if index in (other for other, *_ in slices):
+                left_over.append(f"{image}: another slice of {case} has its number; left out")
+            else:
+                slices.append((index, image, mask))
     if not found:
         raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
-    return {case: sorted(found[case]) for case in sorted(found)}, left_over
+    named = {}
+    for case, places in found.items():
+        for place, slices in places.items():
+            parts = place.relative_to(folder).parts
+            above = [*(parts[:-1] if parts[-1:] == (case,) else parts), case]
+            named["_".join(above) if len(places) > 1 else case] = sorted(slices)
+    return {name: named[name] for name in sorted(named)}, left_over
 
 
 def find_case(

@@ -346,11 +346,6 @@ def region_scores(mask, prediction, spacing) -> dict[str, float]:
 MISSED = 373.13  # mm: the diagonal of BraTS' scans, 240 x 240 x 155 voxels of 1 mm
 
 
-def volume_ml(mask, spacing) -> float:
-    """Volume of a 3-D mask in mL, of voxels of `spacing` mm."""
-    return float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
-
-
 def _masks(mask, prediction):
     mask, prediction = np.asarray(mask) != 0, np.asarray(prediction) != 0
     if mask.shape != prediction.shape:

@@ -248,7 +248,7 @@ def agreements(
     Only where the mask is and nearby, for what was left out as scattered is a sign of its own.
     """
     near = scipy.ndimage.binary_dilation(mask, iterations=3)
-    low, *_, high = np.flatnonzero(mask.any((0, 1)))
+    low, high = np.flatnonzero(mask.any((0, 1)))[[0, -1]]
     ends = np.rint(np.linspace(low, high + 1, len(THIRDS) + 1)).astype(int)
     parts = {f"agreement_{third}": ends[i : i + 2] for i, third in enumerate(THIRDS)}
     least = dict.fromkeys(("agreement", *parts), 1.0)
@@ -283,6 +283,7 @@ def tail(mask: np.ndarray, spacing: float, area: float = 1000.0) -> float:
     A foramen magnum is about 800 mm² wide, and above it the posterior fossa widens at once.
     """
     areas = mask.sum((0, 1)) * spacing**2
-    areas = areas[np.flatnonzero(areas)[0] :]
+    low, high = np.flatnonzero(areas)[[0, -1]]
+    areas = areas[low : high + 1]
     wide = np.flatnonzero(areas > area)
     return float((wide[0] if len(wide) else len(areas)) * spacing)

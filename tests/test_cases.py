@@ -131,9 +131,21 @@ def test_slices_in_pictures_are_gathered_by_case(tmp_path):
     assert [(n, i.name, m.name) for n, i, m in found["TCGA_DU_5851"]] == [
         (n, f"TCGA_DU_5851_{n}.tif", f"TCGA_DU_5851_{n}_mask.tif") for n in (1, 2, 10)
     ]
+    touch(tmp_path / "TCGA_DU_5851", "TCGA_DU_5851_01.tif", "TCGA_DU_5851_01_mask.tif")
+    assert any("has its number" in line for line in cases.find_picture_cases(tmp_path)[1])
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="neither NIfTI cases nor slices"):
         cases.find_picture_cases(tmp_path / "bare")
+
+
+def test_slices_of_one_name_in_two_folders_are_two_cases(tmp_path):
+    for patient in ("one", "two"):
+        touch(tmp_path / patient, "img_1.png", "img_1_mask.png")
+        touch(tmp_path / patient / "slices", "a.png", "a_mask.png", "b.png", "b_mask.png")
+    found, left_over = cases.find_picture_cases(tmp_path)
+    assert list(found) == ["one_img", "one_slices", "two_img", "two_slices"] and not left_over
+    assert [(n, i.name) for n, i, _ in found["two_slices"]] == [(0, "a.png"), (1, "b.png")]
+    assert found["one_img"][0][1].parent.name == "one"
 
 
 # ---------------------------------------------------------------- grids and values

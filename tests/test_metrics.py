@@ -22,7 +22,6 @@ from metrics import (
     region_scores,
     scores,
     surface_scores,
-    volume_ml,
 )
 from model import build_unet
 
@@ -465,11 +464,6 @@ def test_the_library_is_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         surface_scores(cube((1, 1)), cube((2, 2)), (1, 1))
-
-
-def test_volume_in_ml():
-    assert volume_ml(cube((10, 10, 10)), (0.5, 1.0, 2.5)) == pytest.approx(8000 * 1.25 / 1000)
-    assert volume_ml(np.zeros((3, 3, 3)), (1, 1, 1)) == 0
 
 
 def test_every_loss_function_is_within_reach_of_the_command_line():

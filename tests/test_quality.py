@@ -180,6 +180,9 @@ def test_a_tail_down_the_canal_is_measured(head):
     before = quality.tail(mask, SPACING)
     mask[40:50, 40:50, 20:45] = True
     assert quality.tail(mask, SPACING) - before == pytest.approx(2 * 20, abs=2 * SPACING)
+    canal = np.zeros_like(mask)
+    canal[40:50, 40:50, 20:45] = True
+    assert quality.tail(canal, SPACING) == 25 * SPACING, "all of it, where there is nothing wide"
 
 
 def test_a_head_upside_down_is_told(head):

@@ -1,6 +1,9 @@
 """TFRecords that TensorFlow reads whole and read_record reads one by one."""
 
 import gzip
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from test_data import all_pairs, make, make_mri, save_cases, save_scans
 import data
 import records
 from errors import InputError
+
+ROOT = Path(records.__file__).parent
 
 
 def samples(count=5, kind=np.uint8):
@@ -44,6 +49,36 @@ def test_tensorflow_reads_the_same_file_as_one_stream(tmp_path):
     for (image, mask), sample in zip(read.as_numpy_iterator(), made, strict=True):
         np.testing.assert_array_equal(image, sample["image"])
         np.testing.assert_array_equal(mask, sample["mask"])
+
+
+def test_a_stream_of_files_of_which_the_first_is_empty(tmp_path):
+    made, paths = samples(2), [tmp_path / "a.tfrecord.gz", tmp_path / "b.tfrecord.gz"]
+    for path, part in zip(paths, ([], made), strict=True):
+        records.write_records(path, part)
+    assert len(list(records.stream(paths).as_numpy_iterator())) == 2
+    with pytest.raises(InputError, match="no record"):
+        records.stream(paths[:1])
+
+
+def test_threads_that_read_records_leave_stderr_as_it_was(tmp_path):
+    path = tmp_path / "a.tfrecord.gz"
+    places = records.write_records(path, samples())
+    code = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+import records
+places = eval(sys.argv[3])
+def read():
+    for place in places * 20:
+        records.read_record(sys.argv[2], *place)
+before = os.fstat(2).st_ino
+threads = [threading.Thread(target=read) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit(os.fstat(2).st_ino != before)
+"""
+    words = [sys.executable, "-c", code, ROOT, path, repr(places)]
+    assert subprocess.run(words, stderr=subprocess.PIPE).returncode == 0
 
 
 def test_a_shuffled_stream_gives_each_record_once(tmp_path):

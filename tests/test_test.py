@@ -141,6 +141,20 @@ def test_scans_are_scored_in_mm(greys, tmp_path, capsys):
     assert json.loads((tmp_path / "results/z_prediction/z.json").read_text())["scores"]["NSD"] == 0
 
 
+def test_a_scan_is_scored_as_pred_predicts_it(greys, tmp_path):
+    """Tilted, so that a step from slice to slice is longer than a slice is thick; and stored
+    without its intercept, which pred.py puts in its place."""
+    affine = np.diag([2.0, 2.0, 2.0, 1])
+    affine[1, 2] = 2 * np.tan(np.radians(18.5))
+    hu = np.select([ball(20), ball(24)], [40, 1000], -1000).astype(np.int16)
+    nib.save(nib.Nifti1Image(hu + np.int16(1024), affine), tmp_path / "x.nii.gz")
+    nib.save(nib.Nifti1Image(ball(20).astype(np.uint8), affine), tmp_path / "x_mask.nii.gz")
+    row = score(tmp_path, greys, tmp_path)[1].iloc[0]
+    assert row.Dice > 0.9
+    mask = np.asarray(nib.load(tmp_path / "results/x_prediction/x_predicted_mask.nii.gz").dataobj)
+    assert row.mL == pytest.approx(mask.sum() * 8e-3, rel=1e-5)
+
+
 def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
     for name, radius in (("x", 20), ("y", 18), ("z", 16)):
         for kind, array in (("", np.where(ball(radius), 40, -1000)), ("_mask", ball(20))):

@@ -135,10 +135,10 @@ def test_values_padding_and_strange_numbers(tmp_path):
     assert whole.hu.dtype == np.int16 and (whole.hu[0, 0, :3] == AIR).all()
     assert any("padding" in note for note in whole.notes)
     array[1, 1, :3] = np.nan, np.inf, -np.inf
-    array[2, 2, 2] = 0.5
+    array[2, 2, 2:4] = 0.5, np.finfo(np.float32).max
     broken = read_volume(save(tmp_path / "broken.nii", array))
     assert broken.hu.dtype == np.float32 and (broken.hu[1, 1, :3] == AIR).all()
-    assert any(note.startswith("3 voxels") for note in broken.notes)
+    assert any(note.startswith("4 voxels") for note in broken.notes)
     assert broken.name == "broken"
 
 
