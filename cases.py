@@ -115,6 +115,13 @@ def scan_and_mask_files(scans: Path, masks: Path, endings: Sequence[str]) -> tup
     return [file for file in files if file not in mask_files], mask_files
 
 
+def masks_among(files: Sequence[Path]) -> list[Path]:
+    """Which files are by their names masks of others among them: X_mask.nii.gz beside X.nii.gz."""
+    names = [stem(file).lower() for file in files]
+    return [file for file, name in zip(files, names, strict=True)
+            if MASK_NAME.search(name) and MASK_NAME.sub("", name) in names]  # fmt: skip
+
+
 def match(scans: list[Path], masks: list[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Pairs of one name, and a line for every file that has no partner or more than one."""
     by_name: dict[str, list[Path]] = {}

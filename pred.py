@@ -587,14 +587,18 @@ def find_inputs(paths: list[str | Path], card: dict | None = None) -> list[Path]
 
 def inputs_inside(folder: Path, card: dict) -> list[Path]:
     """The files of a folder that are scans or pictures, or the DICOM series and studies in it; or
-    the case folders of an MRI, and pictures, where the card asks for one."""
+    the case folders of an MRI, and pictures, where the card asks for one. Masks that lie beside
+    their scans are left out."""
     if cases.is_mri(card):
         from mri import case_inputs
 
         return case_inputs(folder, card)
     files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")
              and p.name.lower().endswith((*cases.SCANS, *cases.PICTURES, ".zip"))]  # fmt: skip
-    return files + dicom_inputs(folder)
+    masks = cases.masks_among(files)
+    if masks:
+        warn(f"{folder}: {len(masks)} masks of other files there left out, such as {masks[0].name}")
+    return [file for file in files if file not in masks] + dicom_inputs(folder)
 
 
 def dicom_inputs(folder: Path) -> list[Path]:
@@ -639,10 +643,12 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
 class Work:
     """An input on its way through `read`, `predict` and `write`.
 
-    `about` is what its JSON says in the end; `error` why there is none.
+    `about` is what its JSON says in the end; `error` why there is none; `version` is the input's
+    when it was read.
     """
 
     job: Job
+    version: str = ""
     source: np.ndarray | Volume | MRI | None = None
     result: Result | None = None
     about: dict = field(default_factory=dict)
@@ -711,12 +717,23 @@ def step(function: Callable[[Work], None]) -> Callable[[Work], Work]:
     return run_step
 
 
+def version(job: Job) -> str:
+    """What is another when an input was changed: its bytes, and when it was last written, in ns.
+
+    Of a folder those of its tree, but for results that are written into it.
+    """
+    files = [job.path] if job.path.is_file() else job.path.rglob("*")
+    about = [f.stat() for f in files if f.is_file() and job.folder not in f.parents]
+    return f"{sum(a.st_size for a in about)} {max((a.st_mtime_ns for a in about), default=0)}"
+
+
 def is_picture(job: Job) -> bool:
     return job.path.name.lower().endswith(cases.PICTURES)
 
 
 def read(work: Work, wanted: Wanted, card: dict) -> None:
     """Read a PNG or JPEG slice, a NIfTI or DICOM scan, or the MRI case that the card asks for."""
+    work.version = version(work.job)
     if is_picture(work.job):
         work.source = read_slice(work.job.path, card)
     elif cases.is_mri(card):
@@ -781,7 +798,7 @@ def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
         save = write_mri if cases.is_mri(predictor.card) else write_scan
         about = save(job, work.source, work.result, wanted, predictor.card)
     seconds = work.seconds + time.perf_counter() - start
-    work.about = {"input": str(job.path.resolve())} | about | {
+    work.about = {"input": str(job.path.resolve()), "input_version": work.version} | about | {
         "model": predictor.card.get("sha256"),
         "wanted": asdict(wanted),
         "seconds": round(seconds, 2),
@@ -985,11 +1002,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
-    """Whether the job's result stands there already, made by the same network and as wanted."""
+    """Whether the job's result stands there already: of this input as it is now, made by the same
+    network and as wanted."""
     about = read_json(job.folder / f"{job.name}.json")
     card = card_of(model)
     as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
     is_there = (job.folder / about.get("mask", "no mask")).exists()
+    is_there = is_there and about.get("input_version") == version(job)
     return is_there and as_wanted and about.get("model") == card.get("sha256")
 
 
@@ -1011,10 +1030,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {work.error}", file=sys.stderr)
     works = [done[job.folder] for job in jobs]
     failed = sum(work.error is not None for work in works)
-    if failed < len(works):
+    if failed < len(works) > 1:
         write_summary(works, out / "summary.csv")
-        if len(works) > 1:
-            write_page(works, out / "report.html")
+        write_page(works, out / "report.html")
     show(work for work in works if not work.error)
     if failed and len(jobs) > 1:
         print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)
@@ -1031,14 +1049,20 @@ def progress(works: Iterator[Work], count: int) -> Iterator[Work]:
 
 
 def write_summary(works: list[Work], path: Path) -> None:
-    """Write a row for every input: scan, mL (nothing for a slice), seconds, warnings."""
+    """Write a row for every input: scan, mL and verdict (none of a slice), seconds, warnings."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["scan", "mL", "seconds", "warnings"])
+        rows.writerow(["scan", "mL", "verdict", "seconds", "warnings"])
         for work in works:
-            said = [f"error: {work.error}"] if work.error else work.about.get("notes", [])
-            rows.writerow([work.job.path.name, work.about.get("volume_ml", ""),
-                           work.about.get("seconds", ""), "; ".join(said)])  # fmt: skip
+            about = work.about
+            said = [f"error: {work.error}"] if work.error else told(about)
+            rows.writerow([work.job.path.name, about.get("volume_ml", ""), about.get("verdict", ""),
+                           about.get("seconds", ""), "; ".join(said)])  # fmt: skip
+
+
+def told(about: dict) -> list[str]:
+    """What a JSON says of a result in words: reasons of the verdict, and what was noticed."""
+    return about.get("reasons", []) + about.get("notes", [])
 
 
 def write_page(works: list[Work], path: Path) -> None:
@@ -1046,8 +1070,7 @@ def write_page(works: list[Work], path: Path) -> None:
     rows = []
     for work in works:
         about = work.about
-        said = about.get("reasons", []) + about.get("notes", [])
-        said = [str(work.error)] if work.error else said
+        said = [str(work.error)] if work.error else told(about)
         picture = None if work.error else work.job.folder / f"{work.job.name}_overlay.png"
         rows.append({"name": work.job.path.name, "picture": picture, "reasons": said,
                      "verdict": "failed" if work.error else about.get("verdict", ""),

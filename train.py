@@ -294,7 +294,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     An epoch counts as finished when `state.json`, which names the epoch's weights (with the
     optimiser's), has replaced the one before. It also holds what Keras' own callback forgets:
     the counters of EarlyStopping and ReduceLROnPlateau, and which command the run belongs to.
-    Must be the last callback; a run that ends by itself leaves nothing behind.
+    Must be the last callback. What comes after the last epoch (blending, the export) is done again
+    by a run that was killed there; `remove` ends it, and a run that is over leaves nothing behind.
     """
 
     def __init__(self, folder, command, callbacks=(), fresh=False):
@@ -329,12 +330,20 @@ class BackupAndRestore(keras.callbacks.Callback):
             }
             for callback in self.callbacks
         }
-        self.state |= {"epoch": epoch + 1, "counters": counters}
-        with replacing(self.folder / "state.json") as path:
-            path.write_text(json.dumps(self.state, default=float), encoding="utf-8")
+        self.write(self.state | {"epoch": epoch + 1, "counters": counters})
         self._weights(epoch).unlink(missing_ok=True)
 
     def on_train_end(self, logs=None):
+        self.write(self.state | {"over": True})
+
+    def write(self, state):
+        """Put a state in the place of the one before."""
+        self.state = state
+        with replacing(self.folder / "state.json") as path:
+            path.write_text(json.dumps(state, default=float), encoding="utf-8")
+
+    def remove(self):
+        """The run is over: nothing is gone on with."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _weights(self, epoch):
@@ -605,13 +614,15 @@ def train(args, train_pairs, val_pairs, about):
         *tensorboard(output),
         backup,
     ]
-    history = fit(model, slices, check, args.epochs, backup.epoch, callbacks)
-    report.curves(output / "data.csv", output / "curves.png")
-    refuse_nan(history, best)
-    if args.blend:
+    if not backup.state.get("over"):
+        history = fit(model, slices, check, args.epochs, backup.epoch, callbacks)
+        report.curves(output / "data.csv", output / "curves.png")
+        refuse_nan(history, best, backup)
+    if args.blend and "blend" not in card_of(best.path):
         blend(args, best.path, check, about)
     if importlib.util.find_spec("openvino"):  # else pred.py does it when it first needs it
         export_model(best.path, check.spread(10 if is_3d(about) else 300))
+    backup.remove()
     return card_of(best.path)
 
 
@@ -740,9 +751,10 @@ def tensorboard(output):
     return []
 
 
-def refuse_nan(history, best):
-    """Explain a run that TerminateOnNaN has stopped; raises InputError."""
+def refuse_nan(history, best, backup):
+    """Explain a run that TerminateOnNaN has stopped, and end it; raises InputError."""
     if not all(map(math.isfinite, history.history.get("loss", []))):
+        backup.remove()
         kept = f"{best.path} holds the best model before" if best.ours else "no model was written"
         raise InputError(
             f"the loss is no longer a number, the training has burst ({kept}): "

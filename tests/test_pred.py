@@ -163,6 +163,32 @@ def test_a_result_whose_mask_is_gone_is_made_anew(slice_file, tmp_path):
     assert mask.exists()
 
 
+def test_an_input_that_was_changed_is_predicted_anew(slice_file, tmp_path, capsys):
+    path, out = slice_file("x.png"), tmp_path / "out"
+    run(path, out=out)
+    cv2.imwrite(str(path), np.zeros((50, 60), np.uint8))
+    run(path, out=out)
+    assert about(out, "x")["shape"] == [50, 60] and about(out, "x")["brain_pixels"] == 0
+    run(path, out=out)
+    assert "done before" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_of_one_input_there_is_no_summary(slice_file, tmp_path):
+    run(slice_file("a/x.png"), slice_file("b/y.png"), out=tmp_path / "out")
+    before = (tmp_path / "out" / "summary.csv").read_bytes()
+    run(slice_file("z.png"), out=tmp_path / "out")
+    assert (tmp_path / "out" / "summary.csv").read_bytes() == before
+
+
+def test_masks_beside_their_scans_are_no_inputs(tmp_path, capsys):
+    names = ("x.nii.gz", "x_mask.nii.gz", "y.png", "Y_ROI.png", "lonely_seg.nii.gz")
+    for name in names:
+        (tmp_path / name).touch()
+    found = [path.name for path in pred.find_inputs([tmp_path])]
+    assert sorted(found) == ["lonely_seg.nii.gz", "x.nii.gz", "y.png"]
+    assert "2 masks" in capsys.readouterr().err
+
+
 def test_a_json_of_someone_else_does_not_stop_the_work(slice_file, tmp_path):
     """test.py writes its JSON into the same folders; a killed run may leave a broken one."""
     path, out = slice_file("x.png"), tmp_path / "out"
@@ -193,7 +219,7 @@ def test_a_broken_scan_does_not_stop_the_good_one(slice_file, tmp_path, capsys):
     assert len(errors) == 2 and "bad.png" in errors[0] and "worse.nii.gz" in errors[1]
     assert "2 of 3 inputs failed" in said.err and "good_predicted_mask.png" in said.out
     rows = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("scan")
-    assert list(rows) == ["mL", "seconds", "warnings"] and len(rows) == 3
+    assert list(rows) == ["mL", "verdict", "seconds", "warnings"] and len(rows) == 3
     assert rows.seconds["good.png"] > 0 and "bad.png" in rows.warnings["bad.png"]
     assert (tmp_path / "out" / "report.html").exists()
     assert [p for p in files_in(tmp_path / "out") if "prediction/" in p] == [

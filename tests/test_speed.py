@@ -182,6 +182,7 @@ def test_the_summary_tells_all_inputs(tmp_path, cta_file):
             rows = {row["scan"]: row for row in csv.DictReader(file)}
         assert list(rows) == ["broken.nii.gz", "s00.png", "s01.png", "cta.nii.gz"]
         assert 500 < float(rows["cta.nii.gz"]["mL"]) < 2500
+        assert rows["cta.nii.gz"]["verdict"] == "ok" and rows["s00.png"]["verdict"] == ""
         assert float(rows["cta.nii.gz"]["seconds"]) > 0
         assert "no brain" in rows["s00.png"]["warnings"] and rows["s00.png"]["mL"] == ""
         assert rows["broken.nii.gz"]["warnings"].startswith("error: ")

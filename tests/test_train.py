@@ -346,6 +346,27 @@ def test_killed_with_sigkill_a_run_goes_on_from_the_last_finished_epoch(discs, t
     assert not state.exists() and not list(output.glob("*previous*"))
 
 
+def test_killed_after_its_last_epoch_a_run_goes_on_there(
+    discs, trained, tmp_path, monkeypatch, capsys
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    words = [*TOY, "--data", str(discs), "--output", str(tmp_path), "--epochs", "2", "--steps", "4",
+             "--start-from", str(trained / "model.keras"), "--blend"]  # fmt: skip
+    monkeypatch.setattr(train, "export_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(words)
+    blended = (tmp_path / "model.keras").read_bytes()
+    assert train.card_of(tmp_path / "model.keras")["blend"]
+    monkeypatch.undo()
+    train.main(words)
+    assert "epoch 3" not in capsys.readouterr().out
+    assert (tmp_path / "model.keras").read_bytes() == blended, "no mean of the mean"
+    assert (tmp_path / "model.xml").exists() and not (tmp_path / "training").exists()
+    assert not list(tmp_path.glob("*previous*"))
+
+
 def toy_model():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(0.5), loss="mse")
