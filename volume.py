@@ -57,9 +57,9 @@ UNREADABLE = (  # what nibabel raises of a file that is no image, or a damaged o
     ValueError, zlib.error,
 )  # fmt: skip
 MOST = 1e6  # HU: what is more, as the largest float32, fills in for no number
-BONE, BLANK = 250.0, -950.0  # HU: more is bone, less is air
-BARE = 0.5  # of a slice's bone: as much lies bare only beside slices that were blanked out
-LEAST_BONE = 1000.0  # mm2 of it in a slice: less is no ring of a skull
+BONE, BODY, BLANK = 250.0, -300.0, -950.0  # HU: bone is more, tissue is more, air is less
+BARE, GONE = 0.5, 0.25  # of a slice's bone and of its tissue: more is missing in the next one
+CURVED = 200.0  # mm: a head is no flatter, so its last slice no larger than 2 pi times that, by gap
 LONGEST = 2500.0  # mm: no scanner's table is longer
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -633,27 +633,40 @@ def not_blanked(volume: Volume, box: np.ndarray) -> slice:
     """The slices (along `volume.slice_axis`) of a scan in HU that belong to a head not blanked out.
 
     Planning systems fill with air what lies outside an outline: whole slices, or all but the bare
-    brain or a cylinder of it. Skin covers all bone; so where most of a slice's bone lies bare
-    against air, the next slice is one of these. That is looked for in a `box` (2, 3) mm (see
-    `Grid.box`) about the brain: what lies above the first of them from below is left out, or below.
+    brain or a cylinder of it. That is looked for in a `box` (2, 3) mm (see `Grid.box`) about the
+    brain, upwards first; what lies beyond it is taken as sound.
     """
     lie = _layout(volume)
-    low, high = np.searchsorted(lie.heights, box[:, lie.order[0]])
-    every = max(1, round(2 / max(lie.pitch[1:])))  # mm: bone is wider
-    slices = volume.hu.transpose(lie.order)[max(low - 1, 0) : high + 1, ::every, ::every]
-    pixel = lie.pitch[1] * lie.pitch[2] * every**2
-    bone, blank = slices > BONE, slices < BLANK
-    first = max(low, 1)  # the slice of which the first pair says something
-    above = first + np.flatnonzero(_bare(bone[:-1], blank[1:], pixel))
-    below = first + np.flatnonzero(_bare(bone[1:], blank[:-1], pixel))
-    stop = min(above, default=len(lie.heights))
-    return slice(int(max(below[below < stop], default=0)), int(stop))
+    region = next(regions(_make_grid(lie, 1.0, box), volume, depth=len(lie.heights)), None)
+    if region is None:
+        return slice(0, len(lie.heights))
+    every = max(1, round(3 / max(lie.pitch[1:])))  # mm: bone is wider
+    slices = volume.hu[region].transpose(lie.order)[:, ::every, ::every]
+    pixel, first = lie.pitch[1] * lie.pitch[2] * every**2, region[lie.order[0]].start
+    stop = _blanked_from(slices, pixel, lie.pitch[0])
+    start = stop - _blanked_from(slices[:stop][::-1], pixel, lie.pitch[0])
+    stop = first + stop if stop < len(slices) else len(lie.heights)
+    return slice(first + start if start else 0, stop)
 
 
-def _bare(bone: np.ndarray, blank: np.ndarray, pixel: float) -> np.ndarray:
-    """Of which slices (N, H, W) most of the bone is `blank` in the next one; `pixel` is in mm2."""
-    area = np.count_nonzero(bone, axis=(1, 2)) * pixel
-    return (np.count_nonzero(bone & blank, axis=(1, 2)) * pixel > BARE * area) & (area > LEAST_BONE)
+def _blanked_from(slices: np.ndarray, pixel: float, gap: float) -> int:
+    """The first of some slices (N, H, W) in HU from which on a head was blanked out; N if it was
+    not. Pixels are of `pixel` mm2, slices `gap` mm apart.
+
+    Skin covers all bone: where most of a slice's bone lies bare against air, with much else, there
+    was more, unless a head just ends between two slices. What comes after has no skull.
+    """
+    bone, tissue, blank = slices > BONE, slices > BODY, slices < BLANK
+    bones, tissues, bare, gone = (
+        np.count_nonzero(part, axis=(1, 2)) * pixel
+        for part in (bone, tissue, bone[:-1] & blank[1:], tissue[:-1] & blank[1:])
+    )
+    bones_after = np.maximum.accumulate(bones[::-1])[::-1][1:]
+    bones, tissues = bones[:-1], tissues[:-1]
+    cap = 2 * np.pi * CURVED * gap
+    ends = (bare > BARE * bones) & (bones_after < BARE * bones) & (gone > GONE * tissues)
+    ends &= tissues > cap
+    return int(ends.argmax()) + 1 if ends.any() else len(slices)
 
 
 def cropped(volume: Volume, slices: slice) -> Volume:

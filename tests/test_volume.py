@@ -399,6 +399,30 @@ def test_slices_that_were_blanked_out_are_told_by_bare_bone(axis, shifts):
     elsewhere[1, axis] = 40  # mm
     assert sound(both, elsewhere) == (20, 50), "what lies beyond the box is not looked at"
     assert sound(np.full_like(hu, AIR)) == (0, 50)
+    for number in (8, 25, 40):
+        blank = hu.copy()
+        blank[..., number] = AIR
+        assert sound(blank) == (0, 50), "the head goes on after a slice that was lost"
+
+
+def test_metal_about_a_head_and_slices_far_apart_are_no_blanks():
+    hu, _ = skull((100, 100, 50))
+    x, y = np.ogrid[-50:50, -50:50]
+    ring = (np.abs(2 * np.hypot(x, y) - 75) < 6)[..., None] & (np.abs(np.arange(50) - 25) < 4)
+    affine = np.diag([2.0, 2, 2, 1])
+    framed = from_array(np.where(ring, np.int16(1500), hu), affine, "x")
+    head = np.array([[40.0, 40, 0], [160, 160, 100]])  # mm: the skull's middle lies at 100
+    assert not_blanked(framed, head) == slice(0, 50)
+    assert (framed.hu[..., 25] == 1500).sum() > (hu[..., 25] == 900).sum()
+    for axis in range(3):
+        for start in range(5):
+            every = tuple(slice(start if a == axis else 0, None, 5 if a == axis else 1)
+                          for a in range(3))  # fmt: skip
+            spaced = affine.copy()
+            spaced[axis, axis] = 10.0
+            scan = replace(from_array(hu[every], spaced, "x"), slice_axis=axis)
+            count = scan.hu.shape[axis]
+            assert not_blanked(scan, head) == slice(0, count), "a head ends between two slices"
 
 
 def test_tilted_phantom_is_a_ball_again(tmp_path):
