@@ -164,8 +164,13 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its ending or by its first bytes."""
     if not path.is_file() or path.name.lower().endswith(SCANS + PICTURES):
         return False
-    with path.open("rb") as file:
-        return path.suffix.lower() in (".dcm", ".ima") or file.read(132)[128:] == b"DICM"
+    if path.suffix.lower() in (".dcm", ".ima"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except PermissionError:
+        return False
 
 
 def image_and_mask_folders(folder: Path) -> tuple[Path, Path]:

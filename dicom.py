@@ -618,6 +618,8 @@ def _stack_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice]
                 hu[padded & (hu < DARK)] = min(PADDING)
                 stack[left[0]] = np.clip(hu, -32768, 32767)[::-1]
                 left.pop(0)
+            if left:
+                raise ValueError("it holds fewer frames than its header says")
         except Exception as error:
             errors[name] = error
         bad.update(left)

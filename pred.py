@@ -18,12 +18,16 @@ import csv
 import hashlib
 import json
 import math
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
+from itertools import chain, combinations
+from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +41,7 @@ import data
 import quality
 import report
 from cases import card_of, read_json
-from errors import InputError, replacing, run, warn
+from errors import InputError, explained, replacing, run, warn
 from quality import dice, where_saw
 
 if TYPE_CHECKING:  # volume.py brings nibabel and SciPy, which a picture need not wait for
@@ -422,6 +426,7 @@ def thin_axis(scan: Volume) -> int | None:
 
 TOO_THIN = f"less than {THIN:.0f} mm of a head: neither its volume nor its views can be checked"
 BLANKED = "the head was blanked out in {} slices at the {}: the mask ends before them"
+NOTHING_LEFT = "--border has left nothing of the mask"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
 
 
@@ -603,16 +608,27 @@ def inputs_inside(folder: Path, card: dict) -> list[Path]:
 
 def dicom_inputs(folder: Path) -> list[Path]:
     """The folders below that each hold one DICOM study: series of one study are one input."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        warn(f"{folder}: no permission to look into it; left out")
+        return []
     if cases.is_dicom_folder(folder):
         return [folder]
-    below = [q for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
-             for q in dicom_inputs(p)]  # fmt: skip
+    # no results of an earlier run, nor links back up the tree
+    folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")
+               and not is_result(p) and not folder.resolve().is_relative_to(p.resolve())]
+    below = [q for p in folders for q in dicom_inputs(p)]
     if len(below) > 1:
         from dicom import study
 
         studies = set(map(study, below))
         return [folder] if len(studies) == 1 and "" not in studies else below
     return below
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder is one of a prediction's results."""
+    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
+    return bool(name) and "input" in read_json(folder / f"{name[1]}.json")
 
 
 def plan(paths: list[Path], out: Path) -> list[Job]:
@@ -622,18 +638,61 @@ def plan(paths: list[Path], out: Path) -> list[Job]:
     """
     jobs, taken = [], set()
     for path in paths:
-        name = cases.stem(path.resolve())
+        name = cases.stem(absolute(path))
         name = name.removesuffix(".dcm").removesuffix(".zip")
-        number = 1
-        while True:
-            folder = out / f"{name}_prediction{f'_{number}' if number > 1 else ''}"
-            owner = read_json(folder / f"{name}.json").get("input")
-            if folder not in taken and (owner is None or owner == str(path.resolve())):
-                break
-            number += 1
+        folder = next(f for f in folders_of(name, out) if f not in taken and owner(f, name) in
+                      (None, str(absolute(path))))  # fmt: skip
         taken.add(folder)
         jobs.append(Job(path, name, folder))
     return jobs
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root; a link stays one, for its own name is the scan's."""
+    return Path(os.path.abspath(path))
+
+
+def folders_of(name: str, out: Path) -> Iterator[Path]:
+    """The folders in which results of inputs of a name may be, in order."""
+    yield out / f"{name}_prediction"
+    yield from (out / f"{name}_prediction_{number}" for number in numbers(2))
+
+
+def owner(folder: Path, name: str) -> str | None:
+    """The input to which a folder of results belongs, None if to none."""
+    return read_json(folder / f"{name}.json").get("input")
+
+
+@contextmanager
+def claimed(job: Job) -> Iterator[Job]:
+    """The job, in a folder of its own: in another one if another process has that.
+
+    The JSON there says no more than whose it is until the result is complete: an earlier one does
+    not stand for files that are about to be replaced. It goes again if the block fails.
+    """
+    folders = chain([job.folder], folders_of(job.name, job.folder.parent))
+    with explained(job.folder):
+        job = next(j for j in (replace(job, folder=f) for f in folders) if take(j))
+    about = job.folder / f"{job.name}.json"
+    try:
+        with replacing(about) as path:
+            path.write_text(json.dumps({"input": str(absolute(job.path))}), encoding="utf-8")
+        yield job
+    except InputError:
+        about.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty
+            job.folder.rmdir()
+        raise
+
+
+def take(job: Job) -> bool:
+    """Whether a job's folder is its own, or nobody's yet; then there is a JSON in it."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (job.folder / f"{job.name}.json").touch(exist_ok=False)
+    except FileExistsError:
+        return owner(job.folder, job.name) in (None, str(absolute(job.path)))
+    return True
 
 
 # ---------------------------------------------------------------- one input to its files
@@ -708,8 +767,9 @@ def step(function: Callable[[Work], None]) -> Callable[[Work], Work]:
         if work.error is None:
             try:
                 function(work)
-            except InputError as error:
-                work.error = error
+            except (InputError, MemoryError) as error:
+                work.error = (error if isinstance(error, InputError) else
+                              InputError(f"{work.job.path} needs more memory than there is"))
                 work.source = work.result = None
         work.seconds += time.perf_counter() - start
         return work
@@ -791,21 +851,23 @@ def predict(work: Work, predictor: Predictor) -> None:
 
 def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
     """Write mask, overlay and, last, the JSON; let go of the scan."""
-    start, job = time.perf_counter(), work.job
-    if is_picture(job):
-        about = write_picture(job, work.source, work.result, predictor.card)
-    else:
-        save = write_mri if cases.is_mri(predictor.card) else write_scan
-        about = save(job, work.source, work.result, wanted, predictor.card)
-    seconds = work.seconds + time.perf_counter() - start
-    work.about = {"input": str(job.path.resolve()), "input_version": work.version} | about | {
-        "model": predictor.card.get("sha256"),
-        "wanted": asdict(wanted),
-        "seconds": round(seconds, 2),
-    }
-    with replacing(job.folder / f"{job.name}.json") as path:
-        path.write_text(json.dumps(work.about, indent=2) + "\n", encoding="utf-8")
-    work.source = work.result = None
+    start = time.perf_counter()
+    with claimed(work.job) as job:
+        work.job = job
+        if is_picture(job):
+            about = write_picture(job, work.source, work.result, predictor.card)
+        else:
+            save = write_mri if cases.is_mri(predictor.card) else write_scan
+            about = save(job, work.source, work.result, wanted, predictor.card)
+        seconds = work.seconds + time.perf_counter() - start
+        about = {"input": str(absolute(job.path)), "input_version": work.version} | about | {
+            "model": predictor.card.get("sha256"),
+            "wanted": asdict(wanted),
+            "seconds": round(seconds, 2),
+        }
+        with replacing(job.folder / f"{job.name}.json") as path:
+            path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    work.about, work.source, work.result = about, None, None
 
 
 def write_picture(job: Job, picture: np.ndarray, result: Result, card: dict) -> dict:
@@ -836,6 +898,7 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
     from volume import millilitres
 
     mask, verdict = grow(result.mask, scan.spacing, wanted.border), result.verdict
+    lost = [NOTHING_LEFT] if result.mask.any() and not mask.any() else []
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write_masks, job, scan, mask, wanted, card)
         sheet = report.captioned(draw_scan(scan, mask), verdict.grade, verdict.reasons)
@@ -851,7 +914,7 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
         "signs": verdict.signs,
         "left_right": quality.LEFT_RIGHT,
         "view_agreement": result.agreement,
-        "notes": [*scan.notes, *result.notes],
+        "notes": [*scan.notes, *result.notes, *lost],
     }
 
 
@@ -925,6 +988,7 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return np.rint(255 * data.normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
 
 
+MOST_BORDER = 50  # mm by which a mask may be grown
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 AROUND = 40.0  # mm about a brain: face and neck, in which a mask may have leaked, but no shoulders
 
@@ -998,7 +1062,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--border", type=float, default=0.0, metavar="MM",
         help="grow a scan's mask by MM, or shrink it where negative (default: 0)")
     add("--overwrite", action="store_true", help="predict again what is already done")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not abs(args.border) <= MOST_BORDER:
+        raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
+    return args
 
 
 def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
@@ -1019,16 +1086,16 @@ def main(argv: list[str] | None = None) -> int:
     jobs = plan(find_inputs(args.paths, card), out)
     wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
     todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]
-    done = {job.folder: Work(job, about=read_json(job.folder / f"{job.name}.json"))
+    done = {job.path: Work(job, about=read_json(job.folder / f"{job.name}.json"))
             for job in jobs if job not in todo}  # fmt: skip
     works = predict_files(todo, lambda: Predictor(args.model, args.backend), wanted, card)
     for work in progress(works, len(todo)):
-        done[work.job.folder] = work
+        done[work.job.path] = work
         for note in work.about.get("notes", ()):
             warn(f"{work.job.path}: {note}")
         if work.error:
             print(f"error: {work.error}", file=sys.stderr)
-    works = [done[job.folder] for job in jobs]
+    works = [done[job.path] for job in jobs]
     failed = sum(work.error is not None for work in works)
     if failed < len(works) > 1:
         write_summary(works, out / "summary.csv")

@@ -174,7 +174,8 @@ def thumbnail(path: str | Path, width: int = 640) -> str:
     if picture is None:
         return ""
     scale = min(1.0, width / picture.shape[1])
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 

@@ -113,7 +113,7 @@ def score(item: data.Pair | cases.Case, job: pred.Job, predictor: pred.Predictor
     scores = [{name: None if value != value else value for name, value in row.items()}
               for row in rows]  # fmt: skip
     about = {
-        "input": str(job.path.resolve()),  # by which pred.plan knows whose folder this is
+        "input": str(pred.absolute(job.path)),  # by which pred.plan knows whose folder this is
         "true_mask": str(mask.resolve()),
         "scores": scores if len(scores) > 1 else scores[0],
     }

@@ -266,7 +266,8 @@ class BestModel(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_test_end(self, logs=None):
-        if not logs["dice"] > self.best:  # also when it is not a number
+        # also when one is not a number: of a burst network, slices without a label may look right
+        if not (logs["dice"] > self.best and math.isfinite(logs["loss"])):
             return
         if not self.ours:
             keep(self.path)
@@ -521,6 +522,8 @@ def options(argv=None):
     counts = (args.epochs, args.workers, *(n for n in (args.batch, args.steps) if n is not None))
     if min(counts) < 1 or args.lr <= 0:
         raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
+    if args.seed < 0 or (args.size is not None and args.size < 1):
+        raise InputError("--seed is 0 or more, --size 1 or more")
     if not 0 <= args.sure < 1:
         raise InputError(f"--sure {args.sure} is no probability: 0 or more, less than 1")
     if args.label_weights and not (min(args.label_weights) >= 0 < max(args.label_weights)):

@@ -238,6 +238,8 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it") from error
     except UNREADABLE as error:
         raise InputError(f"{path} is no readable NIfTI image; export it again") from error
     if not isinstance(image, nib.Nifti1Image):
@@ -262,6 +264,9 @@ def _array(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
         array = _inflate(image, path) if compressed else image.dataobj.get_unscaled()
     except (OSError, EOFError, ValueError, zlib.error, isal_zlib.error) as error:
         raise InputError(f"{path} is truncated or damaged; copy or export it again") from error
+    except MemoryError as error:
+        shape = " x ".join(map(str, image.shape[:3]))
+        raise InputError(f"{path} is larger than memory: its header says {shape}") from error
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     if (slope, intercept) != (1, 0):
         array = array.astype(np.float32)
