@@ -1,4 +1,4 @@
-"""Scans to slices to pairs: makes, reads and augments the datasets that train.py learns from.
+"""Scans to slices to pairs: makes and reads the datasets that train.py learns from.
 
     python data.py SCANS MASKS --out files/dataset     X.nii.gz with a mask of the same name
     python data.py FOLDER                              X.nii.gz beside X_mask.nii.gz
@@ -938,7 +938,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     from volume import POSITIONS
 
     parser = argparse.ArgumentParser(
-        description="Cut scans and their masks into pairs of pictures or volumes, split by case."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
@@ -999,7 +999,9 @@ def to_options(args: argparse.Namespace) -> Options:
             raise InputError(f"--{name} {getattr(args, name)} is no share; give one from 0 to 1")
     if not 0 <= args.range[0] < args.range[1] <= 1:
         raise InputError("--range needs two shares from 0 to 1, the lower first")
-    if min(args.split) < 0 or args.split[0] == 0:
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} is no seed: give 0 or more")
+    if not (min(args.split) >= 0 < args.split[0] and math.isfinite(sum(args.split))):
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(
         size=size, views=("slice",) if is_drawn else tuple(dict.fromkeys(args.views)),

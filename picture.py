@@ -48,9 +48,18 @@ def read_channels(path: str | Path, count: int) -> np.ndarray:
 
 
 def read_mask_picture(path: str | Path) -> np.ndarray:
-    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges."""
+    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges.
+
+    Raises InputError for labels, of which it could not be said which one is meant.
+    """
     grey = decode(path)
-    return grey > grey.max() / 2
+    most = grey.max()
+    if 1 < most < 10 and len(values := np.unique(grey)) > 2:
+        raise InputError(
+            f"{path} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
+            "store the one label that is meant as 255 and all else as 0"
+        )
+    return grey > most / 2
 
 
 def decode(path: str | Path) -> np.ndarray:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -1088,7 +1089,8 @@ def main(argv: list[str] | None = None) -> int:
     todo = [job for job in jobs if args.overwrite or not is_done(job, args.model, wanted)]
     done = {job.path: Work(job, about=read_json(job.folder / f"{job.name}.json"))
             for job in jobs if job not in todo}  # fmt: skip
-    works = predict_files(todo, lambda: Predictor(args.model, args.backend), wanted, card)
+    load = functools.partial(Predictor, args.model, args.backend)
+    works = predict_files(todo, load, wanted, card) if todo else iter(())
     for work in progress(works, len(todo)):
         done[work.job.path] = work
         for note in work.about.get("notes", ()):

@@ -25,7 +25,7 @@ LEFT_RIGHT = "left and right are the header's: no picture of a head can confirm 
 FACES = ("left", "right"), ("back", "front"), ("bottom", "top")  # low and high end of a RAS+ axis
 THIRDS = ("base", "middle", "upper")  # of the mask, from below
 
-AIR, BODY, BONE = -1024, -300.0, 250.0  # HU
+BODY, BONE = -300.0, 250.0  # HU
 STORED = 1024  # what scanners add to HU so that stored values are positive
 SOFT = (-150.0, 150.0)  # HU: where the commonest value of a body lies, be it fat, muscle or brain
 NEAR_BONE = 4.0  # mm from the border: dura, CSF and the network's own error lie between
@@ -121,7 +121,7 @@ def to_hu(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     body = commonest(hu)
     if body is None or hu.min() < 0 or not SOFT[0] < body - STORED < SOFT[1]:
         return hu, ()
-    if not bone_share(hu - np.float32(STORED)):
+    if not has_bone(hu - np.float32(STORED)):
         return hu, ()
     return hu - hu.dtype.type(STORED), (
         f"values from 0 with the body at {body:.0f} taken as HU + {STORED} (the header lacks the "
@@ -140,7 +140,7 @@ def strange_hu(hu: np.ndarray) -> tuple[str, ...]:
     if body is None or not SOFT[0] < body < SOFT[1]:
         words = "no body is seen" if body is None else f"most of the body lies at {body:.0f}"
         return (f"{words}: not HU (MRI, or a wrong slope or intercept?)",)
-    if not bone_share(hu):
+    if not has_bone(hu):
         return ("no bone is seen (nothing above 250 HU): not HU, or no head",)
     return ()
 
@@ -159,7 +159,7 @@ def commonest(hu: np.ndarray) -> float | None:
     return float(edges[counts.argmax()] + 10)
 
 
-def bone_share(hu: np.ndarray) -> bool:
+def has_bone(hu: np.ndarray) -> bool:
     """Whether at least 0.1 % of the scan is as dense as bone."""
     sample = hu[tuple(slice(None, None, max(1, n // 96)) for n in hu.shape)]
     return bool((sample > BONE).mean() > 0.001)

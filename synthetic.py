@@ -396,7 +396,7 @@ def smooth_noise(shape, rng, size: float) -> np.ndarray:
     return field / field.std()
 
 
-def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, dict]:
+def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, np.ndarray]:
     """Return the scan's HU before imaging (float32), and where vessels are (bool)."""
     shape = space["tissue"].shape
     step = look["spacing"]

@@ -143,10 +143,10 @@ def check_masks(pairs, seed, names=("brain",), count=200):
     chosen = [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))[:count]]
     grey = [line for pair in chosen if pair.labels == 1 and not pair.place
             for line in [strange_mask(pair)] if line]  # fmt: skip
+    shares = np.array([label_shares(pair) for pair in chosen])
     if grey:
         warn(f"{len(grey)} of {len(chosen)} masks looked at are not 0/1 ({grey[0]}): what is "
              "brighter than half counts as brain; store masks as PNG of 0 and 255")  # fmt: skip
-    shares = np.array([label_shares(pair) for pair in chosen])
     if not shares.any():
         raise InputError(
             f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "
@@ -158,13 +158,8 @@ def check_masks(pairs, seed, names=("brain",), count=200):
 
 
 def strange_mask(pair):
-    """What is odd about a mask that should be 0/1, None if it is one; InputError for labels."""
+    """What is odd about a mask that should be 0/1, None if it is one."""
     values = np.unique(data.decode(pair.mask))
-    if len(values) > 2 and values[-1] < 10:
-        raise InputError(
-            f"{pair.mask} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
-            "store the one label to learn as 255 and all else as 0"
-        )
     if len(values) > 2 or values[-1] not in (0, 1, 255):
         return f"{pair.mask} holds {len(values)} grey values"
     return None

@@ -294,6 +294,11 @@ def _orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
     """The source's affine and notes; without sform and qform it follows from `position`."""
     header, notes = image.header, []
     affine = image.affine.astype(float)
+    if not header["sform_code"]:
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
+            stored = type(header).from_fileobj(file, check=False)  # checked, 0 mm would be 1 mm
+        if not (np.abs(stored["pixdim"][1:4]) > 0).all():
+            raise InputError(f"{path} says voxels of no size (pixdim 0); repair its header")
     if not (header["sform_code"] or header["qform_code"]):
         if position is None:
             notes.append(

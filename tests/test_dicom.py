@@ -347,6 +347,12 @@ def test_old_files_without_preamble(tmp_path, implicit):
     seg_of(tmp_path / "seg.dcm", volume.hu > 0, volume)
 
 
+def test_fewer_frames_than_the_header_says_are_refused(tmp_path):
+    shutil.copy(pydicom.data.get_testdata_file("liver_1frame.dcm", download=False), tmp_path)
+    with pytest.raises(InputError, match="no readable pixels"):
+        read_volume(tmp_path)
+
+
 def test_frames_without_a_place_are_refused(tmp_path):
     folder = write_dicom(tmp_path / "b", asymmetric((1, 6, 7)), stack(1), NumberOfFrames=3)
     with pytest.raises(InputError, match="ImageOrientationPatient"):

@@ -180,6 +180,58 @@ def test_of_one_input_there_is_no_summary(slice_file, tmp_path):
     assert (tmp_path / "out" / "summary.csv").read_bytes() == before
 
 
+def test_results_are_claimed_before_they_are_written(slice_file, tmp_path):
+    """Two processes began at once, and planned the same folder for inputs of one name."""
+    out, paths = tmp_path / "out", [slice_file("a/x.png"), slice_file("b/x.png")]
+    jobs = [pred.plan([path], out)[0] for path in paths]
+    assert jobs[0].folder == jobs[1].folder
+    with pred.claimed(jobs[0]) as first, pred.claimed(jobs[1]) as second:
+        assert (first.folder.name, second.folder.name) == ("x_prediction", "x_prediction_2")
+    run(*paths, out=out)
+    assert [about(out, "x", n)["input"] for n in ("", "_2")] == [*map(str, paths)]
+
+
+def test_a_result_that_was_half_replaced_is_made_anew(slice_file, tmp_path, monkeypatch, capsys):
+    path, out = slice_file("x.png"), tmp_path / "out"
+    run(path, out=out)
+
+    def full(*_):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(pred, "outlined", full)  # after the mask was written
+    assert run(path, "--overwrite", out=out) == 2
+    monkeypatch.undo()
+    assert run(path, out=out) == 0
+    assert "done before" not in capsys.readouterr().out
+
+
+def test_results_and_links_up_the_tree_are_no_inputs(tmp_path, slice_file):
+    series = tmp_path / "in" / "patient" / "series"
+    series.mkdir(parents=True)
+    shutil.copy(get_testdata_file("CT_small.dcm"), series)
+    (series.parent / "up").symlink_to("..")
+    result = tmp_path / "in" / "patient_prediction"
+    result.mkdir()
+    shutil.copy(get_testdata_file("CT_small.dcm"), result / "patient_predicted_mask.dcm")
+    both = tmp_path / "in"  # of one study; so may a folder of somebody's be called
+    assert pred.find_inputs([both]) == [both]
+    (result / "patient.json").write_text('{"input": "x"}')
+    assert pred.find_inputs([both]) == [series]
+
+
+def test_a_link_gives_the_result_its_name(slice_file, tmp_path):
+    path = slice_file("store/d41d8c.png")
+    (tmp_path / "sub-01_ct.png").symlink_to(path)
+    run(tmp_path / "sub-01_ct.png", out=tmp_path / "out")
+    assert about(tmp_path / "out", "sub-01_ct")["brain_pixels"] > 0
+
+
+@pytest.mark.parametrize("border", ["nan", "inf", "-51", "300"])
+def test_a_border_has_bounds(slice_file, tmp_path, border):
+    with pytest.raises(InputError, match="--border"):
+        run(slice_file("x.png"), "--border", border, out=tmp_path / "out")
+
+
 def test_masks_beside_their_scans_are_no_inputs(tmp_path, capsys):
     names = ("x.nii.gz", "x_mask.nii.gz", "y.png", "Y_ROI.png", "lonely_seg.nii.gz")
     for name in names:

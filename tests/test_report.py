@@ -155,3 +155,8 @@ def test_ranking_draws_truth_and_prediction(tmp_path, square):
     for part, colour in ((left, report.ORANGE), (middle, report.CYAN)):
         assert (np.abs(part - colour).max(axis=2) < 12).sum() > 200
     assert (np.abs(left - report.CYAN).max(axis=2) < 12).sum() < 20, "nothing was predicted there"
+
+
+def test_a_thumbnail_of_a_stripe_is_a_pixel_high(tmp_path):
+    cv2.imwrite(str(tmp_path / "stripe.png"), np.zeros((10, 20480), np.uint8))
+    assert report.thumbnail(tmp_path / "stripe.png").startswith("data:image/jpeg;base64,")

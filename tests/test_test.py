@@ -180,6 +180,12 @@ def test_a_bad_pair_does_not_stop_the_others_and_the_exit_code_tells(
     assert "a_axial_001.png is empty" in shown and "b_axial_000.png" in shown
 
 
+def test_a_mask_of_labels_is_refused(slices, greys, tmp_path, capsys):
+    write(slices / "Test/masks/a_axial_000.png", disc(60, 2) - disc(20, 1))
+    assert score(slices, greys, tmp_path)[0] == 2
+    assert "holds the labels 0 1 2" in capsys.readouterr().err
+
+
 def test_nothing_to_score_is_said_in_one_line(slices, tmp_path):
     (tmp_path / "empty").mkdir()
     (slices / "Test").rename(tmp_path / "elsewhere")

@@ -415,8 +415,8 @@ def test_a_resumed_run_leaves_a_better_model_of_its_own_in_place(trained):
     before = (trained / "model.keras").read_bytes()
     best = train.BestModel(trained / "model.keras", {"run": card["run"]})
     best.on_epoch_begin(7)
-    best.on_test_end({"dice": card["validation"]["dice"] - 0.01})
-    best.on_test_end({"dice": float("nan")})
+    best.on_test_end({"dice": card["validation"]["dice"] - 0.01, "loss": 0.5})
+    best.on_test_end({"dice": float("nan"), "loss": 0.5})
     assert (trained / "model.keras").read_bytes() == before
 
 
@@ -445,6 +445,16 @@ def test_a_loss_that_bursts_ends_in_one_line_and_leaves_no_backup(discs, tmp_pat
         train.main([*TOY, "--data", str(discs), "--output", str(tmp_path), "--epochs", "3",
                     "--steps", "4", "--lr", "1e38"])
     assert not (tmp_path / "training").exists()
+
+
+def test_a_burst_network_is_not_kept_though_empty_slices_look_right(trained, tmp_path):
+    best = train.BestModel(tmp_path / "model.keras", {"run": "x"})
+    best.set_model(load_model(trained / "model.keras")[0])
+    best.on_epoch_begin(0)
+    best.on_test_end({"dice": 0.13, "loss": float("nan")})
+    assert not (tmp_path / "model.keras").exists()
+    best.on_test_end({"dice": 0.13, "loss": 0.8})
+    assert (tmp_path / "model.keras").exists()
 
 
 def test_mixed_precision_keeps_the_output_and_the_weights_in_float32():

@@ -142,6 +142,22 @@ def test_values_padding_and_strange_numbers(tmp_path):
     assert broken.name == "broken"
 
 
+def test_voxels_of_no_size_are_refused_where_there_is_no_affine(tmp_path):
+    image = nib.Nifti1Image(asymmetric(), np.diag([2, 2, 2, 1]))
+    image.header["pixdim"][2] = 0
+    content = image.to_bytes()
+    (tmp_path / "sform.nii").write_bytes(content)
+    assert read_volume(tmp_path / "sform.nii").spacing == pytest.approx([2, 2, 2])
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    image.header["pixdim"][2] = 0
+    for name, content in (("x.nii", image.header.binaryblock), ("y.nii.gz", None)):
+        content = image.header.binaryblock + b"\0" * 4 + asymmetric().tobytes(order="F")
+        (tmp_path / name).write_bytes(gzip.compress(content) if name[-1] == "z" else content)
+        with pytest.raises(InputError, match="no size"):
+            read_volume(tmp_path / name)
+
+
 def test_scaled_big_endian_and_wide_integers(tmp_path):
     array = asymmetric()
     image = nib.Nifti1Image((array.astype(np.int32) + 1024).astype(">u2"), np.eye(4))
