@@ -98,10 +98,13 @@ def judge(signs: dict[str, float], strange: tuple[str, ...] = ()) -> Verdict:
     Signs that could not be measured may be missing. Reasons come worst first.
     """
     found = [(CHECK, words) for words in strange]
-    for limit in LIMITS:
-        value = signs.get(limit.sign)
-        if value is not None and (grade := limit.grade(value)) != OK:
-            found.append((grade, limit.words.format(value)))
+    graded = [(limit.grade(signs[limit.sign]), limit) for limit in LIMITS if limit.sign in signs]
+    cut = any(grade != OK for grade, limit in graded if limit.sign.startswith("cut_"))
+    for grade, limit in graded:
+        if cut and limit.sign == "volume_ml" and limit.low:  # a part of a brain is small
+            grade = min(grade, CHECK, key=GRADES.index)
+        if grade != OK:
+            found.append((grade, limit.words.format(signs[limit.sign])))
     if signs.get("volume_ml") == 0:
         found = [(FAILED, words) for words in (EMPTY, *strange)]
     found.sort(key=lambda item: -GRADES.index(item[0]))

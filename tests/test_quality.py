@@ -217,6 +217,14 @@ def test_the_worst_sign_is_the_verdict_and_comes_first():
     assert quality.judge({}).grade == OK
 
 
+def test_a_part_of_a_brain_may_be_small():
+    assert quality.judge({"volume_ml": 150}).grade == FAILED
+    verdict = quality.judge({"volume_ml": 150, "cut_top_mm2": 5000})
+    assert verdict.grade == CHECK and len(verdict.reasons) == 2
+    assert quality.judge({"volume_ml": 3000, "cut_top_mm2": 5000}).grade == FAILED
+    assert quality.judge({"volume_ml": 0, "cut_top_mm2": 0}).grade == FAILED
+
+
 def test_values_that_are_no_hu_are_never_ok(head, answer):
     hu, mask = head
     verdict = verdict_on(eight_bit(hu), mask, answer)
