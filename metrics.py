@@ -1,8 +1,8 @@
 """Losses and metrics of training, and the scores of a finished mask.
 
 Everything is computed on each sample (slice or volume) and then averaged, so that a small brain
-counts as much as a large one. One rule for empty masks: mask and prediction both empty score 1,
-only one of them empty scores 0.
+counts as much as a large one. One rule for empty masks, wherever overlap is measured: mask and
+prediction both empty score 1, only one of them empty scores 0.
 
 Losses and metrics take targets (B, ..., 1) in 0..1 for one class. For several classes they take
 integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are probabilities

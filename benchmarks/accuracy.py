@@ -3,11 +3,13 @@
     python benchmarks/accuracy.py synthetic --labels DIR   # 20 scans of held-out label maps
     python benchmarks/accuracy.py cut --labels DIR         # 16 that begin deep in the skull
     python benchmarks/accuracy.py slices --labels DIR      # their slices as PNG, turned, windowed
-    python benchmarks/accuracy.py axes --labels DIR        # one scan in 24 axis orders and 8 flips
+    python benchmarks/accuracy.py axes --labels DIR        # one scan in 6 axis orders and 8 flips
     python benchmarks/accuracy.py real --data DIR          # real scans with what is known of them
 
-The scans are made once, into --cache. DIR of `synthetic` holds label maps kept out of training;
-DIR of `real` holds ct/scct.nii.gz, ct/ge_dicom, headneck/ and trunk/, as README's sources give.
+The scans are made once, into --cache. DIR of --labels holds label maps kept out of training; DIR
+of --data holds ct/scct.nii.gz and ct/scct_mask.nii.gz (github neurolabusc/Clinical), ct/ge_dicom
+(github neurolabusc/dcm_qa_ct), trunk/example_ct.nii.gz (github wasserth/TotalSegmentator, tests)
+and headneck/X_ct.nii.gz with X_oar.nii.gz (github ababier/open-kbp; 1 is the brainstem).
 """
 
 import argparse
