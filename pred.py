@@ -237,15 +237,17 @@ class Predictor:
         """The mask of a scan: found coarsely, segmented in three views, put on the scan's grid."""
         if thin_axis(scan) is not None:
             return self.thin_scan(scan)
-        from volume import not_blanked
+        from volume import not_blanked, whole_box
 
-        head = self.find_head(scan)
-        if head is None:
-            return no_head(scan)
-        sound = not_blanked(scan, head.box)
-        if sound != slice(0, scan.hu.shape[scan.slice_axis]):
-            return self.part(scan, sound)
-        return self.segment(scan, head)
+        head, everything = self.find_head(scan), slice(0, scan.hu.shape[scan.slice_axis])
+        if head is not None:
+            if (sound := not_blanked(scan, head.box)) != everything:
+                return self.part(scan, sound)
+            if (result := self.segment(scan, head)).mask.any():
+                return result
+        # where most of a head was blanked out, it may only be seen once the scan ends there
+        sound = not_blanked(scan, whole_box(scan))
+        return no_head(scan) if sound == everything else self.part(scan, sound)
 
     def part(self, scan: Volume, sound: slice) -> Result:
         """The mask of a scan of which only some slices are `sound`: of these, as of a scan."""
@@ -253,6 +255,8 @@ class Predictor:
 
         axis = scan.slice_axis
         result = self.volume(cropped(scan, sound))
+        if not result.mask.any():
+            return no_head(scan)
         mask = np.zeros_like(scan.hu, bool)
         np.moveaxis(mask, axis, 0)[sound] = np.moveaxis(result.mask, axis, 0)
         left_out = zip((sound.start, scan.hu.shape[axis] - sound.stop), quality.FACES[axis],
@@ -426,7 +430,7 @@ def thin_axis(scan: Volume) -> int | None:
 
 
 TOO_THIN = f"less than {THIN:.0f} mm of a head: neither its volume nor its views can be checked"
-BLANKED = "the head was blanked out in {} slices at the {}: the mask ends before them"
+BLANKED = "the scan was blanked out in {} slices at the {}: the mask ends before them"
 NOTHING_LEFT = "--border has left nothing of the mask"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
 

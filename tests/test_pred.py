@@ -726,6 +726,22 @@ def test_where_a_head_was_blanked_out_its_scan_ends(
     assert any("top face" in reason for reason in result.verdict.reasons)
 
 
+def test_what_is_seen_only_once_the_scan_ends_where_it_was_blanked_out(
+    predictor, cta, tmp_path, save_nifti_as, monkeypatch
+):
+    base = np.flatnonzero(cta.mask.any((0, 1)))[0]
+    stop = base + round(50 / cta.affine[2, 2])
+    hu = np.where(np.arange(cta.hu.shape[2]) < stop, cta.hu, -1024)
+    scan = read_volume(save_nifti_as(tmp_path / "x.nii.gz", hu, cta.affine))
+    find = predictor.find_head
+    monkeypatch.setattr(predictor, "find_head",
+                        lambda part: None if part.hu.shape == hu.shape else find(part))
+    assert dice(predictor.volume(scan).mask[..., :stop], cta.mask[..., :stop]) > 0.985
+    monkeypatch.setattr(predictor, "find_head", lambda part: None)
+    result = predictor.volume(scan)
+    assert not result.mask.any() and result.notes == (pred.NO_HEAD,)
+
+
 def test_slices_go_on_as_their_mirror_image_where_a_head_is_cut():
     cubes = np.random.default_rng(0).random((60, 50, 48))
     cut = np.array([[True, False, False], [False, False, True]])
