@@ -63,7 +63,7 @@ THIN = 30.0  # mm: in less than this the other two views see nothing but a strip
 # thick slices one in so many
 EVERY, EVERY_THICK = 2, 5
 FORAMEN = 900.0  # mm2: of the foramen magnum, with the mask's error
-FUNNEL = 6.0  # mm
+FUNNEL = 3.0  # mm
 # Dice of the two views most alike, at least, where there is a brain: of tongues taken for one it
 # was 0.2 to 0.4, of heads 0.8 and more
 ALIKE = 0.5

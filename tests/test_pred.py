@@ -670,7 +670,7 @@ def test_what_runs_down_the_canal_is_cut_and_a_round_end_is_not():
     canal = (x**2 + y**2 < 8**2) & (z < 0)
     cut = pred.cut_canal((ball | canal).astype(np.float32), 1.5) > 0.5
     lowest = np.flatnonzero(cut.any(axis=(0, 1)))[0] - 80
-    assert -45 - 6 / 1.5 <= lowest < -40, "the funnel above the foramen stays, the canal does not"
+    assert -45 - 3 / 1.5 <= lowest < -40, "the funnel above the foramen stays, the canal does not"
     np.testing.assert_array_equal(cut[..., 80:], (ball | canal)[..., 80:])
     whole = pred.cut_canal(ball.astype(np.float32), 1.5) > 0.5
     np.testing.assert_array_equal(whole, ball)
