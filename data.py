@@ -964,7 +964,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how a volume, cropped to what it shows, comes to the grid (%(default)s)")  # fmt: skip
     add("--spacing", type=float, default=1.0, metavar="MM",
         help="voxel size of cropped volumes (%(default)s)")  # fmt: skip
-    add("--views", nargs="+", default=list(VIEWS), choices=[*VIEWS, "mip"], metavar="VIEW",
+    add("--views", nargs="+", choices=[*VIEWS, "mip"], metavar="VIEW",
         help="of axial, coronal, sagittal (these three), mip (highest value along z)")  # fmt: skip
     add("--window", nargs="+", metavar=("LO", "HI"),
         help="HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024; of MRI zscore "
@@ -989,6 +989,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
     is_mri, is_drawn = bool(args.channels), is_of_pictures(args)
+    useless = {"volumes": ("size", "views", "slices")} if args.dimensions == 3 else {}
+    useless |= {"slices in pictures": ("window", "views")} if is_drawn else {}
+    for things, names in useless.items():
+        if given := [f"--{name}" for name in names if getattr(args, name) is not None]:
+            raise InputError(f"{' and '.join(given)} would do nothing to {things}: leave them out")
     size = args.size or (240 if is_mri else 512)
     if size < 16:
         raise InputError(f"--size {size} is too small; give at least 16 pixels")
@@ -1004,7 +1009,7 @@ def to_options(args: argparse.Namespace) -> Options:
     if not (min(args.split) >= 0 < args.split[0] and math.isfinite(sum(args.split))):
         raise InputError("--split needs three shares, the first above 0, such as 80 10 10")
     return Options(
-        size=size, views=("slice",) if is_drawn else tuple(dict.fromkeys(args.views)),
+        size=size, views=("slice",) if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         window="minmax" if is_drawn else to_window(args.window, is_mri),
         slices=args.slices, empty=args.empty, split=tuple(args.split), seed=args.seed,
         position=args.position, necks=args.necks, licence=args.licence,

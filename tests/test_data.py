@@ -50,8 +50,8 @@ def save_scans(folder, count=4, affine=None):
 
 
 def make(scans, out, *more):
-    words = [str(scans), "--out", str(out), "--size", "32", "--jobs", "1", *map(str, more)]
-    return data.main(words)
+    size = [] if "--dimensions" in more else ["--size", "32"]
+    return data.main([str(scans), "--out", str(out), *size, "--jobs", "1", *map(str, more)])
 
 
 def contents(folder):
@@ -715,8 +715,9 @@ def save_cases(folder, count=4, **how):
 
 
 def make_mri(folder, out, *more):
-    words = ["--channels", "flair", "t1ce", "--size", "30", "--jobs", "1", "--out", str(out)]
-    return data.main([str(folder), *words, *map(str, more)])
+    words = [str(folder), "--channels", "flair", "t1ce", "--jobs", "1", "--out", str(out)]
+    words += [] if "--dimensions" in more else ["--size", "30"]
+    return data.main([*words, *map(str, more)])
 
 
 def all_pairs(folder):
@@ -1083,10 +1084,12 @@ def test_slices_in_pictures_become_a_dataset(tmp_path, form):
 
 def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_path, capsys):
     folder = save_slices(tmp_path / "lgg", cases=1)
-    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--jobs", "1", "--size", "32"]
+    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--jobs", "1"]
     with pytest.raises(InputError, match="no volumes"):
         data.main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
-    data.main([*words, "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="--window and --views would do nothing"):
+        data.main([*words, "--views", "axial", "--window", "minmax"])
+    data.main([*words, "--size", "32", "--out", str(tmp_path / "out")])
     assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
 
 
@@ -1119,6 +1122,9 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
         (["cases", "--channels", "flair", "--grid", "64", "64"], "--grid"),
         (["cases", "--channels", "flair", "--spacing", "0"], "--spacing"),
         (["cases", "--channels", "flair", "--dimensions", "3", "--format", "png"], "volumes are"),
+        (["scans", "--dimensions", "3", "--size", "64"], "--size would do nothing to volumes"),
+        (["scans", "--seed", "-1"], "--seed"),
+        (["scans", "--split", "nan", "1", "1"], "--split"),
         (["scans", "--range", "1", "0"], "--range"),
         (["scans", "--least", "2"], "--least"),
         (["--synthetic", "1", "--labels", "1", "2"], "--synthetic"),
