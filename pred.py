@@ -1077,11 +1077,12 @@ def is_done(job: Job, model: str | Path, wanted: Wanted) -> bool:
     """Whether the job's result stands there already: of this input as it is now, made by the same
     network and as wanted."""
     about = read_json(job.folder / f"{job.name}.json")
-    card = card_of(model)
-    as_wanted = about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
-    is_there = (job.folder / about.get("mask", "no mask")).exists()
-    is_there = is_there and about.get("input_version") == version(job)
-    return is_there and as_wanted and about.get("model") == card.get("sha256")
+    return (
+        (job.folder / about.get("mask", "no mask")).exists()
+        and about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
+        and about.get("model") == card_of(model).get("sha256")
+        and about.get("input_version") == version(job)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
