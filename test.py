@@ -142,7 +142,8 @@ def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> 
 
 
 def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
-    """One row; the PNGs show the axial slice on which the masks differ most."""
+    """One row; the PNGs show the axial slice on which the masks differ most. HD95 and NSD are those
+    of voxels at right angles: a gantry's tilt is left out of them."""
     scan = pred.read_scan(pair.image)
     mask = volume.read_mask(pair.mask, scan)
     prediction = predictor.volume(scan).mask

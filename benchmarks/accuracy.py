@@ -158,7 +158,8 @@ def on_real(predictor: Predictor, args) -> pd.DataFrame:
 
 
 def below_brainstem(predictor: Predictor, path: Path) -> dict:
-    """Volume, lowest voxel against the brainstem's (mm, negative is below), share outside skull."""
+    """Volume, lowest voxel against the brainstem's (mm, negative is below), mL of the mask more than
+    10 mm below that, share outside the skull."""
     scan = read_volume(path)
     organs = nib.as_closest_canonical(nib.load(str(path).replace("_ct.", "_oar.")))
     stem = np.argwhere(np.asarray(organs.dataobj) == 1)
@@ -166,7 +167,9 @@ def below_brainstem(predictor: Predictor, path: Path) -> dict:
     found = np.argwhere(result.mask)
     row = {"mL": result.mask.sum() * np.prod(scan.spacing) / 1000, **result.agreement}
     if len(found) and len(stem):
-        row["below stem mm"] = (found[:, 2].min() - stem[:, 2].min()) * scan.spacing[2]
+        heights = (found[:, 2] - stem[:, 2].min()) * scan.spacing[2]
+        row["below stem mm"] = heights.min()
+        row["mL deeper"] = np.count_nonzero(heights < -10) * np.prod(scan.spacing) / 1000
     inside = inside_skull(scan)
     return row | {"outside skull": (result.mask & ~inside).sum() / max(1, result.mask.sum())}
 
