@@ -158,8 +158,8 @@ def on_real(predictor: Predictor, args) -> pd.DataFrame:
 
 
 def below_brainstem(predictor: Predictor, path: Path) -> dict:
-    """Volume, lowest voxel against the brainstem's (mm, negative is below), mL of the mask more than
-    10 mm below that, share outside the skull."""
+    """Volume, lowest voxel against the brainstem's (mm, negative is below), mL of the mask that lie
+    more than 10 mm below that, share outside the skull."""
     scan = read_volume(path)
     organs = nib.as_closest_canonical(nib.load(str(path).replace("_ct.", "_oar.")))
     stem = np.argwhere(np.asarray(organs.dataobj) == 1)
