@@ -524,7 +524,7 @@ def _candidates(found: list[Series], number: int | None, path: Path) -> list[Ser
         found = [series for series in found if series.number == number] or found
         if found[0].number != number:
             there = "; ".join(map(str, found))
-            raise InputError(f"{path} has no series {number}; choose of {there}")
+            raise InputError(f"{path} has no series {number}, but {there}; choose of these")
     if reasons := _true(found[0].unusable):
         raise InputError(f"{path} holds {reasons[0]}; give the CT series itself, or a NIfTI of it")
     return [s for s in found if s.rank[:3] == found[0].rank[:3]]

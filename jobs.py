@@ -191,7 +191,7 @@ def write_seg(source, result: pred.Result, folder: Path, version: str) -> list[s
 def summary(about: dict, name: str, folder: Path, card: dict) -> dict:
     """What result.json says: pred.py's JSON, and what the page needs to show it."""
     files = [name for name, file in FILES.items() if (folder / file).exists()]
-    private = ("input", "input_version", "mask", "masks", "wanted")
+    private = ("input", "input_version", "mask", "masks", "brain", "wanted")
     kept = {key: about[key] for key in about if key not in private}
     return {"name": name, "kind": source_kind(card) if "volume_ml" in about else "slice",
             **areas(about, card), "files": [*files, "result.json"]} | kept  # fmt: skip

@@ -3,7 +3,7 @@
     python pred.py path/to/slice.png           # results/slice_prediction/slice_predicted_mask.png
     python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
     python pred.py folder_of_scans --out masks
-    python pred.py CASE_FOLDER --model files/tumour/model.keras   # the files of one MRI case
+    python pred.py CASE_FOLDER --model files/tumour_net/model.keras   # the files of one MRI case
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
 mL (of every label and region, where there are several), a verdict on a brain mask (ok, check,
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -431,6 +432,7 @@ def thin_axis(scan: Volume) -> int | None:
 
 TOO_THIN = f"less than {THIN:.0f} mm of a head: neither its volume nor its views can be checked"
 BLANKED = "the scan was blanked out in {} slices at the {}: the mask ends before them"
+FOR_SCANS = "--border, --brain and --format are for scans: a slice's mask is a PNG as it was found"
 NOTHING_LEFT = "--border has left nothing of the mask"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
 
@@ -607,7 +609,8 @@ def inputs_inside(folder: Path, card: dict) -> list[Path]:
              and p.name.lower().endswith((*cases.SCANS, *cases.PICTURES, ".zip"))]  # fmt: skip
     masks = cases.masks_among(files)
     if masks:
-        warn(f"{folder}: {len(masks)} masks of other files there left out, such as {masks[0].name}")
+        few = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
+        warn(f"{folder}: {few} of other files there left out, such as {masks[0].name}")
     return [file for file in files if file not in masks] + dicom_inputs(folder)
 
 
@@ -708,11 +711,12 @@ class Work:
     """An input on its way through `read`, `predict` and `write`.
 
     `about` is what its JSON says in the end; `error` why there is none; `version` is the input's
-    when it was read.
+    when it was read, `notes` are of its reading.
     """
 
     job: Job
     version: str = ""
+    notes: tuple[str, ...] = ()
     source: np.ndarray | Volume | MRI | None = None
     result: Result | None = None
     about: dict = field(default_factory=dict)
@@ -801,6 +805,8 @@ def read(work: Work, wanted: Wanted, card: dict) -> None:
     work.version = version(work.job)
     if is_picture(work.job):
         work.source = read_slice(work.job.path, card)
+        if wanted.brain or wanted.border or wanted.formats != ("nii",):
+            work.notes = (FOR_SCANS,)
     elif cases.is_mri(card):
         work.source = read_case(work.job.path, wanted, card)
     else:
@@ -848,7 +854,7 @@ def predict(work: Work, predictor: Predictor) -> None:
         mask = predictor.predict_slices([work.source])[0]
         what = "nothing" if cases.is_mri(predictor.card) else "no brain"
         notes = () if mask.any() else (f"{what} was found in this slice",)
-        work.result = Result(mask, notes=notes)
+        work.result = Result(mask, notes=(*work.notes, *notes))
     else:
         find = predictor.mri if cases.is_mri(predictor.card) else predictor.volume
         work.result = find(work.source)
@@ -857,7 +863,10 @@ def predict(work: Work, predictor: Predictor) -> None:
 def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
     """Write mask, overlay and, last, the JSON; let go of the scan."""
     start = time.perf_counter()
+    before = read_json(work.job.folder / f"{work.job.name}.json")
     with claimed(work.job) as job:
+        if job.folder != work.job.folder:
+            before = {}
         work.job = job
         if is_picture(job):
             about = write_picture(job, work.source, work.result, predictor.card)
@@ -872,6 +881,7 @@ def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
         }
         with replacing(job.folder / f"{job.name}.json") as path:
             path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    remove_stale(job.folder, before, about)
     work.about, work.source, work.result = about, None, None
 
 
@@ -908,10 +918,9 @@ def write_scan(job: Job, scan: Volume, result: Result, wanted: Wanted, card: dic
         written = thread.submit(write_masks, job, scan, mask, wanted, card)
         sheet = report.captioned(draw_scan(scan, mask), verdict.grade, verdict.reasons)
         write_image(job.folder / f"{job.name}_overlay.png", sheet)
-        masks = written.result()
+        files = written.result()
     return {
-        "mask": masks[0],
-        "masks": masks,
+        **files,
         "volume_ml": round(millilitres(mask, scan), 1),
         **grid_of(scan),
         "verdict": verdict.grade,
@@ -937,15 +946,14 @@ def write_mri(job: Job, source: MRI, result: Result, wanted: Wanted, card: dict)
     from volume import millilitres
 
     labels, scan = result.mask, source.scan
-    masks = write_masks(job, scan, labels, wanted, card)
+    files = write_masks(job, scan, labels, wanted, card)
     ml = {name: round(millilitres(np.isin(labels, area), scan), 2)
           for name, area in cases.areas(card).items()}  # fmt: skip
     names = {int(label): f"{name}: {ml[name]:.1f} mL" for label, name in card["labels"].items()}
     sheet = report.legend(draw_scan(source.shown, labels), names)
     write_image(job.folder / f"{job.name}_overlay.png", sheet)
     return {
-        "mask": masks[0],
-        "masks": masks,
+        **files,
         "volume_ml": round(millilitres(labels > 0, scan), 1),
         "volumes_ml": ml,
         "label_values": {card["labels"][n]: value for n, value in card["label_values"].items()},
@@ -955,10 +963,9 @@ def write_mri(job: Job, source: MRI, result: Result, wanted: Wanted, card: dict)
     }
 
 
-def write_masks(
-    job: Job, scan: Volume, mask: np.ndarray, wanted: Wanted, card: dict
-) -> list[str]:
-    """Write a scan's mask in each format wanted, BIDS' name for a BIDS scan; return the names."""
+def write_masks(job: Job, scan: Volume, mask: np.ndarray, wanted: Wanted, card: dict) -> dict:
+    """Write a scan's mask in each format wanted, and the brain alone, by BIDS' names for a BIDS
+    scan; return the names: `mask` (the first), `masks` and, if wanted, `brain`."""
     from volume import bids_mask_name, write_brain, write_dicom_seg, write_mask
 
     bids = bids_mask_name(job.name)
@@ -975,15 +982,35 @@ def write_masks(
         for index, slice_mask in enumerate(data.stack(mask, "axial")):
             picture = stored(slice_mask, card)
             write_image(job.folder / names[-1] / f"axial_{index:04d}.png", picture)
+    files = {"mask": names[0], "masks": names}
     if wanted.brain:
         brain = bids.removesuffix("mask") + job.name.split("_")[-1] if bids else f"{job.name}_brain"
-        write_brain(mask, scan, job.folder / f"{brain}.nii.gz")
+        files["brain"] = f"{brain}.nii.gz"
+        write_brain(mask, scan, job.folder / files["brain"])
     if bids:
         with replacing(target.with_suffix(".json")) as path:
             kind = "Brain" if mask.dtype == bool else "Lesion"
             content = {"Type": kind, "Sources": [job.path.name]}
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return names
+    return files
+
+
+def remove_stale(folder: Path, before: dict, about: dict) -> None:
+    """Remove what an earlier result wrote and this one has not replaced, if its mask was another.
+
+    `before` and `about` are what the JSON said and says.
+    """
+    def of_what(told):
+        return told.get("model"), told.get("input_version"), told.get("wanted", {}).get("border")
+
+    if of_what(before) == of_what(about):
+        return
+    for name in {*before.get("masks", ()), before.get("brain")} - {*about.get("masks", ()),
+                                                                 about.get("brain"), None}:
+        if name == Path(name).name and (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        elif name == Path(name).name:
+            (folder / name).unlink(missing_ok=True)
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
@@ -1107,7 +1134,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed < len(works) > 1:
         write_summary(works, out / "summary.csv")
         write_page(works, out / "report.html")
-    show(work for work in works if not work.error)
+    show([work for work in works if not work.error])
     if failed and len(jobs) > 1:
         print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)
     return 2 if failed else 0
@@ -1123,15 +1150,19 @@ def progress(works: Iterator[Work], count: int) -> Iterator[Work]:
 
 
 def write_summary(works: list[Work], path: Path) -> None:
-    """Write a row for every input: scan, mL and verdict (none of a slice), seconds, warnings."""
+    """Write a row for every input: scan, mL and verdict (none of a slice), seconds, warnings, and
+    the mask's path from there."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["scan", "mL", "verdict", "seconds", "warnings"])
+        rows.writerow(["scan", "mL", "verdict", "seconds", "warnings", "mask"])
         for work in works:
             about = work.about
-            said = [f"error: {work.error}"] if work.error else told(about)
+            if work.error:
+                rows.writerow([work.job.path.name, "", "failed", "", f"error: {work.error}", ""])
+                continue
+            mask = os.path.relpath(work.job.folder / about["mask"], path.parent)
             rows.writerow([work.job.path.name, about.get("volume_ml", ""), about.get("verdict", ""),
-                           about.get("seconds", ""), "; ".join(said)])  # fmt: skip
+                           about.get("seconds", ""), "; ".join(told(about)), mask])  # fmt: skip
 
 
 def told(about: dict) -> list[str]:
@@ -1152,14 +1183,18 @@ def write_page(works: list[Work], path: Path) -> None:
     report.page(rows, path)
 
 
-def show(works: Iterable[Work]) -> None:
-    """Print where the masks are."""
+def show(works: list[Work]) -> None:
+    """Print where the masks are and what the verdicts on them."""
     for work in works:
         about = work.about
         size = (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about
                 else f"{about.get('brain_pixels', about.get('labelled_pixels'))} px")  # fmt: skip
         took = f"{about['seconds']} s" if work.seconds else "done before"
-        print(f"{size:>9}  {took:>11}  {work.job.folder / about['mask']}")
+        verdict = about.get("verdict", "")
+        print(f"{size:>9}  {verdict:<6}  {took:>11}  {work.job.folder / about['mask']}")
+        if reasons := about.get("reasons"):
+            more = f" (and {len(reasons) - 1} more: {work.job.name}.json)" if reasons[1:] else ""
+            print(f"{'':>9}  {verdict}: {reasons[0]}{more}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python test.py                                     # the Test split of files/dataset
     python test.py FOLDER                              # pairs of pictures, or of NIfTI scans
     python test.py SCANS MASKS --model files/model.keras --out results
-    python test.py files/tumour --model files/tumour/model.keras      # MRI cases, or their folder
+    python test.py files/tumour --model files/tumour_net/model.keras  # MRI cases, or their folder
 
 FOLDER is a dataset (its Test split is taken), or holds images/ and masks/, or X.png beside
 X_mask.png, or X.nii.gz beside X_mask.nii.gz. Every mask is the one that pred.py would write.
@@ -56,11 +56,21 @@ def find(
         if pairs := data.read_dataset(folder)["Test"]:
             return pairs
         raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
-    endings = cases.PICTURES if holds_pictures(folder) else cases.SCANS
-    pairs, left_over = cases.find_pairs(folder, masks, endings)
+    pairs, left_over = find_pairs(folder, masks)
     for line in left_over:
         warn(line)
     return [data.Pair(image, mask, **data.case_and_view(name)) for name, image, mask in pairs]
+
+
+def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
+    """As `cases.find_pairs`: of pictures, or of scans where no pictures pair."""
+    if holds(folder, cases.PICTURES):
+        try:
+            return cases.find_pairs(folder, masks, cases.PICTURES)
+        except InputError:
+            if not holds(folder, cases.SCANS):
+                raise
+    return cases.find_pairs(folder, masks, cases.SCANS)
 
 
 def find_cases(folder: Path, card: dict) -> list[cases.Case]:
@@ -88,10 +98,10 @@ def is_dataset(folder: Path) -> bool:
     )
 
 
-def holds_pictures(path: Path) -> bool:
-    """Whether there is a picture in the folder or one level below."""
+def holds(path: Path, endings: tuple[str, ...]) -> bool:
+    """Whether there are files of some endings in the folder or one level below."""
     files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    return any(file.name.lower().endswith(cases.PICTURES) for file in files)
+    return any(file.name.lower().endswith(endings) for file in files)
 
 
 # ---------------------------------------------------------------- one pair

@@ -485,7 +485,7 @@ def test_series_of_a_given_number(tmp_path):
     study(tmp_path)
     volume = read_volume(tmp_path, series=6)
     assert volume.hu.shape == (7, 20, 6) and noted(volume, "as asked")
-    with pytest.raises(InputError, match='no series 4; choose of 5 "CTA 2 mm"'):
+    with pytest.raises(InputError, match='no series 4, but 5 "CTA 2 mm"'):
         read_volume(tmp_path, series=4)
     nib.save(nib.Nifti1Image(asymmetric(), np.eye(4)), tmp_path / "scan.nii")
     with pytest.raises(InputError, match="NIfTI"):

@@ -205,6 +205,33 @@ def test_a_result_that_was_half_replaced_is_made_anew(slice_file, tmp_path, monk
     assert "done before" not in capsys.readouterr().out
 
 
+def test_files_of_another_mask_do_not_stay_beside_a_new_one(cta_file, tmp_path, capsys):
+    folder = tmp_path / "out" / "cta_prediction"
+
+    def made(*words):
+        assert run(cta_file, *words, out=tmp_path / "out") == 0
+        return {p.name for p in folder.iterdir()}
+
+    brain, pictures = "cta_brain.nii.gz", "cta_predicted_mask_png"
+    assert {brain, pictures} <= made("--brain", "--border", 2, "--format", "nii", "png")
+    shown = capsys.readouterr().out
+    assert " mL  ok " in shown, "the verdict is told where a person looks"
+    assert not {brain, pictures} & made(), "they show a mask that was grown"
+    assert brain in made("--brain")
+    assert {brain, pictures} <= made("--format", "nii", "png"), "of the same mask, they stay"
+
+
+def test_a_slice_says_what_is_for_scans(slice_file, tmp_path, capsys):
+    run(slice_file("x.png"), "--border", 2, "--brain", out=tmp_path / "out")
+    assert about(tmp_path / "out", "x")["notes"] == [pred.FOR_SCANS]
+    assert pred.FOR_SCANS in capsys.readouterr().err
+
+
+def test_a_verdict_that_is_not_ok_is_told_with_its_reason(tmp_path, save_nifti_as, capsys):
+    run(save_nifti_as(tmp_path / "x.nii.gz", np.full((40, 40, 40), -1000, np.int16)), out=tmp_path / "out")
+    assert "failed: no brain was found" in capsys.readouterr().out
+
+
 def test_results_and_links_up_the_tree_are_no_inputs(tmp_path, slice_file):
     series = tmp_path / "in" / "patient" / "series"
     series.mkdir(parents=True)
@@ -271,7 +298,9 @@ def test_a_broken_scan_does_not_stop_the_good_one(slice_file, tmp_path, capsys):
     assert len(errors) == 2 and "bad.png" in errors[0] and "worse.nii.gz" in errors[1]
     assert "2 of 3 inputs failed" in said.err and "good_predicted_mask.png" in said.out
     rows = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("scan")
-    assert list(rows) == ["mL", "verdict", "seconds", "warnings"] and len(rows) == 3
+    assert list(rows) == ["mL", "verdict", "seconds", "warnings", "mask"] and len(rows) == 3
+    assert (tmp_path / "out" / rows["mask"]["good.png"]).exists()
+    assert rows.verdict["bad.png"] == "failed"
     assert rows.seconds["good.png"] > 0 and "bad.png" in rows.warnings["bad.png"]
     assert (tmp_path / "out" / "report.html").exists()
     assert [p for p in files_in(tmp_path / "out") if "prediction/" in p] == [

@@ -155,6 +155,14 @@ def test_a_scan_is_scored_as_pred_predicts_it(greys, tmp_path):
     assert row.mL == pytest.approx(mask.sum() * 8e-3, rel=1e-5)
 
 
+def test_scans_with_pictures_beside_them_are_scored(greys, tmp_path):
+    hu = np.select([ball(20), ball(24)], [40, 1000], -1000).astype(np.int16)
+    for name, array in (("x", hu), ("x_mask", ball(20).astype(np.uint8))):
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), tmp_path / f"{name}.nii.gz")
+    write(tmp_path / "x_prediction/x_overlay.png", disc(40))
+    assert score(tmp_path, greys, tmp_path)[1].Kind.tolist() == ["scan"]
+
+
 def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
     for name, radius in (("x", 20), ("y", 18), ("z", 16)):
         for kind, array in (("", np.where(ball(radius), 40, -1000)), ("_mask", ball(20))):
