@@ -1194,7 +1194,7 @@ def show(works: list[Work]) -> None:
         print(f"{size:>9}  {verdict:<6}  {took:>11}  {work.job.folder / about['mask']}")
         if reasons := about.get("reasons"):
             more = f" (and {len(reasons) - 1} more: {work.job.name}.json)" if reasons[1:] else ""
-            print(f"{'':>9}  {verdict}: {reasons[0]}{more}")
+            print(f"{'':>9}  {reasons[0]}{more}")
 
 
 if __name__ == "__main__":
