@@ -228,9 +228,10 @@ def test_a_slice_says_what_is_for_scans(slice_file, tmp_path, capsys):
 
 
 def test_a_verdict_that_is_not_ok_is_told_with_its_reason(tmp_path, save_nifti_as, capsys):
-    run(save_nifti_as(tmp_path / "x.nii.gz", np.full((40, 40, 40), -1000, np.int16)), out=tmp_path / "out")
+    air = save_nifti_as(tmp_path / "x.nii.gz", np.full((40, 40, 40), -1000, np.int16))
+    run(air, out=tmp_path / "out")
     first, second = capsys.readouterr().out.splitlines()
-    assert " mL  failed " in first and second.split() == "no brain was found".split()
+    assert " mL  failed " in first and second.strip().startswith("no brain was found")
 
 
 def test_results_and_links_up_the_tree_are_no_inputs(tmp_path, slice_file):
