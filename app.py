@@ -233,14 +233,12 @@ def drop_job(job_id: str):
 @page.get("/api/jobs/<job_id>/<name>")
 def give_file(job_id: str, name: str):
     """A file of a job that is done, or its scan as soon as that is there."""
-    job, none = find(job_id), Refused("there is no such file of this job", 404)
-    if name not in FILES:
-        raise none
-    path, ready = job.folder / FILES[name], job.state == "done" or name == "scan.nii.gz"
-    if job.state in ("queued", "running") and not (ready and path.exists()):
-        raise Refused("the job is not done yet", 409)
-    if not (ready and path.exists()):
-        raise none
+    job = find(job_id)
+    path = job.folder / FILES.get(name, "no such file")
+    if not (path.exists() and (job.state == "done" or name == "scan.nii.gz")):
+        if name in FILES and job.state in ("queued", "running"):
+            raise Refused("the job is not done yet", 409)
+        raise Refused("there is no such file of this job", 404)
     kinds = {".gz": "application/gzip", ".dcm": "application/dicom"}
     return send_file(path, kinds.get(path.suffix), as_attachment=True,
                      download_name=f"{plain_stem(job.name)}_{name}")  # fmt: skip

@@ -334,13 +334,15 @@ def find_picture_cases(
                 slices.append((index, image, mask))
     if not found:
         raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
-    named = {}
-    for case, places in found.items():
-        for place, slices in places.items():
-            parts = place.relative_to(folder).parts
-            above = [*(parts[:-1] if parts[-1:] == (case,) else parts), case]
-            named["_".join(above) if len(places) > 1 else case] = sorted(slices)
+    named = {_case_name(case, place.relative_to(folder), len(places)): sorted(slices)
+             for case, places in found.items() for place, slices in places.items()}  # fmt: skip
     return {name: named[name] for name in sorted(named)}, left_over
+
+
+def _case_name(case: str, place: Path, places: int) -> str:
+    """A case's name; where there are several `places` with one of that name, after its folder."""
+    folders = place.parent if place.name == case else place
+    return "_".join((*folders.parts, case)) if places > 1 else case
 
 
 def find_case(

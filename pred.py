@@ -17,6 +17,7 @@ import argparse
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -28,8 +29,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, combinations
-from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -562,7 +561,7 @@ def close_to(mask: np.ndarray, grid: Grid, margin: int = 3) -> Grid:
 def agreement(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:
     """Dice between the masks of each pair of views, where both of them looked."""
     found = {}
-    for pair in combinations(views, 2):
+    for pair in itertools.combinations(views, 2):
         masks = (views[view][where_saw(pair, every)] > 0.5 for view in pair)
         found["-".join(pair)] = round(float(dice(*masks)), 4)
     return found
@@ -663,7 +662,7 @@ def absolute(path: Path) -> Path:
 def folders_of(name: str, out: Path) -> Iterator[Path]:
     """The folders in which results of inputs of a name may be, in order."""
     yield out / f"{name}_prediction"
-    yield from (out / f"{name}_prediction_{number}" for number in numbers(2))
+    yield from (out / f"{name}_prediction_{number}" for number in itertools.count(2))
 
 
 def owner(folder: Path, name: str) -> str | None:
@@ -678,7 +677,7 @@ def claimed(job: Job) -> Iterator[Job]:
     The JSON there says no more than whose it is until the result is complete: an earlier one does
     not stand for files that are about to be replaced. It goes again if the block fails.
     """
-    folders = chain([job.folder], folders_of(job.name, job.folder.parent))
+    folders = itertools.chain([job.folder], folders_of(job.name, job.folder.parent))
     with explained(job.folder):
         job = next(j for j in (replace(job, folder=f) for f in folders) if take(j))
     about = job.folder / f"{job.name}.json"
@@ -776,9 +775,11 @@ def step(function: Callable[[Work], None]) -> Callable[[Work], Work]:
         if work.error is None:
             try:
                 function(work)
-            except (InputError, MemoryError) as error:
-                work.error = (error if isinstance(error, InputError) else
-                              InputError(f"{work.job.path} needs more memory than there is"))
+            except InputError as error:
+                work.error = error
+            except MemoryError:
+                work.error = InputError(f"{work.job.path} needs more memory than there is")
+            if work.error:
                 work.source = work.result = None
         work.seconds += time.perf_counter() - start
         return work
@@ -1000,16 +1001,23 @@ def remove_stale(folder: Path, before: dict, about: dict) -> None:
 
     `before` and `about` are what the JSON said and says.
     """
-    def of_what(told):
-        return told.get("model"), told.get("input_version"), told.get("wanted", {}).get("border")
 
-    if of_what(before) == of_what(about):
+
+
+    def made_of(said):
+        wanted = said.get("wanted", {})
+        options = wanted.get("series"), wanted.get("border")
+        return said.get("model"), said.get("input_version"), *options
+
+    def files(said):  # in the folder itself, whatever the JSON names
+        return {Path(name).name for name in (*said.get("masks", ()), said.get("brain")) if name}
+
+    if made_of(before) == made_of(about):
         return
-    for name in {*before.get("masks", ()), before.get("brain")} - {*about.get("masks", ()),
-                                                                 about.get("brain"), None}:
-        if name == Path(name).name and (folder / name).is_dir():
+    for name in files(before) - files(about):
+        if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-        elif name == Path(name).name:
+        else:
             (folder / name).unlink(missing_ok=True)
 
 
@@ -1134,7 +1142,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed < len(works) > 1:
         write_summary(works, out / "summary.csv")
         write_page(works, out / "report.html")
-    show([work for work in works if not work.error])
+    show(work for work in works if not work.error)
     if failed and len(jobs) > 1:
         print(f"{failed} of {len(jobs)} inputs failed", file=sys.stderr)
     return 2 if failed else 0
@@ -1183,8 +1191,8 @@ def write_page(works: list[Work], path: Path) -> None:
     report.page(rows, path)
 
 
-def show(works: list[Work]) -> None:
-    """Print where the masks are and what the verdicts on them."""
+def show(works: Iterable[Work]) -> None:
+    """Print where the masks are, and the verdicts on them."""
     for work in works:
         about = work.about
         size = (f"{about['volume_ml']:.0f} mL" if "volume_ml" in about

@@ -376,7 +376,8 @@ def _clean(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, list[str]
         if strange:
             array = np.where(np.abs(array) < most, array, array.dtype.type(nothing))
             taken = "air" if is_hu else "0"
-            notes.append(f"{strange} voxels that are no number (NaN or infinite) taken as {taken}")
+            which = "NaN, infinite or over a million" if is_hu else "NaN or infinite"
+            notes.append(f"{strange} voxels that are no number ({which}) taken as {taken}")
     limits = np.iinfo(np.int16)
     low, high = array.min(), array.max()
     fits = limits.min <= low and high <= limits.max

@@ -221,6 +221,18 @@ def test_files_of_another_mask_do_not_stay_beside_a_new_one(cta_file, tmp_path, 
     assert {brain, pictures} <= made("--format", "nii", "png"), "of the same mask, they stay"
 
 
+def test_of_stale_files_only_those_in_the_folder_itself_are_removed(tmp_path):
+    folder = tmp_path / "x_prediction"
+    (folder / "x_png").mkdir(parents=True)
+    for path in (tmp_path / "other.nii.gz", folder / "x.nii.gz", folder / "x_png" / "a.png"):
+        path.touch()
+    before = {"masks": ["../other.nii.gz", "x_png", "x.nii.gz"], "wanted": {"series": 1}}
+    pred.remove_stale(folder, before, {"masks": ["new.nii.gz"], "wanted": {"series": 1}})
+    assert (folder / "x.nii.gz").exists(), "the same mask, in another format"
+    pred.remove_stale(folder, before, {"masks": ["x.nii.gz"], "wanted": {"series": 2}})
+    assert files_in(tmp_path) == ["other.nii.gz", "x_prediction/x.nii.gz"]
+
+
 def test_a_slice_says_what_is_for_scans(slice_file, tmp_path, capsys):
     run(slice_file("x.png"), "--border", 2, "--brain", out=tmp_path / "out")
     assert about(tmp_path / "out", "x")["notes"] == [pred.FOR_SCANS]
