@@ -4,10 +4,14 @@
     python benchmarks/accuracy.py cut --labels DIR         # 16 that begin deep in the skull
     python benchmarks/accuracy.py slices --labels DIR      # their slices as PNG, turned, windowed
     python benchmarks/accuracy.py axes --labels DIR        # one scan in 6 axis orders and 8 flips
-    python benchmarks/accuracy.py real --data DIR          # real scans with what is known of them
+    python benchmarks/accuracy.py real --data DIR          # slices and scans with drawn masks
+    python benchmarks/accuracy.py unmasked --data DIR      # real scans with what is known of them
 
-The scans are made once, into --cache. DIR of --labels holds label maps kept out of training; DIR
-of --data holds ct/scct.nii.gz and ct/scct_mask.nii.gz (github neurolabusc/Clinical), ct/ge_dicom
+The scans are made once, into --cache. DIR of --labels holds label maps kept out of training. Below
+DIR of `real` lie folders images/ and masks/ of pictures of the same names (rows.csv beside them
+names the first row of a slice that is not judged; inside/ in place of masks/ marks blood in the
+skull), or X.nii.gz with X_mask.nii.gz and perhaps X_vessels.nii.gz. DIR of `unmasked` holds
+ct/scct.nii.gz and ct/scct_mask.nii.gz (github neurolabusc/Clinical), ct/ge_dicom
 (github neurolabusc/dcm_qa_ct), trunk/example_ct.nii.gz (github wasserth/TotalSegmentator, tests)
 and headneck/X_ct.nii.gz with X_oar.nii.gz (github ababier/open-kbp; 1 is the brainstem).
 """
@@ -31,7 +35,7 @@ import data  # noqa: E402
 import metrics  # noqa: E402
 import synthetic  # noqa: E402
 from errors import InputError, run  # noqa: E402
-from pred import Predictor, dice  # noqa: E402
+from pred import Predictor, dice, read_scan  # noqa: E402
 from volume import read_mask, read_volume  # noqa: E402
 
 # Five kinds of scan for each label map: what synthetic.py would otherwise draw.
@@ -51,6 +55,7 @@ CUT = {
 }
 FIELD = {"spacing": 0.6, "width": 225.0, "length": 190.0, "above": 8.0, "sharpness": 0.55,
          "pixel": 0.0, "averaged": 0.0}
+BONE = 150.0  # HU: what is brighter and outside a drawn mask is bone
 FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and prone
 PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whole": (-1024, 3071)}
 
@@ -141,11 +146,77 @@ def on_axes(predictor: Predictor, args) -> pd.DataFrame:
 
 
 def on_real(predictor: Predictor, args) -> pd.DataFrame:
-    """What can be said of real scans: a template's Dice, agreement, nothing below the brainstem."""
+    """Scores of every slice and scan below --data that lies there with a drawn mask."""
+    rows = []
+    for folder in sorted(p.parent for p in Path(args.data).rglob("images") if p.is_dir()):
+        rows += drawn_slices(predictor, folder)
+    for path in sorted(Path(args.data).rglob("*_mask.nii*")):
+        scan = path.with_name(path.name.replace("_mask.nii", ".nii"))
+        rows += [drawn_scan(predictor, scan, path)] if scan.exists() else []
+    if not rows:
+        raise InputError(f"{args.data} holds no images/ with masks/, and no X.nii.gz with X_mask.nii.gz")
+    return pd.DataFrame(rows)
+
+
+def drawn_slices(predictor: Predictor, folder: Path) -> list[dict]:
+    """A row for each picture of `folder`/images with one of that name in masks/ or inside/.
+
+    Pictures of inside/ mark what surely lies in the skull, and nothing else. rows.csv may name the
+    first row of a slice that is not judged.
+    """
+    rows = []
+    until = {}
+    if (folder / "rows.csv").exists():
+        until = pd.read_csv(folder / "rows.csv", index_col=0).iloc[:, 0].to_dict()
+    for path in sorted((folder / "images").iterdir()):
+        found = predictor.predict_slices([data.read_picture(path)])[0]
+        judged = np.s_[: until.get(path.stem)]
+        for kind in ("masks", "inside"):
+            if not (drawn := folder / kind / path.name).exists():
+                continue
+            truth, mask = data.read_mask_picture(drawn)[judged], found[judged]
+            kept = np.count_nonzero(truth & mask) / max(1, np.count_nonzero(truth))
+            if kind == "inside":
+                rows.append({"name": path.stem, "kind": "blood", "blood kept": kept})
+            else:
+                rows.append({"name": path.stem, "kind": view_of(path.stem)} | overlap(truth, mask))
+    return rows
+
+
+def view_of(name: str) -> str:
+    """The view that a picture's name ends in, as `_ax`, `_coronal` or `_sagittal_0012`."""
+    words = name.lower().split("_")
+    return next((view for view in data.VIEWS for word in words
+                 if len(word) > 1 and view.startswith(word)), "slice")  # fmt: skip
+
+
+def overlap(truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Dice of a mask, and what it has too much and too little, in shares of the truth."""
+    size = max(1, np.count_nonzero(truth))
+    return {"Dice": dice(truth, mask), "over": np.count_nonzero(mask & ~truth) / size,
+            "under": np.count_nonzero(truth & ~mask) / size}  # fmt: skip
+
+
+def drawn_scan(predictor: Predictor, path: Path, drawn: Path) -> dict:
+    """The row of a scan with its drawn mask, and with X_vessels where there are."""
+    scan = read_scan(path)
+    truth, mask = read_mask(drawn, scan), predictor.volume(scan).mask
+    row = {"name": path.name.split(".")[0], "kind": "scan"} | overlap(truth, mask)
+    row |= metrics.surface_scores(truth, mask, scan.spacing, tolerance=1.0)
+    # contrast is as bright: it counts as bone only outside the drawn mask
+    row["bone"] = np.count_nonzero(mask & ~truth & (scan.hu > BONE)) / max(1, mask.sum())
+    vessels = drawn.with_name(drawn.name.replace("_mask", "_vessels"))
+    if vessels.exists():
+        vessels = read_mask(vessels, scan) & truth
+        row["vessels kept"] = np.count_nonzero(vessels & mask) / max(1, vessels.sum())
+    return row
+
+
+def on_unmasked(predictor: Predictor, args) -> pd.DataFrame:
+    """What can be said of real scans without a mask: agreement, nothing below the brainstem."""
     folder, rows = Path(args.data), []
     scan = read_volume(folder / "ct/scct.nii.gz")
-    truth, result = read_mask(folder / "ct/scct_mask.nii.gz", scan), None
-    result = predictor.volume(scan)
+    truth, result = read_mask(folder / "ct/scct_mask.nii.gz", scan), predictor.volume(scan)
     rows.append({"scan": "scct", "Dice": dice(truth, result.mask), **result.agreement,
                  **metrics.surface_scores(truth, result.mask, scan.spacing, tolerance=2.0)})
     head = predictor.volume(read_volume(folder / "ct/ge_dicom"))
@@ -186,7 +257,7 @@ def inside_skull(scan) -> np.ndarray:
 
 
 TESTS = {"synthetic": on_synthetic, "cut": on_synthetic, "slices": on_slices, "axes": on_axes,
-         "real": on_real}
+         "real": on_real, "unmasked": on_unmasked}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -202,9 +273,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--model", default=None, help="default: the shipped one")
     add("--csv", help="write every row there")
     args = parser.parse_args(argv)
-    if args.test == "real" and not args.data:
+    on_data = args.test in ("real", "unmasked")
+    if on_data and not args.data:
         raise InputError("name the folder of real scans with --data DIR")
-    if args.test != "real" and not args.labels:
+    if not on_data and not args.labels:
         raise InputError("name a folder of held-out label maps with --labels DIR")
     table = TESTS[args.test](Predictor(args.model) if args.model else Predictor(), args)
     if args.csv:
@@ -222,9 +294,24 @@ def show(test: str, table: pd.DataFrame) -> None:
         print(f"slices without brain with more than 50 pixels found: {(bare.found > 50).mean():.2%}"
               f" of {len(bare)}")
         return
-    print(table.round(4).to_string(index=False))
+    print(table.round(4).to_string(index=False, na_rep=""))
+    if test == "real":
+        print(in_one_line(table))
+        return
     numbers = table.select_dtypes("number")
     print(numbers.agg(["mean", "min", "max"]).round(4).to_string())
+
+
+def in_one_line(table: pd.DataFrame) -> str:
+    """Mean and worst of each kind of real slice and scan."""
+    parts = []
+    for kind, rows in table.groupby("kind"):
+        for score, worst in (("Dice", "min"), ("bone", "max"), ("vessels kept", "min"),
+                             ("blood kept", "min")):  # fmt: skip
+            if score in rows and rows[score].notna().any():
+                mean, last = rows[score].agg(["mean", worst])
+                parts.append(f"{kind} ({len(rows)}) {score} {mean:.4f} (worst {last:.4f})")
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":
