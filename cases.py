@@ -46,6 +46,9 @@ BRATS = {
     (1, 2, 3): (CORE, OEDEMA, ENHANCING),
     (1, 2, 3, 4): (CORE, OEDEMA, SOLID, ENHANCING),
 }
+# What synthetic.py labels in a head CT, and the region that is the brain mask
+HEAD = {"1": "tissue", "2": "hyperdense"}
+BRAIN = "brain"
 # Visits of one patient must not be torn apart by a split
 VISIT = re.compile(r"(BraTS-[A-Z]+-\d+|UPENN-GBM-\d+)[-_]\d+|(sub-[A-Z\d]+)_ses-.+", re.I)
 
@@ -197,6 +200,8 @@ def label_names(values: Sequence[int]) -> dict[str, str]:
 
 def regions(names: dict[str, str]) -> dict[str, list[int]]:
     """The regions that the field scores, as contiguous labels; {} for labels of something else."""
+    if names == HEAD:
+        return {BRAIN: list(map(int, HEAD))}
     if ENHANCING not in names.values():
         return {}
     labels = {int(label): name for label, name in names.items()}

@@ -38,6 +38,7 @@ import numpy as np
 from cases import (
     PICTURES,
     Case,
+    HEAD,
     contiguous,
     find_cases,
     find_pairs,
@@ -479,7 +480,7 @@ def load(source: Source, options: Options) -> tuple[Volume, np.ndarray, np.ndarr
         import synthetic
 
         made = synthetic.scan(source.seed, source.path, options.necks)
-        return from_array(made.hu, made.affine, source.scan), made.hu, made.mask
+        return from_array(made.hu, made.affine, source.scan), made.hu, made.labels
     if source.modalities:
         scan, image = read_case(source.modalities)
         image = normalise(image, options.window)
@@ -707,7 +708,9 @@ def counts(mask: np.ndarray, options: Options) -> dict[str, int]:
 
 def named_labels(options: Options) -> dict[str, str]:
     """{"1": name, …} of a dataset's labels."""
-    return label_names(options.labels) if options.labels else {"1": "brain"}
+    if not options.labels:
+        return {"1": "brain"}
+    return label_names(options.labels) if options.is_mri else HEAD
 
 
 def write_pictures(samples: Iterator[Sample], source: Source, split: str, out: Path) -> list[dict]:
@@ -989,6 +992,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
     is_mri, is_drawn = bool(args.channels), is_of_pictures(args)
+    labels = to_labels(args.labels) if is_mri else tuple(map(int, HEAD)) if args.synthetic else ()
     useless = {"volumes": ("size", "views", "slices")} if args.dimensions == 3 else {}
     useless |= {"slices in pictures": ("window", "views")} if is_drawn else {}
     for things, names in useless.items():
@@ -1013,7 +1017,7 @@ def to_options(args: argparse.Namespace) -> Options:
         window="minmax" if is_drawn else to_window(args.window, is_mri),
         slices=args.slices, empty=args.empty, split=tuple(args.split), seed=args.seed,
         position=args.position, necks=args.necks, licence=args.licence,
-        channels=to_channels(args.channels), labels=to_labels(args.labels) if is_mri else (),
+        channels=to_channels(args.channels), labels=labels,
         names=tuple(args.names), least=args.least, range=tuple(args.range),
         dimensions=args.dimensions, grid=to_grid(args.grid), fit=args.fit,
         spacing=to_spacing(args.spacing), format=to_format(args.format, args.dimensions),

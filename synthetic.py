@@ -8,7 +8,8 @@
 A label map says where each tissue lies (FreeSurfer numbers for the brain, 500 and above for the
 rest of the head, as in SynthSeg's training maps). Every scan turns, scales and bends it anew,
 gives each tissue a HU value from published ranges, adds vessels, disease, surgery and what lies
-around a head, and images the result as a CT scanner would. Without a label map a procedural
+around a head, and images the result as a CT scanner would. The mask ends where people end it: at
+the last voxel that shows no bone, thick slices included. Without a label map a procedural
 phantom stands in.
 
 HU ranges: Lev and Gonzalez, "CT angiography and CT perfusion imaging", in Brain Mapping: The
@@ -44,6 +45,8 @@ TISSUES = {
     "artery": ((502,), 45, 5, 2),
     "vein": ((514,), 48, 6, 2),
     "eye": ((506,), 10, 5, 2),
+    "orbit": ((), -95, 12, 8),  # its fat
+    "sinus": ((), AIR, 5, 0),
     "muscle": ((507, 508), 55, 8, 6),
     "fat": ((), -95, 12, 8),
     "mucosa": ((509,), 40, 15, 15),
@@ -59,9 +62,11 @@ SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the 
 # A sinus lies flat on the brain; a vein in a foramen of the skull base (the jugular bulb, a
 # condylar vein) stands out like a finger, of at most this radius in mm, and is outside too.
 FORAMEN = 6.0
-# A border voxel shows bone (above some 150 HU) once a tenth of it is bone: 1.28 standard deviations
-# of the scanner's blur inside the true edge. There the mask ends.
-BORDER = 1.28
+# A voxel that is more than this share bone, as the scanner shows it, is out of the mask: it looks
+# like bone in a brain window. People who draw on real CT end there.
+BONE_SHARE = 0.1
+ORBIT = 16.0  # mm about an eye: what is soft there is the orbit's
+HYPERDENSE = 80.0  # HU: brighter than grey matter by more than noise; contrast, blood, lime, metal
 DRAWN_ABOVE = 8.0  # mm above the foramen where drawn vessels end: else they follow the cut
 CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
 
@@ -70,14 +75,21 @@ CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's l
 class Scan:
     """A synthetic scan: hu (X, Y, Z) float32 RAS+, its mask and the vessels in it (bool).
 
-    affine is (4, 4); about says how it was made.
+    `hyperdense` (bool) is what in the mask is bright without any bone; affine is (4, 4); about
+    says how it was made.
     """
 
     hu: np.ndarray
     mask: np.ndarray
     vessels: np.ndarray
+    hyperdense: np.ndarray
     affine: np.ndarray
     about: dict
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(X, Y, Z) uint8: 1 in the mask, 2 where that is hyperdense."""
+        return self.mask + self.hyperdense.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,11 @@ def anatomy(labels: np.ndarray, name: str) -> Anatomy:
     for index, (numbers, *_) in enumerate(TISSUES.values()):
         tissue[np.isin(labels, numbers)] = index
     cavity = brain_cavity(labels, tissue, base, down)
+    soft = tissue == INDEX["muscle"]
+    tissue[soft & (ndimage.distance_transform_edt(tissue != INDEX["eye"]) < ORBIT)] = INDEX["orbit"]
+    air = tissue == INDEX["air"]
+    filled = [ndimage.binary_fill_holes(~air[..., z]) for z in range(air.shape[2])]
+    tissue[air & np.stack(filled, -1)] = INDEX["sinus"]
     bone = np.isin(tissue, (INDEX["cortical"], INDEX["cancellous"]))
     inner = signed_distance(cavity)
     outer = signed_distance(cavity | bone, sigma=1.5)
@@ -287,21 +304,22 @@ def scan(
     rng = np.random.default_rng([seed, 2026])
     head = load_anatomy(str(labels)) if labels else phantom(seed)
     look = draw_look(rng, plain, necks is not None) | wanted
-    look.setdefault("border", BORDER * look["sharpness"])
     points, shape = pose(head, look, rng)
     space = sample(head, points)
-    hu, vessels = paint(space, look, rng)
+    painted = paint(space, look, rng)
+    hu = painted.hu
     if necks:
         hu = add_body(hu, space, head, necks, rng)
     hu = add_surroundings(hu, space, look, rng)
-    hu, inner = averaged(hu, space, look, rng.spawn(1)[0])
-    hu, heights = image(hu, look, stored, rng)
+    (hu, inside, content), heights = image((hu, painted.inside, painted.content), look, stored, rng)
     nearest = np.rint(heights).astype(int)
-    mask = largest(at_heights(inner, heights) < -look["border"])
+    mask = largest(inside > 1 - BONE_SHARE)
+    vessels = painted.vessels[..., nearest] & mask
     about = {"source": head.name, "seed": seed} | look
     affine = np.diag(look["spacing"] * np.array([1, 1, heights[1] - heights[0], 0])) + AFFINE_ONE
     affine[2, 3] = look["spacing"] * heights[0]
-    return Scan(hu, mask, vessels[..., nearest] & mask, affine, about)
+    hu = with_noise(hu, look, rng)
+    return Scan(hu, mask, vessels, mask & (content > HYPERDENSE), affine, about)
 
 
 def draw_look(rng, plain, body) -> dict:
@@ -315,20 +333,15 @@ def draw_look(rng, plain, body) -> dict:
     tilt = rng.choice([8, 25, 180], p=[0.55, 0.3, 0.15])
     sharp = rng.uniform(0.35, 0.75) if plain or rng.random() < 0.85 else rng.uniform(0.75, 2.2)
     coarse = not plain and rng.random() < 0.15
-    own = rng.spawn(1)[0]  # leaves the draws of all else as they were
-    template = not plain and own.random() < 0.2
     return {
         "spacing": float(max(SPACING, width / 200, length / 240)),
         "width": float(width), "length": float(length),
-        "phase": "none" if template else str(phase),  # vessels of different heads average out
+        "phase": str(phase),
         "tilt": 5.0 if plain else float(tilt), "plain": plain,
         "above": draw_above(rng, plain),
         "thickness": float(rng.choice([rng.uniform(0.5, 1.5), rng.uniform(1.5, 6)])),
         "sharpness": float(sharp), "noise": float(np.exp(rng.normal(1.6, 0.6))),
         "pixel": float(rng.uniform(1.5, 4.2)) if coarse else 0.0,  # mm; 0 is as fine as `spacing`
-        "averaged": float(own.uniform(1.5, 4)) if template else 0.0,  # mm; 0 is a single head
-        "vault": float(own.uniform(50, 90)),  # mm above the foramen, where averaged heads agree
-        "faint": float(own.uniform(40, 120)),  # HU of the skull base where they differ most
     }
 
 
@@ -396,8 +409,19 @@ def smooth_noise(shape, rng, size: float) -> np.ndarray:
     return field / field.std()
 
 
-def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scan's HU before imaging (float32), and where vessels are (bool)."""
+@dataclass(frozen=True)
+class Painted:
+    """A scan before imaging, (X, Y, Z) each: hu; `inside`, the share of each voxel that lies in
+    the skull (float32); `content`, the HU of that part; where vessels are (bool)."""
+
+    hu: np.ndarray
+    inside: np.ndarray
+    content: np.ndarray
+    vessels: np.ndarray
+
+
+def paint(space: dict, look: dict, rng) -> Painted:
+    """Give every voxel its tissue's HU, with disease, vessels and bone."""
     shape = space["tissue"].shape
     step = look["spacing"]
     level = {n: rng.normal(t[1], t[2]) for n, t in TISSUES.items()}
@@ -409,6 +433,10 @@ def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, np.ndarray]:
     tissue = space["tissue"].copy()
     soft = tissue == INDEX["muscle"]
     tissue[soft & (smooth_noise(shape, rng, 9 / step) > rng.normal(0.3, 0.5))] = INDEX["fat"]
+    orbit = tissue == INDEX["orbit"]
+    tissue[orbit & (smooth_noise(shape, rng, 4 / step) > rng.normal(1, 0.5))] = INDEX["muscle"]
+    if not look["plain"] and rng.random() < 0.15:  # filled with fluid or blood
+        level["sinus"] = rng.uniform(0, 60)
     table = np.array([level[n] for n in TISSUES], np.float32)
     texture = np.array([t[3] for t in TISSUES.values()], np.float32)
     grain = smooth_noise(shape, rng, 4 / step) + smooth_noise(shape, rng, max(2 / step, 1.01))
@@ -426,7 +454,7 @@ def paint(space: dict, look: dict, rng) -> tuple[np.ndarray, np.ndarray]:
     dura = inside & ~blood & (space["inner"] > 0) & (space["along"] < 0) & np.isnan(bone)
     beyond = np.where(dura, level["muscle"], beyond)
     share = np.clip(0.5 - space["inner"] / step, 0, 1)  # of a voxel that lies in the cavity
-    return share * within + (1 - share) * beyond, vessels
+    return Painted(share * within + (1 - share) * beyond, share, within, vessels)
 
 
 def skull(space, level, grain, look, rng) -> np.ndarray:
@@ -436,7 +464,7 @@ def skull(space, level, grain, look, rng) -> np.ndarray:
     outer = space["outer"] + rng.uniform(-1.2, 1.0)
     shell = rng.uniform(0.8, 1.6) + 0.5 * smooth_noise(shape, rng, 20 / step)
     canal = (np.abs(space["along"]) < 14) & (np.sum(space["offset"] ** 2, 0) < 20**2)
-    hollow = np.isin(tissue, [INDEX[n] for n in ("air", "mucosa")])
+    hollow = np.isin(tissue, [INDEX[n] for n in ("air", "sinus", "mucosa")])
     solid = np.isin(tissue, [INDEX[n] for n in ("cortical", "cancellous")])
     in_foramen = (tissue == INDEX["vein"]) & (inner > 1.5)  # mm: nearer, a vein is a sinus
     vault = (outer < 0) & ~hollow & ~in_foramen
@@ -448,6 +476,9 @@ def skull(space, level, grain, look, rng) -> np.ndarray:
     dense = np.clip((table - depth) / step + 0.5, 0, 1)
     hu = dense * (level["cortical"] + 90 * grain) + (1 - dense) * (level["cancellous"] + 80 * grain)
     hu = np.where(solid & (depth < -1), table_of(tissue, level), hu)
+    if not look["plain"] and rng.random() < 0.5:  # air cells in the skull base
+        cells = smooth_noise(shape, rng, rng.uniform(2, 6) / step) > rng.uniform(0.2, 1.2)
+        hu = np.where(cells & (inner > rng.uniform(1, 3)) & (space["along"] > -55), AIR, hu)
     return np.where(bone, hu, np.nan).astype(np.float32)
 
 
@@ -476,36 +507,100 @@ def openings(space, rng) -> np.ndarray:
 
 
 def add_disease(hu, space, look, rng) -> np.ndarray:
-    """Return `hu` with at most a few of: haematomas, subdural blood, infarct, tumour, oedema."""
-    if look["plain"] or rng.random() < 0.5:
+    """Return `hu` with at most a few of: blood on and in the brain, infarct, tumour, lime, a coil,
+    air, a drain."""
+    if look["plain"] or rng.random() < 0.4:
         return hu
-    shape, step, inner = hu.shape, look["spacing"], space["inner"]
-    ripple = smooth_noise(shape, rng, 14 / step)
-    if rng.random() < 0.35:  # subdural or epidural: a crescent along the inner table
-        side = np.sign(rng.normal())
-        depth = rng.uniform(2, 6) * np.clip(1 + 0.7 * ripple, 0, 2)
-        depth *= side * space["offset"][0] > 8
-        hu = np.where(inner > -depth, rng.uniform(10, 90), hu)
-    for _ in range(rng.integers(0, 3)):
-        centre = space["offset"][:, inner < -5]
-        if centre.shape[1] == 0:
-            break
-        spot = centre[:, rng.integers(centre.shape[1])]
-        away = np.sqrt(np.sum((space["offset"] - spot[:, None, None, None]) ** 2, 0))
-        radius = rng.uniform(4, 28)
-        lesion = away + 3 * ripple < radius
-        kind = rng.choice(["blood", "infarct", "tumour", "calcium", "coil"], p=[.3, .3, .2, .1, .1])
-        if kind == "infarct":
-            hu = np.where(lesion, 0.5 * hu + rng.uniform(5, 12), hu)
-        elif kind in ("blood", "tumour"):
-            hu = np.where(away + 5 * ripple < radius + rng.uniform(0, 15), hu - rng.uniform(4, 12),
-                          hu)
-            hu = np.where(lesion, rng.uniform(55, 90) if kind == "blood" else rng.uniform(25, 110),
-                          hu)
-        else:
-            small = away < min(radius, 6)
-            hu = np.where(small, rng.uniform(150, 600) if kind == "calcium" else 3000, hu)
+    ripple = smooth_noise(hu.shape, rng, 14 / look["spacing"])
+    for kind in rng.choice(len(DISEASES), rng.integers(1, 4), p=[d[0] for d in DISEASES]):
+        hu = DISEASES[kind][1](hu, space, ripple, look["spacing"], rng)
     return hu
+
+
+def blood(rng) -> float:
+    """Draw the HU of blood, mostly fresh."""
+    return rng.uniform(50, 100) if rng.random() < 0.75 else rng.uniform(10, 50)
+
+
+def subdural(hu, space, ripple, step, rng) -> np.ndarray:
+    """Return `hu` with blood in a crescent along one side of the inner table."""
+    depth = rng.uniform(2, 7) if rng.random() < 0.5 else rng.uniform(7, 20)
+    beside = rng.choice([-1, 1]) * space["offset"][0] - rng.uniform(-5, 30)
+    depth = depth * np.clip(beside / 25, 0, 1) * np.clip(1 + 0.5 * ripple, 0, 2)
+    return np.where(space["inner"] > -depth, blood(rng) + 4 * ripple, hu)
+
+
+def epidural(hu, space, ripple, step, rng, value=None, front=False) -> np.ndarray:
+    """Return `hu` with a lens of blood, or of another `value`, between brain and skull."""
+    spots = np.flatnonzero((space["inner"] < 0) & (space["inner"] > -2) & (space["along"] < -15))
+    if len(spots) == 0:
+        return hu
+    spots = space["offset"].reshape(3, -1)[:, rng.choice(spots, 20)].T
+    spot = spots[spots[:, 1].argmax()] if front else spots[0]
+    out = spot - BRAIN_CENTRE
+    depth, width = rng.uniform(4, 28), rng.uniform(12, 45)
+    depth = min(depth, width)
+    radius = (width**2 + depth**2) / (2 * depth)  # of the ball whose cap is the lens
+    centre = spot + out / np.linalg.norm(out) * (radius - depth)
+    lens = distance_to(space, centre) < radius + 1.5 * ripple
+    return np.where(lens, blood(rng) + 4 * ripple if value is None else value, hu)
+
+
+def lobar(hu, space, ripple, step, rng) -> np.ndarray:
+    """Return `hu` with blood in the brain that reaches the skull or comes close."""
+    return lesion(hu, space, ripple, rng, "blood", (-0.8, 0.2))
+
+
+def pneumocephalus(hu, space, ripple, step, rng) -> np.ndarray:
+    """Return `hu` with air beneath the skull, mostly in front."""
+    return epidural(hu, space, ripple, step, rng, AIR, front=rng.random() < 0.7)
+
+
+def drain(hu, space, ripple, step, rng) -> np.ndarray:
+    """Return `hu` with a tube from the skull into the brain."""
+    near, deep = (np.argwhere((space["inner"] > a) & (space["inner"] < b) & (space["along"] < -30))
+                  for a, b in ((-2, 0), (-99, -4)))
+    if len(near) and len(deep):
+        ends = near[rng.integers(len(near))], deep[rng.integers(len(deep))]
+        hu = hu.copy()
+        splat(hu, np.linspace(*ends, 200), rng.uniform(0.8, 2) / step, rng.uniform(80, 1200))
+    return hu
+
+
+def spot(hu, space, ripple, step, rng) -> np.ndarray:
+    """Return `hu` with one lesion deep in the brain."""
+    kind = rng.choice(["blood", "infarct", "tumour", "calcium", "coil"], p=[.25, .3, .25, .1, .1])
+    return lesion(hu, space, ripple, rng, kind, (-9, -0.2))
+
+
+def lesion(hu, space, ripple, rng, kind, depths) -> np.ndarray:
+    """Return `hu` with a ball of a `kind`, its centre within `depths` of the inner table, in
+    multiples of its radius."""
+    radius = rng.uniform(5, 30)
+    low, high = np.multiply(depths, radius)
+    centres = np.flatnonzero((space["inner"] < high) & (space["inner"] > low)
+                             & (space["along"] < -10))
+    if len(centres) == 0:
+        return hu
+    away = distance_to(space, space["offset"].reshape(3, -1)[:, rng.choice(centres)])
+    inside = away + 3 * ripple < radius
+    if kind == "infarct":
+        return np.where(inside, 0.5 * hu + rng.uniform(5, 12), hu)
+    if kind in ("blood", "tumour"):
+        oedema = away + 5 * ripple < radius + rng.uniform(0, 15)
+        hu = np.where(oedema, hu - rng.uniform(4, 12), hu)
+        return np.where(inside, blood(rng) if kind == "blood" else rng.uniform(25, 110), hu)
+    return np.where(away < min(radius, 6), rng.uniform(150, 600) if kind == "calcium" else 3000, hu)
+
+
+def distance_to(space, point) -> np.ndarray:
+    """Return each voxel's distance in mm from a point (3,) given as `offset`."""
+    return np.sqrt(np.sum((space["offset"] - point[:, None, None, None].astype(np.float32)) ** 2, 0))
+
+
+BRAIN_CENTRE = np.array([0.0, 20.0, 75.0])  # mm from the foramen magnum
+DISEASES = ((0.2, subdural), (0.2, epidural), (0.2, lobar), (0.25, spot), (0.08, pneumocephalus),
+            (0.07, drain))
 
 
 # Vessels beside bone: share, share of veins, radius in mm, gap to the inner table in mm.
@@ -669,57 +764,40 @@ def add_metal(hu, space, look, rng) -> np.ndarray:
 # ---------------------------------------------------------------- the scanner
 
 
-def averaged(hu, space, look, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return `hu` as the mean of many heads shows it, a template, and the distance to its inner
-    table: both as they are where look["averaged"] is 0.
-
-    Heads are brought together at the vault; at the base they lie apart by look["averaged"] mm
-    (standard deviation), two fifths of which are left at the vault. There the bone of one meets the
-    marrow, the fat and the air of others and is faint: the mask holds what most of their masks do.
-    """
-    apart, step = look["averaged"], look["spacing"]
-    if not apart:
-        return hu, space["inner"]
-    base = np.clip((look["vault"] + space["along"]) / 20, 0, 1)
-    left = rng.uniform(-0.3, 0.5) + 0.35 * smooth_noise(hu.shape, rng, 30 / step)
-    hu = hu - base * (1 - np.clip(left, 0, 1)) * np.maximum(hu - look["faint"], 0)
-    near, far = 0.4 * apart, apart
-
-    def mean(values):
-        low, high = (ndimage.gaussian_filter(values, sd / step) for sd in (near, far))
-        return low + base * (high - low)
-
-    blur = np.hypot(look["sharpness"], near)
-    return mean(hu), mean(space["inner"]) + BORDER * (blur - look["sharpness"])
+def image(arrays, look, stored, rng) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return each of some (X, Y, Z) arrays as a scanner resolves it (its blur, pixels and slices),
+    and the height of each slice in voxels of what came in."""
+    step, own = look["spacing"], int(rng.integers(2**31))
+    seen = []
+    for array in arrays:
+        array = ndimage.gaussian_filter(array, look["sharpness"] / step)
+        if look["pixel"] > 1.2 * step:
+            array = coarse_pixels(array, look["pixel"] / step)
+        heights = np.arange(array.shape[2], dtype=float)
+        slices = look["thickness"] / step
+        if slices > 1.2:
+            means, middles = thick_slices(array, slices, np.random.default_rng(own))
+            if stored:
+                array, heights = means, middles
+            else:  # as a prediction does it
+                array = at_heights(means, np.interp(heights, middles, np.arange(len(middles))))
+        seen.append(array.astype(np.float32))
+    return seen, heights
 
 
-def image(hu, look, stored, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return `hu` as a scanner shows it (blur, slices, shading, noise, clipping) and the height of
-    each slice in voxels of what came in."""
-    step = look["spacing"]
-    hu = ndimage.gaussian_filter(hu, look["sharpness"] / step)
-    if look["pixel"] > 1.2 * step:
-        hu = coarse_pixels(hu, look["pixel"] / step)
-    heights = np.arange(hu.shape[2], dtype=float)
-    slices = look["thickness"] / step
-    if slices > 1.2:
-        means, middles = thick_slices(hu, slices, rng)
-        if stored:
-            hu, heights = means, middles
-        else:  # as a prediction does it
-            hu = at_heights(means, np.interp(heights, middles, np.arange(len(middles))))
+def with_noise(hu, look, rng) -> np.ndarray:
+    """Return `hu` with a scanner's shading, noise, kernel and clipping."""
     if rng.random() < 0.3:  # beam hardening, cupping
-        hu = hu + rng.uniform(1, 8) * smooth_noise(hu.shape, rng, 50 / step)
+        hu = hu + rng.uniform(1, 8) * smooth_noise(hu.shape, rng, 50 / look["spacing"])
     grain = rng.standard_normal(hu.shape, dtype=np.float32)
     grain = ndimage.gaussian_filter(grain, [rng.uniform(0.3, 1.1)] * 2 + [0.3])
-    noise = look["noise"] / (5 if look["averaged"] else 1)  # of some 25 heads
-    hu = hu + noise * grain / grain.std()
+    hu = hu + look["noise"] * grain / grain.std()
     if rng.random() < 0.3:  # a sharp kernel overshoots within a slice
         hu = hu + rng.uniform(0.2, 0.8) * (hu - ndimage.gaussian_filter(hu, (1, 1, 0)))
     if rng.random() < 0.3:  # round reconstruction field
         x, y = (np.arange(n) - (n - 1) / 2 for n in hu.shape[:2])
         hu[x[:, None] ** 2 + y**2 > (min(hu.shape[:2]) / 2) ** 2] = -1024
-    return np.clip(hu, -1024, 3071).astype(np.float32), heights
+    return np.clip(hu, -1024, 3071).astype(np.float32)
 
 
 def coarse_pixels(hu, size) -> np.ndarray:

@@ -138,8 +138,8 @@ def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> 
     if mask.ndim > 2:
         raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
     prediction = predictor.predict_slices([picture])[0]
-    if mask.dtype == bool:
-        prediction = prediction > 0
+    if mask.dtype == bool or not cases.is_mri(predictor.card):
+        mask, prediction = mask > 0, prediction > 0
     drawn = [part if part.dtype == bool else report.paint(part) for part in (mask, prediction)]
     write_pictures(job, picture, *drawn)
     if not cases.is_mri(predictor.card):

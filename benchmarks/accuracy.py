@@ -54,7 +54,7 @@ CUT = {
                                  (110, "none", 3.0))
 }
 FIELD = {"spacing": 0.6, "width": 225.0, "length": 190.0, "above": 8.0, "sharpness": 0.55,
-         "pixel": 0.0, "averaged": 0.0}
+         "pixel": 0.0}
 BONE = 150.0  # HU: what is brighter and outside a drawn mask is bone
 FLIPS = ("RAS", "LPS", "LPI", "RAI")  # head first and feet first, supine and prone
 PNG_WINDOWS = {"brain": (0, 80), "CTA": (-100, 600), "bone": (-500, 1500), "whole": (-1024, 3071)}

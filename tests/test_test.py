@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
+import cases
 import data
 import test as scoring
 from errors import InputError
@@ -66,6 +67,27 @@ def score(folder, model, tmp_path, *more):
     code = scoring.main([str(folder), *map(str, more), "--model", str(model), "--out",
                          str(tmp_path / "results"), "--scores", str(tmp_path / "score.csv")])
     return code, pd.read_csv(tmp_path / "score.csv", dtype={"Image": str})
+
+
+def test_what_is_bright_inside_the_skull_counts_as_brain(slices, greys, tmp_path):
+    """In the slices of synthetic.py, whose masks hold 1 and 2: as their brain alone is scored."""
+    about = {"labels": cases.HEAD, "channels": ["ct"], "window": [-200, 800]}
+    (slices / "dataset.json").write_text(json.dumps(about))
+    rows = []
+    for path in sorted((slices / "Test/masks").glob("a_axial*.png")):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255
+        mask[80:] *= 2
+        cv2.imwrite(str(path), mask)
+        kind = path.stem.split("_")
+        where = f"Test/images/{path.name},Test/masks/{path.name}"
+        rows.append(f"Test,a,a,{kind[1]},{int(kind[2])},{where}")
+    header = "split,case,scan,view,index,image,mask"
+    (slices / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    code, table = score(slices, greys, tmp_path)
+    assert code == 0 and len(table) == 2
+    truth, prediction = disc(60).ravel() > 0, disc(40).ravel() > 0
+    assert table.F1.min() == pytest.approx(f1_score(truth, prediction), abs=1e-5)
+    assert table.F1.max() > 0.99
 
 
 def test_slices_are_scored_and_written(slices, greys, tmp_path, capsys):
