@@ -36,6 +36,7 @@ def test_augmentation_is_deterministic_and_in_range(kind):
 
 def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
     monkeypatch.setattr(augment, "EFFECTS", ())
+    monkeypatch.setattr(augment, "lengthen", lambda image, mask, rng: (image, mask))
     mask = np.zeros((80, 80), bool)
     mask[15:60, 30:55] = True
     for seed in range(30):
@@ -58,6 +59,22 @@ def test_large_pictures_are_averaged_not_sampled():
     board = np.indices((512, 512)).sum(0) % 2 * np.uint8(255)
     values, _ = augment.warp(board, np.zeros((512, 512)), np.random.default_rng(0), 64)
     assert 100 < values[24:40, 24:40].mean() < 155 and values[24:40, 24:40].std() < 30
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_long_pixels_are_in_the_mask_where_all_of_them_is(seed):
+    """As in coronal slices of thick ones: means of the picture, and no pixel that shows bone."""
+    image, mask = sample_picture("hu")
+    labels = mask.astype(np.uint8)
+    labels[40:50, 40:50] *= 2
+    longer, found = augment.lengthen(image, labels, np.random.default_rng(seed))
+    assert longer.shape == image.shape and longer.dtype == image.dtype
+    assert found.dtype == np.uint8 and set(np.unique(found)) == {0, 1, 2}
+    assert not (found[labels == 0]).any()
+    assert 0.8 * mask.sum() < (found > 0).sum() < mask.sum()
+    assert longer.mean() == pytest.approx(image.mean(), rel=1e-3)
+    same = [np.mean(np.diff(longer, axis=axis) == 0) for axis in (0, 1)]
+    assert max(same) > 0.45
 
 
 # ---------------------------------------------------------------- slices and volumes of MRI
