@@ -38,7 +38,7 @@ import metrics
 import report
 from cases import card_of
 from errors import InputError, explained, quietly, replacing, run, warn
-from model import build_unet, export_model, load_model, save_model
+from model import build_unet, export_model, kind_of, load_model, save_model
 
 with quietly():
     import keras
@@ -375,7 +375,7 @@ def for_training(model, precision, steps):
         config = layer.get_config() | {"dtype": "float32" if layer.name == last else policy}
         if "momentum" in config:
             config["momentum"] = momentum
-        return type(layer).from_config(config)
+        return kind_of(layer, fused=True).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=convert)
     copy.set_weights(model.get_weights())
@@ -705,13 +705,16 @@ def command_of(args, train_pairs, val_pairs, about):
 def card(args, about, window, run_id):
     """The model's card, but for what the training finds out."""
     kept = ("normalise", "names", "label_values", "regions", "fit")
+    said = {name: about[name] for name in kept if name in about} | {"labels": labels_of(about)}
+    if labels_of(about) == cases.HEAD:  # of the two the mask is made, which is of one label
+        said |= {"labels": {"1": cases.BRAIN}, "label_values": {"1": 1}, "regions": {},
+                 "classes": list(cases.HEAD.values())}  # fmt: skip
     return {
         "channels": cases.channels(about),
-        **{name: about[name] for name in kept if name in about},
+        **said,
         "window": window and list(window),
         "spacing_mm": args.spacing_mm or spacing_of(args, about),
         "sure": args.sure,
-        "labels": labels_of(about),
         "views": args.views or about.get("views"),
         "training_data": about.get("source", f"the pictures in {args.data}"),
         "licence": about.get("licence"),

@@ -243,3 +243,25 @@ def test_an_export_is_of_8_bits_where_that_costs_little_dice(
     np.testing.assert_allclose(exported, expected, atol=0.05)
     kept = {"FakeQuantize" in line for line in (tmp_path / "m.xml").read_text().splitlines()}
     assert (True in kept) == (bits == 8)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (8, 8, 8, 2)])
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it is TensorFlow's kernel")
+def test_training_normalises_as_keras_does_and_the_file_holds_keras_own_layer(tmp_path, shape):
+    """The fused kernel gives the same values and the same moving averages."""
+    values = np.random.default_rng(0).normal(3, 2, (6, *shape)).astype(np.float32)
+    seen = []
+    for kind in (model.kind_of(keras.layers.BatchNormalization(), fused) for fused in (True, False)):
+        layer = kind(momentum=0.5)
+        normalised = np.asarray(layer(values, training=True))
+        seen.append((normalised, *map(np.asarray, layer.moving_variables)))
+    assert kind is keras.layers.BatchNormalization
+    for fused, plain in zip(*seen, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=5e-3, atol=1e-4)
+    network = build_unet((*[16] * len(shape[:-1]), 1), width=2, depth=1)
+    trained = keras.models.clone_model(
+        network, clone_function=lambda x: model.kind_of(x, fused=True).from_config(x.get_config()))
+    save_model(trained, tmp_path / "a.keras", {})
+    again, _ = load_model(tmp_path / "a.keras")
+    assert {type(x).__name__ for x in again.layers} >= {"BatchNormalization"}
+    assert not any(isinstance(x, model.FusedBatchNormalization) for x in again.layers)

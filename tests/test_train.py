@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import cases
 import data
 import records
 import train
@@ -279,6 +280,16 @@ def test_the_network_is_as_the_dataset_says(tmp_path):
     kinds = ("dice", "iou", "precision", "recall", "specificity")
     expected = {f"{kind}_{area}" for kind in kinds for area in areas}
     assert set(row) == expected | {*kinds, "accuracy", "loss", "positive"}
+
+
+def test_a_network_of_two_labels_inside_the_skull_says_that_it_finds_the_brain(tmp_path):
+    """tissue and what is bright are learned apart; the mask, and so the card, knows one label."""
+    about = {"labels": cases.HEAD, "regions": cases.regions(cases.HEAD), "window": "hu"}
+    args = args_for("d", tmp_path)
+    assert train.build(args, 10, about).output_shape == (None, 32, 32, 3)
+    card = train.card(args, about, data.WINDOW, "run")
+    assert card["labels"] == {"1": "brain"} and card["classes"] == ["tissue", "hyperdense"]
+    assert cases.areas(card) == {"brain": [1]}
 
 
 @pytest.mark.parametrize(("words", "about", "said"), [
