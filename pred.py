@@ -52,6 +52,9 @@ if TYPE_CHECKING:  # volume.py brings nibabel and SciPy, which a picture need no
 MODEL = Path(__file__).parent / "files" / "model.keras"
 SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
+# A head is looked at closer where its box is less than this share of its picture; it reaches so
+# many times the brain's larger side from the brain's middle
+SMALL, SKULL = 0.75, 0.8
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
 MIRRORED = 40  # cubes that a head goes on for where the scan cuts it
@@ -84,6 +87,21 @@ class Result:
     agreement: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     verdict: quality.Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of a head, on cubes of `grid`, (X, Y, Z) float32 each.
+
+    `views`: by view, the probability that a cube lies inside the skull; `inside`: their mean,
+    cleaned; `hyperdense`: the probability that it is bright and inside; `cubes`: HU.
+    """
+
+    views: dict[str, np.ndarray]
+    inside: np.ndarray
+    hyperdense: np.ndarray
+    cubes: np.ndarray
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,7 @@ class Predictor:
         self.window = tuple(self.card.get("window") or data.WINDOW)
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
         self.sure = float(self.card.get("sure") or 0.5)
+        self.classes = len(self.card.get("classes", self.card["labels"]))
 
     def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
         """Probabilities, float32, of normalised pictures (N, H, W[, C]) in [0, 1].
@@ -198,7 +217,29 @@ class Predictor:
         found = np.concatenate(parts)[tuple(map(slice, (count, *shape)))]
         return found[..., 0] if found.shape[-1] == 1 else found
 
+    def inside(self, probability: np.ndarray) -> np.ndarray:
+        """The probability (…) of being inside the skull, of one (…) or of each class (…, C)."""
+        return probability if self.classes == 1 else 1 - probability[..., 0]
+
+    def hyperdense(self, probability: np.ndarray) -> np.ndarray:
+        """The probability (…) of being bright and inside the skull; of a network that has learned
+        no such label that of being inside."""
+        return probability if self.classes == 1 else probability[..., 2]
+
     # ------------------------------------------------------------ one slice
+
+    def brain_probability(self, picture: np.ndarray) -> np.ndarray:
+        """Probability (H, W) float32 of brain in a slice of a head CT, as `slice_probability`.
+
+        A head that is small in its picture is looked at once more, closer.
+        """
+        seen = self.inside(self.slice_probability(picture))
+        box = closer(seen > 0.5)
+        if box is None:
+            return seen
+        near = np.zeros_like(seen)
+        near[box] = self.inside(self.slice_probability(np.ascontiguousarray(picture[box])))
+        return near
 
     def slice_probability(self, picture: np.ndarray) -> np.ndarray:
         """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU.
@@ -221,11 +262,12 @@ class Predictor:
 
         They are bool and cleaned of a brain; of an MRI uint8 labels, which may be many and small.
         """
-        found = []
+        is_brain, found = not cases.is_mri(self.card), []
+        look = self.brain_probability if is_brain else self.slice_probability
         for picture in pictures:
             self.tell("segmenting", len(found) / len(pictures))
-            found.append(self.slice_probability(picture))
-        if not cases.is_mri(self.card):
+            found.append(look(picture))
+        if is_brain:
             return [clean_slice(probability, self.sure) for probability in found]
         from mri import likeliest
 
@@ -266,23 +308,24 @@ class Predictor:
 
     def segment(self, scan: Volume, head: Head) -> Result:
         """The mask of the head that was found in a scan."""
-        from border import find_border, refine
+        from border import find_inside, refine
         from volume import millilitres, regions
 
-        views, probability, cubes, grid = self.look(scan, head)
-        every = slices_seen(scan, grid.spacing)
-        brain, alike = probability > 0.5, agreement(views, every)
+        seen = self.look(scan, head)
+        every = slices_seen(scan, seen.grid.spacing)
+        brain, alike = seen.inside > 0.5, agreement(seen.views, every)
         if not brain.any() or max(alike.values()) < ALIKE:
             return no_head(scan)
         mask = np.zeros_like(scan.hu, bool)
 
         def fill(region):
-            mask[region] = refine(border, scan, region)
+            mask[region] = refine(inside, scan, region)
 
-        slabs = list(regions(close_to(brain, grid), scan, depth=16))
+        slabs = list(regions(close_to(brain, seen.grid), scan, depth=16))
         with ThreadPoolExecutor(2) as pool:
-            signs = pool.submit(quality.signs_of_cubes, views, every, brain, cubes, grid.spacing)
-            border = find_border(probability, cubes, grid, scan)
+            signs = pool.submit(quality.signs_of_cubes, seen.views, every, brain, seen.cubes,
+                                seen.grid.spacing)  # fmt: skip
+            inside = find_inside(seen.inside, seen.hyperdense, seen.cubes, seen.grid)
             for done, _ in enumerate(pool.map(fill, slabs)):
                 self.tell("refining", done / len(slabs))
         mask = tidy(mask)
@@ -319,7 +362,7 @@ class Predictor:
         from volume import largest
 
         views = self.views(cubes, dict.fromkeys(data.VIEWS, FEW), "finding the head", cut)
-        answer = sum(views.values()) / len(views)
+        answer = self.inside(sum(views.values()) / len(views))
         # of a head that is cut low, one view may see brain where the others see a neck
         for sure in (0.5, 0.3):
             found = largest(answer > sure)
@@ -327,9 +370,8 @@ class Predictor:
                 return grid.box(*ends(found))
         return None
 
-    def look(self, scan: Volume, head: Head) -> tuple:
-        """Each view's answer and the brain's probability (X, Y, Z) in the box of a scan's head, and
-        its HU on cubes with their Grid.
+    def look(self, scan: Volume, head: Head) -> Answer:
+        """The network's answer in the box of a scan's head.
 
         Brain closer than ROOM to a face of the box was seen only in part, here and coarsely: the
         box is made larger there, within the whole scan, and looked at again.
@@ -338,20 +380,21 @@ class Predictor:
 
         cubes, grid = straighten(scan.hu, scan, self.spacing, head.box)
         views = self.views(cubes, slices_seen(scan, grid.spacing), cut=head.cut)
-        probability = clean_volume(sum(views.values()) / len(views))
-        probability = cut_canal(probability, grid.spacing)
-        brain = probability > 0.5
+        mean = sum(views.values()) / len(views)
+        inside = cut_canal(clean_volume(self.inside(mean)), grid.spacing)
+        brain = inside > 0.5
         if brain.any():
             close = np.abs(grid.box(*ends(brain)) - head.box) < ROOM
             wider = enlarged(head.box, 2 * MARGIN * close, head.whole)
             if (wider != head.box).any():
                 return self.look(scan, replace(head, box=wider))
-        return views, probability, cubes, grid
+        views = {view: self.inside(seen) for view, seen in views.items()}
+        return Answer(views, inside, self.hyperdense(mean), cubes, grid)
 
     def views(
         self, cubes: np.ndarray, every: dict[str, int], stage: str = "segmenting", cut=UNCUT
     ) -> dict[str, np.ndarray]:
-        """Probabilities (X, Y, Z) of a scan in HU on cubes, seen in each view of `every`."""
+        """Probabilities (X, Y, Z[, C]) of a scan in HU on cubes, seen in each view of `every`."""
         return self.in_views(data.normalise(cubes, self.window), every, stage, cut)
 
     def in_views(
@@ -389,6 +432,22 @@ class Predictor:
         labels = to_labels(shares, grid, source)
         names = ", ".join(self.card["labels"].values())
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def closer(brain: np.ndarray) -> tuple[slice, slice] | None:
+    """The box (rows, columns) of a head in its picture (H, W) where `brain` (bool) was seen; None
+    where that is not much smaller than the picture, or there is no brain."""
+    _, _, about, _ = cv2.connectedComponentsWithStats(brain.astype(np.uint8), connectivity=4)
+    if len(about) == 1:
+        return None
+    left, top, width, height = about[1 + about[1:, cv2.CC_STAT_AREA].argmax(), :4]
+    reach = SKULL * max(width, height)
+    centres, sizes = (top + height / 2, left + width / 2), brain.shape
+    box = [(max(0, int(c - reach)), min(n, math.ceil(c + reach)))
+           for c, n in zip(centres, sizes, strict=True)]  # fmt: skip
+    if max(high - low for low, high in box) > SMALL * max(sizes):
+        return None
+    return tuple(slice(low, high) for low, high in box)
 
 
 def mirrored(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray, tuple]:

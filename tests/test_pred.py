@@ -379,6 +379,29 @@ def test_clean_slice_fills_holes_and_drops_specks():
     assert not pred.clean_slice(np.full((50, 50), 0.4)).any()
 
 
+@pytest.mark.parametrize("pixels", [60, 90, 150])
+def test_a_head_that_is_small_in_its_picture_is_looked_at_closer(predictor, cta, pixels):
+    """As in a picture of 512 x 512 from shoulder to vertex, whose head is some 100 pixels wide."""
+    hu, truth = (data.stack(array, "axial")[45] for array in (cta.hu, cta.mask))
+    grey = np.uint8(255 * data.normalise(np.ascontiguousarray(hu), (-100, 300)))
+    picture, drawn = np.zeros((2, 512, 512), np.uint8)
+    place = np.s_[200 : 200 + pixels, 300 : 300 + pixels]
+    picture[place] = cv2.resize(grey, (pixels, pixels), interpolation=cv2.INTER_AREA)
+    drawn[place] = cv2.resize(np.uint8(truth), (pixels, pixels), interpolation=cv2.INTER_AREA)
+    (mask,) = predictor.predict_slices([picture])
+    assert dice(mask, drawn > 0) > 0.93
+
+
+def test_the_closer_look_holds_the_head_and_is_not_taken_for_little():
+    brain = np.zeros((512, 400), bool)
+    brain[100:160, 20:60] = True
+    brain[300:303, 200:203] = True  # a speck
+    rows, columns = pred.closer(brain)
+    assert (rows.start, rows.stop) == (82, 178) and (columns.start, columns.stop) == (0, 88)
+    brain[50:450, 50:350] = True
+    assert pred.closer(brain) is None and pred.closer(np.zeros((9, 9), bool)) is None
+
+
 def test_a_slice_of_which_the_network_is_not_sure_has_no_brain():
     probability = np.zeros((100, 100), np.float32)
     probability[20:70, 20:70] = 0.7
