@@ -6,8 +6,8 @@
 
 DIR of --labels holds label maps that the training did not see: of each a scan without contrast and
 one of the same head with it, 1 mm, upright and without disease, as all the tools expect them. MAP
-is another, of which the registration's template is made. DIR of --data holds ct/scct.nii.gz, a
-template of real CTs, with its mask. Every other tool is installed into a virtual environment of
+is another, of which the registration's template is made. DIR of --data holds real scans, X.nii.gz
+with X_mask.nii.gz and perhaps X_vessels.nii.gz; each gets a column. Every other tool is installed into a virtual environment of
 its own in --folder, which run.py shares. Scans and scores are kept in --folder/tools, and the table
 shows all that stands there of these scans; remove it when synthetic.py has changed.
 
@@ -49,7 +49,6 @@ TOOLS = {
     "deepbrain": "deepbrain 0.1, made for MRI",
 }
 PHASES = {"none": "plain CT", "arterial": "CTA"}
-REAL = "real template"
 LOOK = {"spacing": 1.0, "thickness": 1.0, "tilt": 5.0, "plain": True}
 SEED = 6000
 LIMIT = 1800  # seconds for one mask
@@ -64,7 +63,8 @@ what it was made for.
 
 
 class Case(NamedTuple):
-    """A scan with its mask (and vessels) beside it, and which: a key of PHASES or REAL."""
+    """A scan with its mask (and vessels) beside it, and which: a key of PHASES, or a real scan's
+    name."""
 
     path: Path
     kind: str
@@ -81,7 +81,7 @@ def cases(args, folder: Path) -> list[Case]:
         for phase in PHASES:
             found.append(Case(folder / f"{name}_{phase}.nii.gz", phase))
             make(labels, SEED + number, phase, found[-1].path)
-    return found + ([real(Path(args.data), folder)] if args.data else [])
+    return found + (real(Path(args.data), folder) if args.data else [])
 
 
 def make_template(labels: str | None, folder: Path) -> None:
@@ -93,13 +93,17 @@ def make_template(labels: str | None, folder: Path) -> None:
         shutil.copyfile(source.with_name(name + end), folder / f"template{end}")
 
 
-def real(source: Path, folder: Path) -> Case:
-    """The template of real CTs, copied to the other scans."""
-    for name in ("scct.nii.gz", "scct_mask.nii.gz"):
-        if not (source / "ct" / name).exists():
-            raise InputError(f"{source} has no ct/{name}; name another --data folder, or none")
-        shutil.copyfile(source / "ct" / name, folder / name)
-    return Case(folder / "scct.nii.gz", REAL)
+def real(source: Path, folder: Path) -> list[Case]:
+    """The scans of `source` that have a mask beside them, copied to the other scans in `folder`."""
+    found = []
+    for mask in sorted(source.glob("*_mask.nii.gz")):
+        name = mask.name.removesuffix("_mask.nii.gz")
+        for file in source.glob(f"{name}*.nii.gz"):
+            shutil.copyfile(file, folder / file.name)
+        found.append(Case(folder / f"{name}.nii.gz", name))
+    if not found:
+        raise InputError(f"{source} has no X.nii.gz with X_mask.nii.gz; name another --data folder")
+    return found
 
 
 def make(labels, seed: int, phase: str, target: Path) -> None:
@@ -126,8 +130,9 @@ def score(tool: str, case: Case, folder: Path) -> dict:
     truth = accuracy.beside(case.path, "_mask", scan)
     row |= {"Dice": metrics.scores(truth, mask)["F1"], "CPU s": used["cpu"]}
     row |= metrics.surface_scores(truth, mask, scan.spacing)
-    if case.kind == "arterial":
-        vessels = accuracy.beside(case.path, "_vessels", scan)
+    has_vessels = case.path.with_name(f"{data.stem(case.path)}_vessels.nii.gz").exists()
+    if case.kind != "none" and has_vessels:
+        vessels = accuracy.beside(case.path, "_vessels", scan) & truth
         row["vessels"] = (vessels & mask).sum() / vessels.sum()
     return row
 
@@ -150,28 +155,32 @@ def score_all(tools: list[str], scans: list[Case], folder: Path) -> pd.DataFrame
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Markdown: a line a tool, in the order of TOOLS; the last column is for the real scan."""
+    """Markdown: a line a tool, in the order of TOOLS; the last columns are for the real scans."""
     rows = rows.reindex(columns=["tool", "kind", "Dice", "HD95", "vessels", "CPU s", "failed"])
     lines = ["| tool | Dice, plain CT | Dice, CTA | vessels kept | HD95, mm | CPU s |"]
-    lines[0] += f" Dice, {REAL} |" if REAL in set(rows["kind"]) else ""
+    scans = sorted(set(rows["kind"]) - set(PHASES))
+    lines[0] += "".join(f" {scan}: Dice, vessels kept |" for scan in scans)
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for tool, name in TOOLS.items():
         mine = rows[rows["tool"] == tool]
         if len(mine) and mine["failed"].notna().any():
             lines.append(f"| {name} | failed: {mine['failed'].dropna().iloc[0]} |")
         elif len(mine):
-            lines.append(f"| {name} | {' | '.join(cells(mine, lines[0].count('|') - 2))} |")
+            lines.append(f"| {name} | {' | '.join(cells(mine, scans))} |")
     return "\n".join(lines)
 
 
-def cells(rows: pd.DataFrame, count: int) -> list[str]:
-    """The first `count` cells of a tool's line; a dash where there is no number."""
-    made = rows[rows["kind"] != REAL]
-    dice = rows.groupby("kind")["Dice"].mean()
-    values = [*(f"{dice.get(phase, float('nan')):.3f}" for phase in PHASES),
+def cells(rows: pd.DataFrame, scans: list[str]) -> list[str]:
+    """The cells of a tool's line, the last ones for the real `scans`; a dash for no number."""
+    made = rows[rows["kind"].isin(PHASES)]
+    mean = rows.groupby("kind")[["Dice", "vessels"]].mean()
+    values = [*(f"{mean.Dice.get(phase, float('nan')):.3f}" for phase in PHASES),
               f"{100 * made['vessels'].mean():.0f} %", f"{made['HD95'].mean():.1f}",
-              f"{made['CPU s'].mean():.0f}", f"{dice.get(REAL, float('nan')):.3f}"]  # fmt: skip
-    return ["-" if "nan" in value else value for value in values[:count]]
+              f"{made['CPU s'].mean():.0f}"]  # fmt: skip
+    for scan in scans:
+        dice, vessels = (mean[score].get(scan, float("nan")) for score in ("Dice", "vessels"))
+        values.append(f"{dice:.3f}" + ("" if vessels != vessels else f", {100 * vessels:.0f} %"))
+    return ["-" if "nan" in value else value for value in values]
 
 
 def main(argv: list[str] | None = None) -> int:

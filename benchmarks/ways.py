@@ -6,8 +6,9 @@ floor            reads the scan and writes a mask of zeros: nothing can be faste
 classic          the U-Net of 31 million weights at 512 x 512, slice by slice; it predicts TIMED
                  slices and prints how long the others would take
 thresholds       soft tissue by its HU, cut free and closed by morphology
-brainextractor   BET with the recipe for CT: smoothed, 0 to 100 HU, all else 0, f = 0.01 (Muschelli
-                 et al., NeuroImage 114, 2015), at 1 mm; smoothed last, it leaks through thin bone
+brainextractor   BET with the recipe for CT: smoothed, 0 to 100 HU, all else 0, f = 0.01, what is
+                 within 0 to 100 HU of that, filled (Muschelli et al., NeuroImage 114, 2015), at
+                 1 mm; smoothed last, it leaks through thin bone
 brainextractor_cta  the same, but contrast of up to 300 HU counts as 100 HU, not as 0
 antspyx          registers a CT template (SyN at 2 mm), which must stand beside the scan
 deepbet, deepbrain, robex, hdbet
@@ -126,7 +127,7 @@ def brainextractor(source: str, target: str, contrast: float = 100) -> None:
     import numpy as np
     from brainextractor import BrainExtractor
     from nibabel.processing import resample_from_to, resample_to_output
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import binary_fill_holes, gaussian_filter
 
     scan = nib.load(source)
     small = resample_to_output(scan, (1, 1, 1), order=1)  # it takes nothing but cubes
@@ -135,7 +136,11 @@ def brainextractor(source: str, target: str, contrast: float = 100) -> None:
     bet = BrainExtractor(img=soft, bt=0.01)
     bet.run()
     mask = nib.Nifti1Image(bet.compute_mask().astype(np.uint8), small.affine)
-    nib.save(resample_from_to(mask, scan, order=0), target)
+    inside = resample_from_to(mask, scan, order=0).get_fdata() > 0
+    hu = scan.get_fdata(dtype=np.float32)
+    inside = largest(inside & (hu > 0) & (hu < contrast))
+    filled = np.stack([binary_fill_holes(inside[..., z]) for z in range(inside.shape[2])], -1)
+    nib.save(nib.Nifti1Image(filled.astype(np.uint8), scan.affine), target)
 
 
 def brainextractor_cta(source: str, target: str) -> None:

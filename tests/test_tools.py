@@ -51,6 +51,17 @@ def test_a_template_is_not_scored(tmp_path, save_nifti_as):
         tools.main([*words, "--template", str(tmp_path / "a.nii.gz")])
 
 
+def test_real_scans_are_scored_with_the_masks_beside_them(tmp_path, save_nifti_as, cta):
+    for suffix, array in (("", cta.hu), ("_mask", cta.mask.astype(np.uint8))):
+        save_nifti_as(tmp_path / f"mine{suffix}.nii.gz", array, cta.affine)
+    (tmp_path / "out").mkdir()
+    case, = tools.real(tmp_path, tmp_path / "out")
+    assert case == (tmp_path / "out/mine.nii.gz", "mine") and case.path.exists()
+    assert tools.score("thresholds", case, tmp_path / "out")["Dice"] > 0.85
+    with pytest.raises(InputError, match="no X.nii.gz with X_mask"):
+        tools.real(tmp_path / "out" / "nothing", tmp_path)
+
+
 def test_the_table_gives_means_in_their_columns():
     rows = [{"tool": tool, "kind": kind, "Dice": dice, "HD95": 2 * number, "CPU s": number,
              "vessels": 0.5 if kind == "arterial" else None, "scan": f"{number}"}
@@ -61,11 +72,12 @@ def test_the_table_gives_means_in_their_columns():
     lines = tools.table(pd.DataFrame(rows)).splitlines()
     assert lines[2] == "| ours | 0.980 | 0.950 | 50 % | 2.0 | 1 |"
     assert lines[3] == "| deepbet 1.0.2, made for MRI | 0.880 | 0.850 | 50 % | 2.0 | 1 |"
-    real = {"tool": "ours", "kind": tools.REAL, "Dice": 0.91, "HD95": 99, "CPU s": 99, "scan": "r"}
+    real = {"tool": "ours", "kind": "tilted", "Dice": 0.91, "HD95": 99, "CPU s": 99, "scan": "r",
+            "vessels": 0.87}
     failed = {"tool": "robex", "kind": "none", "failed": "too slow", "scan": "0"}
     lines = tools.table(pd.DataFrame([*rows, real, failed])).splitlines()
-    assert lines[0].endswith("| CPU s | Dice, real template |")
-    assert lines[2] == "| ours | 0.980 | 0.950 | 50 % | 2.0 | 1 | 0.910 |"
+    assert lines[0].endswith("| CPU s | tilted: Dice, vessels kept |")
+    assert lines[2] == "| ours | 0.980 | 0.950 | 50 % | 2.0 | 1 | 0.910, 87 % |"
     assert lines[3].endswith("| 1 | - |") and lines[4].endswith("| failed: too slow |")
 
 
