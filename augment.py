@@ -192,7 +192,8 @@ def soften(image, rng):
 
 def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
     """(lo, hi) in HU: half of the time about `window`, else about one that people export in."""
-    a, b, c, d = EXPORT_WINDOWS[rng.choice(len(EXPORT_WINDOWS), p=[w[0] for w in EXPORT_WINDOWS])][1:]
+    shares = [window[0] for window in EXPORT_WINDOWS]
+    _, a, b, c, d = EXPORT_WINDOWS[rng.choice(len(shares), p=shares)]
     if rng.random() < 0.5:
         centre, width = sum(window) / 2 + rng.uniform(-30, 30), window[1] - window[0]
     elif a is None:

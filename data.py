@@ -36,9 +36,9 @@ import cv2
 import numpy as np
 
 from cases import (
+    HEAD,
     PICTURES,
     Case,
-    HEAD,
     contiguous,
     find_cases,
     find_pairs,

@@ -595,7 +595,8 @@ def lesion(hu, space, ripple, rng, kind, depths) -> np.ndarray:
 
 def distance_to(space, point) -> np.ndarray:
     """Return each voxel's distance in mm from a point (3,) given as `offset`."""
-    return np.sqrt(np.sum((space["offset"] - point[:, None, None, None].astype(np.float32)) ** 2, 0))
+    point = np.float32(point)[:, None, None, None]
+    return np.sqrt(np.sum((space["offset"] - point) ** 2, 0))
 
 
 BRAIN_CENTRE = np.array([0.0, 20.0, 75.0])  # mm from the foramen magnum

@@ -7,9 +7,10 @@
 DIR of --labels holds label maps that the training did not see: of each a scan without contrast and
 one of the same head with it, 1 mm, upright and without disease, as all the tools expect them. MAP
 is another, of which the registration's template is made. DIR of --data holds real scans, X.nii.gz
-with X_mask.nii.gz and perhaps X_vessels.nii.gz; each gets a column. Every other tool is installed into a virtual environment of
-its own in --folder, which run.py shares. Scans and scores are kept in --folder/tools, and the table
-shows all that stands there of these scans; remove it when synthetic.py has changed.
+with X_mask.nii.gz and perhaps X_vessels.nii.gz; each gets a column. Every other tool is installed
+into a virtual environment of its own in --folder, which run.py shares. Scans and scores are kept in
+--folder/tools, and the table shows all that stands there of these scans; remove it when
+synthetic.py has changed.
 
 Tools and recipes are explained in ways.py. Left out are those that come without what they need:
 HD-BET 2.0.1, brainles-hd-bet, neurostrip, nipreps-synthstrip, brainchop (MindGrab), antspynet and

@@ -99,7 +99,7 @@ def test_noise_makes_no_holes_at_the_border(tmp_path, save_nifti_as):
 
 
 def test_the_brain_s_own_hu_count(tmp_path, save_nifti_as):
-    """A scan that is brighter by 30 HU, as with contrast or a scanner's drift, has the same mask."""
+    """A scan that is brighter by 30 HU, as with contrast or by a scanner's drift: the same mask."""
     masks = [refined(skull() + shift, RADIUS - EDGE - 1, tmp_path, save_nifti_as,
                      hyperdense=NOTHING) for shift in (0, 30)]  # fmt: skip
     assert (masks[0] == masks[1]).all()

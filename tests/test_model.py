@@ -251,7 +251,8 @@ def test_training_normalises_as_keras_does_and_the_file_holds_keras_own_layer(tm
     """The fused kernel gives the same values and the same moving averages."""
     values = np.random.default_rng(0).normal(3, 2, (6, *shape)).astype(np.float32)
     seen = []
-    for kind in (model.kind_of(keras.layers.BatchNormalization(), fused) for fused in (True, False)):
+    for fused in (True, False):
+        kind = model.kind_of(keras.layers.BatchNormalization(), fused)
         layer = kind(momentum=0.5)
         normalised = np.asarray(layer(values, training=True))
         seen.append((normalised, *map(np.asarray, layer.moving_variables)))
