@@ -53,7 +53,15 @@ def refine(inside: Inside, scan: Volume, region: tuple[slice, ...]) -> np.ndarra
     share, hyperdense = (unstraighten(field, inside.grid, scan, region)
                          for field in (inside.share, inside.hyperdense))  # fmt: skip
     hu = smoothed(scan.hu[region], scan.spacing, scan.slice_axis)
-    return (share > 0.5) & ((hu < inside.hu + BONE) | (hyperdense > 1 - share))
+    return (share > 0.5) & shows_no_bone(hu, share, hyperdense, inside.hu)
+
+
+def shows_no_bone(hu, share, hyperdense, brain: float) -> np.ndarray:
+    """Where HU (…) are not as bright as bone, or rather a bright thing inside than bone; bool.
+
+    `share` and `hyperdense` are as of `Inside`, `brain` is its HU.
+    """
+    return (hu < brain + BONE) | (hyperdense > 1 - share)
 
 
 def smoothed(hu: np.ndarray, spacing: np.ndarray, axis: int) -> np.ndarray:

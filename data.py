@@ -1083,9 +1083,12 @@ def to_sources(args: argparse.Namespace) -> tuple[list[Source], str]:
         maps = args.labels and args.labels[0]
         if args.scans or args.synthetic < 1 or len(args.labels or "1") > 1:
             raise InputError("--synthetic takes a count of at least 1, one --labels and no SCANS")
-        origin = f"label maps of {Path(maps).resolve().name}" if maps else "phantoms"
         sources = synthetic_sources(args.synthetic, maps, args.seed)
-        return sources, f"{args.synthetic} synthetic head CTA of {origin} (synthetic.py)"
+        used = sorted({source.case for source in sources})
+        origin = f"label maps {used[0]} to {used[-1]}" if maps else "phantoms"
+        if args.necks:
+            origin += f", with necks and chests of {Path(args.necks).resolve().name}"
+        return sources, f"{args.synthetic} synthetic head CT and CTA of {origin} (synthetic.py)"
     if args.labels or args.necks:
         raise InputError("--labels and --necks are for --synthetic N; say how many scans to make")
     if not args.scans:

@@ -228,18 +228,23 @@ class Predictor:
 
     # ------------------------------------------------------------ one slice
 
-    def brain_probability(self, picture: np.ndarray) -> np.ndarray:
-        """Probability (H, W) float32 of brain in a slice of a head CT, as `slice_probability`.
+    def slice_brain(self, picture: np.ndarray) -> np.ndarray:
+        """The brain mask (H, W) bool of a slice of a head CT, as `slice_probability` takes it.
 
-        A head that is small in its picture is looked at once more, closer.
+        A head that is small in its picture is looked at once more, closer. Of HU, what shows bone
+        is left out.
         """
-        seen = self.inside(self.slice_probability(picture))
-        box = closer(seen > 0.5)
-        if box is None:
-            return seen
-        near = np.zeros_like(seen)
-        near[box] = self.inside(self.slice_probability(np.ascontiguousarray(picture[box])))
-        return near
+        seen = self.slice_probability(picture)
+        share, bright = self.inside(seen), self.hyperdense(seen)
+        if (box := closer(share > 0.5)) is not None:
+            near = self.slice_probability(np.ascontiguousarray(picture[box]))
+            share, bright = np.zeros_like(share), np.zeros_like(bright)
+            share[box], bright[box] = self.inside(near), self.hyperdense(near)
+        if picture.dtype != np.uint8 and (share > 0.5).any():
+            from border import shows_no_bone
+
+            share = share * shows_no_bone(picture, share, bright, np.median(picture[share > 0.5]))
+        return clean_slice(share, self.sure)
 
     def slice_probability(self, picture: np.ndarray) -> np.ndarray:
         """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU.
@@ -262,16 +267,18 @@ class Predictor:
 
         They are bool and cleaned of a brain; of an MRI uint8 labels, which may be many and small.
         """
-        is_brain, found = not cases.is_mri(self.card), []
-        look = self.brain_probability if is_brain else self.slice_probability
+        look, found = self.slice_labels if cases.is_mri(self.card) else self.slice_brain, []
         for picture in pictures:
             self.tell("segmenting", len(found) / len(pictures))
             found.append(look(picture))
-        if is_brain:
-            return [clean_slice(probability, self.sure) for probability in found]
+        return found
+
+    def slice_labels(self, picture: np.ndarray) -> np.ndarray:
+        """The labels (H, W) uint8 of a slice of an MRI."""
         from mri import likeliest
 
-        return [likeliest([p] if p.ndim == 2 else np.moveaxis(p, -1, 0)) for p in found]
+        seen = self.slice_probability(picture)
+        return likeliest([seen] if seen.ndim == 2 else np.moveaxis(seen, -1, 0))
 
     # ------------------------------------------------------------ one scan
 

@@ -154,7 +154,7 @@ def on_real(predictor: Predictor, args) -> pd.DataFrame:
         scan = path.with_name(path.name.replace("_mask.nii", ".nii"))
         rows += [drawn_scan(predictor, scan, path)] if scan.exists() else []
     if not rows:
-        raise InputError(f"{args.data} holds no images/ with masks/, no X.nii.gz with X_mask.nii.gz")
+        raise InputError(f"{args.data} holds no images/ and masks/, no X.nii.gz and X_mask.nii.gz")
     return pd.DataFrame(rows)
 
 
