@@ -43,6 +43,7 @@ import quality
 import report
 from cases import card_of, read_json
 from errors import InputError, explained, replacing, run, warn
+from picture import read_noted
 from quality import dice, where_saw
 
 if TYPE_CHECKING:  # volume.py brings nibabel and SciPy, which a picture need not wait for
@@ -805,9 +806,9 @@ def read(work: Work, wanted: Wanted, card: dict) -> None:
     """Read a PNG or JPEG slice, a NIfTI or DICOM scan, or the MRI case that the card asks for."""
     work.version = version(work.job)
     if is_picture(work.job):
-        work.source = read_slice(work.job.path, card)
+        work.source, work.notes = read_slice(work.job.path, card)
         if wanted.brain or wanted.border or wanted.formats != ("nii",):
-            work.notes = (FOR_SCANS,)
+            work.notes = (*work.notes, FOR_SCANS)
     elif cases.is_mri(card):
         work.source = read_case(work.job.path, wanted, card)
     else:
@@ -816,13 +817,13 @@ def read(work: Work, wanted: Wanted, card: dict) -> None:
             raise InputError(f"{work.job.path} is no DICOM scan: leave --format dicom-seg out")
 
 
-def read_slice(path: Path, card: dict) -> np.ndarray:
-    """A picture of as many channels as the model's card names."""
+def read_slice(path: Path, card: dict) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture of as many channels as the model's card names, and notes on it."""
     if card.get("dimensions") == 3:
         raise InputError(f"{path} is a slice, and this model looks at volumes: give a scan")
     if cases.is_mri(card):
-        return data.read_channels(path, len(cases.channels(card)))
-    return data.read_picture(path)
+        return data.read_channels(path, len(cases.channels(card))), ()
+    return read_noted(path)
 
 
 def read_case(path: Path, wanted: Wanted, card: dict) -> MRI:
