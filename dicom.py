@@ -3,6 +3,7 @@
     for series in list_series("study.zip"):               # best first
         print(series.number, series.description, series.count, series.why_not)
     scan = read_series("study.zip")                       # or its series of a given number
+    hu, notes = read_slice("slice.dcm")                   # of an image without a place in space
 
 What lies where follows from ImagePositionPatient and ImageOrientationPatient alone: no file name,
 no InstanceNumber. pydicom parses, since it names what is wrong in a file and reads one frame at a
@@ -71,11 +72,11 @@ class Slice(NamedTuple):
     scale: tuple[float, float] | None  # rescale slope, intercept
 
     @property
-    def missing(self) -> str | None:
-        """The first attribute without which an image has no place in space."""
+    def missing(self) -> str:
+        """The attributes that it lacks to have a place in space, as words; empty if it has one."""
         names = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
         values = (self.turn, self.place, self.spacing)
-        return next((name for name, value in zip(names, values, strict=True) if not value), None)
+        return ", ".join(name for name, value in zip(names, values, strict=True) if not value)
 
     @property
     def normal(self) -> np.ndarray:
@@ -133,12 +134,24 @@ class Series:
     @property
     def unusable(self) -> dict[str, bool]:
         """What forbids to make a volume of it: the words, and whether it is so."""
-        first, missing = self.slices[0], self.slices[0].missing
-        colour = (self.header.get("SamplesPerPixel") or 1) != 1
+        missing = self.slices[0].missing
         return {
+            "colour or empty pictures": not self.grey,
             f"images without {missing}": bool(missing),
-            "colour or empty pictures": colour or 0 in first.size,
         }
+
+    @property
+    def grey(self) -> bool:
+        """Whether its images have one channel, and pixels at all."""
+        return (self.header.get("SamplesPerPixel") or 1) == 1 and 0 not in self.slices[0].size
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is one grey image of a CT that has no place in space."""
+        stored = getattr(self.header.get("SOPClassUID"), "name", "")
+        is_ct = (self.header.get("Modality") or stored[:2]) == "CT"
+        single = self.count == 1 and (self.header.get("NumberOfFrames") or 1) == 1
+        return is_ct and single and self.grey and bool(self.slices[0].missing)
 
     @property
     def unlike(self) -> dict[str, bool]:
@@ -327,6 +340,42 @@ def read_series(path: str | Path, number: int | None = None) -> Scan:
     raise errors[0]
 
 
+def read_slice(path: str | Path) -> tuple[np.ndarray, list[str]] | None:
+    """The HU (rows, columns) of a CT image that has no place in space, and notes on it.
+
+    Such are the single slices that de-identification or a conversion left without orientation,
+    position or spacing. Padding is min(PADDING). None for any other file; InputError when the
+    image has no readable pixels.
+    """
+    with Files(Path(path)) as files:
+        image = _image(files, files.given) if files.given else None
+        if not image or not (series := _alone(image)).is_slice:
+            return None
+        array, slices, _ = _stack_pixels(series, files)
+    lacks = f"the header has no {slices[0].missing}: taken as a slice"
+    hu = np.ascontiguousarray(array[:, ::-1, 0].T)
+    return hu, [lacks, *_kind_notes(series), *_scale_notes(series, slices)]
+
+
+def list_slices(folder: str | Path) -> list[Path]:
+    """The DICOM images of a folder's tree if `read_slice` is for them, else none.
+
+    None of them has a place in space then, and a CT slice is among them. The damaged ones are
+    listed, too. Of a scan no more is read than its first header.
+    """
+    found, slices = [], 0
+    with Files(Path(folder)) as files:
+        for name in files.names():
+            image = _image(files, name)
+            if image is None:
+                continue
+            if image and not image.slices[0].missing:
+                return []
+            found.append(files.root / name)
+            slices += bool(image) and _alone(image).is_slice
+    return found if slices else []
+
+
 def _find(files: Files) -> tuple[list[Series], list[str]]:
     """The series, best first, and notes of files that cannot be read."""
     images, damaged = _images(files)
@@ -398,6 +447,11 @@ def _image(files: Files, name: str) -> _Image | bool | None:
         return None if kind and "CT Image" not in kind.name else False
     except Exception:  # of a damaged file pydicom may raise anything
         return False
+
+
+def _alone(image: _Image) -> Series:
+    """A series of one file."""
+    return Series(1, image.header, image.slices, [], _patient_words([image.header]))
 
 
 def _parse(file: BinaryIO, **options) -> FileDataset:
@@ -526,7 +580,9 @@ def _candidates(found: list[Series], number: int | None, path: Path) -> list[Ser
             there = "; ".join(map(str, found))
             raise InputError(f"{path} has no series {number}, but {there}; choose of these")
     if reasons := _true(found[0].unusable):
-        raise InputError(f"{path} holds {reasons[0]}; give the CT series itself, or a NIfTI of it")
+        raise InputError(
+            f"{path} holds {reasons[0]}; give the CT series itself, a NIfTI of it, or one CT image"
+        )
     return [s for s in found if s.rank[:3] == found[0].rank[:3]]
 
 
@@ -565,19 +621,29 @@ def _listed(names, words: re.Pattern, most: int = 4) -> str:
 
 def _read(series: Series, files: Files) -> Scan:
     array, slices, damaged = _stack_pixels(series, files)
-    unlike = [w if w.startswith("the") else f"the series is {w}" for w in _true(series.unlike)]
-    notes = [*series.notes, *unlike, *_position_note(series)]
+    notes = [*series.notes, *_kind_notes(series), *_position_note(series)]
     if damaged:
         names = _listed(map(_called, damaged), series.words)
         notes.append(f"{_count(damaged, 'slice')} without readable pixels left out: {names}")
-    if any(image.scale is None for image in slices) and series.header.get("Modality") == "CT":
-        notes.append("the header has no rescale slope and intercept: values taken as HU")
+    notes += _scale_notes(series, slices)
     affine, shifts, found = _geometry(slices, series.words)
     single = len({image.file for image in slices}) == 1
     whole = files.archive or (files.given and single)
     name = files.path.stem if whole else files.root.resolve().name
     normal = LPS_TO_RAS[:3, :3] @ slices[0].normal
     return Scan(array, affine, shifts, normal, tuple(slices), name, notes + found)
+
+
+def _kind_notes(series: Series) -> list[str]:
+    """What makes the series no head CT."""
+    return [w if w.startswith("the") else f"the series is {w}" for w in _true(series.unlike)]
+
+
+def _scale_notes(series: Series, slices: list[Slice]) -> list[str]:
+    """A warning when it is not certain that the values are HU."""
+    if all(image.scale for image in slices) or series.header.get("Modality") != "CT":
+        return []
+    return ["the header has no rescale slope and intercept: values taken as HU"]
 
 
 def _position_note(series: Series) -> list[str]:

@@ -4,6 +4,7 @@
     channels = read_channels("slice_of_mri.png", 3)    # (H, W, 3), uint8
 """
 
+import math
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,13 @@ import numpy as np
 from errors import InputError, explained
 
 AIR = -1024  # HU: volume.AIR
+LUMA = np.float32([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
+COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less
+# Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
+# colours. They were up to 0.05 in slices under a cast or sepia with letters, in JPEG, too; 0.12 and
+# more in slices in the colour maps hot, inferno, jet and viridis; 0.14 and more in photos
+FAR, LETTERS = 0.08, 0.1
+TINTED = "the picture is coloured in part or as a whole: its brightness was taken as grey"
 cv2.utils.logging.setLogLevel(0)  # what a picture cannot be read for is said once, by us
 
 
@@ -22,7 +30,13 @@ def read_picture(path: str | Path) -> np.ndarray:
     other 16-bit pictures are brought to uint8, 65535 to 255.
     Raises InputError for what is no picture: missing, empty, truncated, another format, a photo.
     """
-    return to_values(decode(path))
+    return read_noted(path)[0]
+
+
+def read_noted(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture as `read_picture` gives it, and a note if it was not all grey."""
+    grey, notes = to_grey(decode_all(path), Path(path))
+    return to_values(grey), notes
 
 
 def to_values(stored: np.ndarray) -> np.ndarray:
@@ -64,7 +78,7 @@ def read_mask_picture(path: str | Path) -> np.ndarray:
 
 def decode(path: str | Path) -> np.ndarray:
     """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
-    return to_grey(decode_all(path), Path(path))
+    return to_grey(decode_all(path), Path(path))[0]
 
 
 def decode_all(path: str | Path) -> np.ndarray:
@@ -88,15 +102,48 @@ def decode_all(path: str | Path) -> np.ndarray:
     return image
 
 
-def to_grey(image: np.ndarray, path: Path) -> np.ndarray:
-    """One grey channel; refuses a photo, allows coloured letters burnt into a slice."""
+def to_grey(image: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One grey channel (H, W), and a note if there was colour.
+
+    A slice may have coloured letters, and a tint. Raises InputError for a photo or a colour map.
+    """
     if image.ndim == 2 or image.shape[2] < 3:
-        return image.reshape(*image.shape[:2], -1)[..., 0]
-    colours = image[..., :3].astype(np.int32)
-    coloured = np.ptp(colours, axis=2) > 0.125 * np.iinfo(image.dtype).max
-    if coloured.mean() > 0.05:
+        return image.reshape(*image.shape[:2], -1)[..., 0], ()
+    colours, white = np.ascontiguousarray(image[..., :3]), np.iinfo(image.dtype).max
+    coloured = np.ptp(colours, axis=2) > COLOURED * white
+    if coloured.mean() <= 0.05:
+        grey = cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY)
+        return grey, (TINTED,) if coloured.any() else ()
+    if not is_tinted(colours / np.float32(white)):
         raise InputError(f"{path} is a colour picture; give a grey slice of a head CT")
-    return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
+    return luminance(colours), (TINTED,)
+
+
+def is_tinted(colours: np.ndarray) -> bool:
+    """Whether colours (H, W, 3) from 0 to 1 are grey under one tint, but for a few letters.
+
+    One hue is everywhere then, and as strong as the brightness says: a cast, sepia, a blue film. A
+    photo has several hues, and a colour map runs through them.
+    """
+    step = math.ceil(max(colours.shape) / 128)  # JPEG blurs colours
+    seen = cv2.blur(colours, (step, step))[::step, ::step].reshape(-1, 3)
+    brightness, chroma = seen.max(axis=1), seen - seen.mean(axis=1, keepdims=True)
+    hue = np.linalg.svd(chroma.T @ chroma)[0][:, 0]  # where most of the chroma points
+    hue *= np.sign((chroma @ hue).sum())
+    strength, level = chroma @ hue, np.rint(63 * brightness).astype(int)
+    usual = np.zeros(64, np.float32)
+    for n in np.unique(level):
+        usual[n] = max(0, np.median(strength[level == n]))
+    far = np.linalg.norm(chroma - usual[level, None] * hue, axis=1) > FAR
+    lit = brightness > 0.1
+    return np.count_nonzero(far & lit) <= LETTERS * np.count_nonzero(lit)
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """The grey (H, W) under a tint: white is as bright as in the tint's strongest channel."""
+    grey = colours @ LUMA
+    grey *= np.percentile(colours.max(axis=2), 99.9) / max(1, np.percentile(grey, 99.9))
+    return np.clip(np.rint(grey), 0, np.iinfo(colours.dtype).max).astype(colours.dtype)
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -43,6 +43,7 @@ import quality
 import report
 from cases import card_of, read_json
 from errors import InputError, explained, replacing, run, warn
+from picture import read_noted
 from quality import dice, where_saw
 
 if TYPE_CHECKING:  # volume.py brings nibabel and SciPy, which a picture need not wait for
@@ -676,7 +677,8 @@ def inputs_inside(folder: Path, card: dict) -> list[Path]:
     if masks:
         few = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
         warn(f"{folder}: {few} of other files there left out, such as {masks[0].name}")
-    return [file for file in files if file not in masks] + dicom_inputs(folder)
+    scans = [path for found in dicom_inputs(folder) for path in as_slices(found)]
+    return [file for file in files if file not in masks] + scans
 
 
 def dicom_inputs(folder: Path) -> list[Path]:
@@ -696,6 +698,13 @@ def dicom_inputs(folder: Path) -> list[Path]:
         studies = set(map(study, below))
         return [folder] if len(studies) == 1 and "" not in studies else below
     return below
+
+
+def as_slices(folder: Path) -> list[Path]:
+    """A DICOM folder; or the images in it, each a slice, where none has a place in space."""
+    from dicom import list_slices
+
+    return list_slices(folder) or [folder]
 
 
 def is_result(folder: Path) -> bool:
@@ -863,32 +872,51 @@ def version(job: Job) -> str:
     return f"{sum(a.st_size for a in about)} {max((a.st_mtime_ns for a in about), default=0)}"
 
 
+def is_slice(work: Work) -> bool:
+    """Whether what was read is one slice, of whatever kind of file."""
+    return isinstance(work.source, np.ndarray)
+
+
 def is_picture(job: Job) -> bool:
     return job.path.name.lower().endswith(cases.PICTURES)
 
 
 def read(work: Work, wanted: Wanted, card: dict) -> None:
-    """Read a PNG or JPEG slice, a NIfTI or DICOM scan, or the MRI case that the card asks for."""
+    """Read a slice, a NIfTI or DICOM scan, or the MRI case that the card asks for."""
     work.version = version(work.job)
     if is_picture(work.job):
-        work.source = read_slice(work.job.path, card)
-        if wanted.brain or wanted.border or wanted.formats != ("nii",):
-            work.notes = (FOR_SCANS,)
+        work.source, work.notes = read_slice(work.job.path, card)
     elif cases.is_mri(card):
         work.source = read_case(work.job.path, wanted, card)
+    elif found := read_dicom_slice(work.job.path):
+        work.source, work.notes = found
     else:
         work.source = read_scan(work.job.path, wanted.series)
         if "dicom-seg" in wanted.formats and work.source.slices is None:
             raise InputError(f"{work.job.path} is no DICOM scan: leave --format dicom-seg out")
+    if is_slice(work) and (wanted.brain or wanted.border or wanted.formats != ("nii",)):
+        work.notes = (*work.notes, FOR_SCANS)
 
 
-def read_slice(path: Path, card: dict) -> np.ndarray:
-    """A picture of as many channels as the model's card names."""
+def read_slice(path: Path, card: dict) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture of as many channels as the model's card names, and notes on it."""
     if card.get("dimensions") == 3:
         raise InputError(f"{path} is a slice, and this model looks at volumes: give a scan")
     if cases.is_mri(card):
-        return data.read_channels(path, len(cases.channels(card)))
-    return data.read_picture(path)
+        return data.read_channels(path, len(cases.channels(card))), ()
+    return read_noted(path)
+
+
+def read_dicom_slice(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """A DICOM image that has no place in space, (H, W) float32 HU, and notes; None of all else."""
+    if not cases.is_dicom(path):
+        return None
+    from volume import read_slice
+
+    if (found := read_slice(path)) is None:
+        return None
+    hu, mended = quality.to_hu(found[0])
+    return hu, (*found[1], *mended, *quality.strange_hu(hu))
 
 
 def read_case(path: Path, wanted: Wanted, card: dict) -> MRI:
@@ -917,7 +945,7 @@ def read_scan(path: str | Path, series: int | None = None) -> Volume:
 
 def predict(work: Work, predictor: Predictor) -> None:
     """Find the mask."""
-    if is_picture(work.job):
+    if is_slice(work):
         mask = predictor.predict_slices([work.source])[0]
         what = "nothing" if cases.is_mri(predictor.card) else "no brain"
         notes = () if mask.any() else (f"{what} was found in this slice",)
@@ -935,7 +963,7 @@ def write(work: Work, predictor: Predictor, wanted: Wanted) -> None:
         if job.folder != work.job.folder:
             before = {}
         work.job = job
-        if is_picture(job):
+        if is_slice(work):
             about = write_picture(job, work.source, work.result, predictor.card)
         else:
             save = write_mri if cases.is_mri(predictor.card) else write_scan

@@ -220,6 +220,20 @@ def from_array(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     return Volume(array, affine, name, Path(name), (), header, kept)
 
 
+def read_slice(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """A DICOM image that has no place in space (dicom.read_slice), (rows, columns) float32 HU.
+
+    And notes on it. None for any other file.
+    """
+    import dicom
+
+    found = dicom.read_slice(path)
+    if found is None:
+        return None
+    hu, cleaned = _clean(found[0])
+    return hu.astype(np.float32), (*found[1], *cleaned)
+
+
 def _read_nifti(path: Path, position: str | None, is_hu: bool) -> Volume:
     image = _load_nifti(path)
     affine, notes = _orient(image, path, position)

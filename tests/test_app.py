@@ -282,6 +282,14 @@ def test_a_picture_gives_a_mask_of_its_size(site, cta):
         assert seen.shape[:2] == picture.shape
 
 
+def test_a_dicom_image_without_geometry_gives_a_mask_of_its_size(site):
+    job = site.send(("im.dcm", dicom(ImageOrientationPatient=None, PixelSpacing=None)))
+    assert job["state"] == "done" and job["result"]["kind"] == "slice", job["error"]
+    assert "taken as a slice" in job["result"]["notes"][0]
+    mask = cv2.imdecode(np.frombuffer(site.file(job, "mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (8, 8) and "mask.dcm" not in job["result"]["files"]
+
+
 def test_stages_come_in_order_and_are_shares_of_the_whole():
     job, seen = jobs.Job(Path("x"), "x", "brain", "me"), []
     for stage in jobs.STAGES:

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from test_dicom import GEOMETRY, without, write_dicom
 
 import data
 import errors
@@ -138,6 +139,19 @@ def test_bad_inputs_of_a_folder_get_a_line_each(tmp_path, save_nifti_as, shell):
         assert line.startswith("error: ") and name in line
     assert lines[3] == "3 of 3 inputs failed"
     assert [p for p in files_in(tmp_path / "out") if "prediction" in p] == []
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"Modality": "MR"}, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}],
+    ids=["mr", "colour"],
+)
+def test_dicom_without_geometry_is_refused_if_it_is_no_grey_ct(tmp_path, tags, shell):
+    hu = np.zeros((2, 8, 8))
+    folder = without(write_dicom(tmp_path / "in", hu, np.zeros((2, 3)), **tags), *GEOMETRY)
+    for path in (folder, folder / "im0"):
+        one_error(shell(pred.main, path, "--out", tmp_path / "out"), path)
+    assert not files_in(tmp_path / "out")
 
 
 # ---------------------------------------------------------------- what can be used, with a word

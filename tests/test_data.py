@@ -18,6 +18,7 @@ import data
 import errors
 import volume
 from errors import InputError
+from picture import TINTED, read_noted, read_picture, to_grey
 
 SHAPE = (20, 26, 16)
 
@@ -176,10 +177,91 @@ def test_read_picture_allows_coloured_letters_but_no_photo(tmp_path):
     slice_[2:10, 2:20] = (0, 255, 255)
     cv2.imwrite(str(tmp_path / "letters.png"), slice_)
     assert data.read_picture(tmp_path / "letters.png")[50, 50] == 90
-    slice_[:, :50] = (200, 60, 20)
+    slice_[:, :50], slice_[50:] = (200, 60, 20), (30, 160, 200)
     cv2.imwrite(str(tmp_path / "photo.png"), slice_)
     with pytest.raises(InputError, match="photo.png is a colour picture"):
         data.read_picture(tmp_path / "photo.png")
+
+
+RAMP = np.arange(256)[:, None] * np.ones(3)
+TINTS = {  # what a grey level becomes, (256, 3) blue, green, red
+    "a cast": RAMP * (0.8, 0.9, 1),
+    "sepia": np.minimum(255, RAMP * (0.937, 1.203, 1.351)),
+    "a blue film": 60 * np.float64([1, 0.4, 0.2]) + RAMP * (0.7, 0.6, 0.5),
+    "blue alone": RAMP * (1, 0, 0),
+}
+MAPS = {name: cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], code)[:, 0].astype(float)
+        for name, code in {"jet": cv2.COLORMAP_JET, "heat": cv2.COLORMAP_HOT,
+                           "viridis": cv2.COLORMAP_VIRIDIS}.items()}  # fmt: skip
+
+
+@pytest.fixture
+def grey_slice(cta):
+    """An axial slice of the phantom in a brain window, (H, W) uint8."""
+    picture = data.stack(cta.hu, "axial")[int(cta.mask.sum((0, 1)).argmax())]
+    grey = np.rint(255 * data.normalise(picture, (-20, 120))).astype(np.uint8)
+    return cv2.resize(grey, None, fx=3, fy=3)
+
+
+def coloured(grey, levels, letter=False):
+    """A grey picture whose levels become colours (256, 3); with a yellow letter, if wanted."""
+    picture = np.rint(levels[grey]).astype(np.uint8)
+    return cv2.putText(picture, "R", (9, 40), 0, 1, (0, 255, 255), 2) if letter else picture
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+@pytest.mark.parametrize("letter", [False, True], ids=["", "letter"])
+@pytest.mark.parametrize("tint", TINTS)
+def test_a_tinted_picture_is_read_as_grey_with_a_note(tmp_path, grey_slice, tint, letter, ending):
+    path = tmp_path / f"tinted{ending}"
+    picture = coloured(grey_slice, TINTS[tint], letter)
+    cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 50])
+    read, notes = read_noted(path)
+    assert notes == (TINTED,) and read.dtype == np.uint8
+    seen = read[50:].ravel(), grey_slice[50:].ravel()  # below the letter
+    assert np.corrcoef(*seen)[0, 1] > 0.98 and read.max() > 200
+
+
+@pytest.mark.parametrize("colours", MAPS)
+def test_a_slice_in_a_colour_map_is_refused(tmp_path, grey_slice, colours):
+    cv2.imwrite(str(tmp_path / "map.png"), coloured(grey_slice, MAPS[colours]))
+    with pytest.raises(InputError, match="map.png is a colour picture"):
+        data.read_picture(tmp_path / "map.png")
+
+
+@pytest.mark.parametrize("quality", [50, 95])
+def test_a_photo_of_several_hues_is_refused(tmp_path, quality):
+    """Patches of sky, leaves, brick and skin, each lit unevenly."""
+    hues = np.float32([[200, 150, 90], [50, 120, 60], [60, 70, 170], [140, 170, 220]])
+    light = np.linspace(0.4, 1, 100)[:, None, None]
+    photo = np.hstack([np.tile(light * hue, (1, 40, 1)) for hue in hues]).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), photo, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    with pytest.raises(InputError, match="photo.jpg is a colour picture"):
+        data.read_picture(tmp_path / "photo.jpg")
+
+
+def test_grey_stored_in_colour_gets_no_note(tmp_path, grey_slice):
+    for name in ("grey.png", "grey.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.dstack([grey_slice] * 3))
+        assert read_noted(tmp_path / name)[1] == ()
+
+
+def test_colours_of_16_bits_and_of_any_size_are_read(tmp_path):
+    for size in ((1, 1), (1, 3000), (2000, 2)):
+        grey = np.linspace(0, 65535, size[0] * size[1]).reshape(*size, 1)
+        data.write_picture(tmp_path / "x.png", np.rint(grey * (1, 0.9, 0.8) / 257).astype(np.uint8))
+        assert read_picture(tmp_path / "x.png").shape == size
+        tinted = np.rint(grey * (0.8, 0.9, 1)).astype(np.uint16)
+        read, _ = to_grey(tinted, tmp_path / "x.png")
+        assert read.dtype == np.uint16 and read.shape == size
+
+
+def test_many_tinted_pictures_print_nothing(tmp_path, grey_slice, capfd):
+    for name, values in {"image": coloured(grey_slice, TINTS["sepia"]), "mask": grey_slice}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), values)
+    pair = data.Pair(tmp_path / "image.png", tmp_path / "mask.png")
+    assert data.read_pair(pair)[0].shape == grey_slice.shape
+    assert capfd.readouterr() == ("", "")
 
 
 def bad_pictures():

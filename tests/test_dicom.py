@@ -27,13 +27,14 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dicom import LPS_TO_RAS, list_series
+from dicom import LPS_TO_RAS, list_series, list_slices
 from errors import InputError
 from volume import (
     AIR,
     POSITIONS,
     bids_mask_name,
     read_mask,
+    read_slice,
     read_volume,
     write_dicom_seg,
     write_mask,
@@ -120,6 +121,19 @@ def write_enhanced(path, hu, places, row=(1, 0, 0), column=(0, 1, 0), coding=Non
         data.compress(coding, generate_instance_uid=False)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+
+
+def without(folder, *tags):
+    """The folder, its files without these tags."""
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        for tag in tags:
+            del data[tag]
+        data.save_as(file)
+    return folder
 
 
 def canonical(hu):
@@ -227,6 +241,66 @@ def test_dicom_without_geometry_is_refused(tmp_path, tag):
         data.save_as(file)
     with pytest.raises(InputError, match=tag):
         read_volume(folder)
+
+
+@pytest.mark.parametrize("tags", [GEOMETRY, *([tag] for tag in GEOMETRY)], ids=str)
+def test_an_image_without_geometry_is_read_as_a_slice_in_hu(tmp_path, tags):
+    hu = asymmetric((1, 6, 7)).astype(float)
+    hu[0, 0, 0] = -2000
+    folder = write_dicom(
+        tmp_path / "a", hu, stack(1), scales=[(2, -3000)], signed=False, PixelPaddingValue=500
+    )
+    picture, notes = read_slice(without(folder, *tags) / "im0")
+    assert picture.shape == (6, 7) and picture.dtype == np.float32
+    assert picture[0, 0] == AIR and "padding taken as air" in notes
+    np.testing.assert_allclose(picture.flat[1:], hu.flat[1:], atol=1)  # the slope is 2
+    assert f"no {', '.join(tags)}: taken as a slice" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Modality": "MR"},
+        {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+        {"NumberOfFrames": 2},
+        {"Modality": None, "SOPClassUID": SecondaryCaptureImageStorage},
+    ],
+    ids=str,
+)
+def test_what_is_no_single_grey_ct_image_is_no_slice(tmp_path, tags):
+    folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2), **tags)
+    assert read_slice(without(folder, *GEOMETRY) / "im0") is None and list_slices(folder) == []
+    with pytest.raises(InputError, match="colour" if "SamplesPerPixel" in tags else GEOMETRY[0]):
+        read_volume(folder / "im0")
+
+
+def test_an_image_with_geometry_is_no_slice(tmp_path):
+    folder = write_dicom(tmp_path / "a", asymmetric((1, 6, 7)), stack(1))
+    assert read_slice(folder / "im0") is None and list_slices(folder) == []
+
+
+def test_a_ct_that_does_not_say_so_is_known_by_its_class(tmp_path):
+    folder = write_dicom(tmp_path / "a", asymmetric((1, 6, 7)), stack(1), Modality=None)
+    assert read_slice(without(folder, *GEOMETRY) / "im0")
+
+
+def test_a_slice_without_pixels_or_scale_says_so(tmp_path):
+    folder = without(write_dicom(tmp_path / "a", asymmetric((2, 32, 32)), stack(2)), *GEOMETRY)
+    truncate(folder / "im0", 0.6)
+    with pytest.raises(InputError, match="im0 has no readable pixels"):
+        read_slice(folder / "im0")
+    _, notes = read_slice(without(folder, "RescaleSlope", "RescaleIntercept") / "im1")
+    assert any("no rescale slope" in note for note in notes)
+
+
+def test_slices_are_listed_only_where_no_image_has_a_place(tmp_path):
+    folder = without(write_dicom(tmp_path / "a", asymmetric((3, 6, 7)), stack(3)), *GEOMETRY)
+    (folder / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    (folder / "notes.txt").write_text("no image")
+    names = ["broken.dcm", "im0", "im1", "im2"]
+    assert [path.name for path in list_slices(folder)] == names
+    write_dicom(folder / "below", asymmetric((1, 6, 7)), stack(1))
+    assert list_slices(folder) == []
 
 
 @pytest.mark.parametrize("feet_first", [False, True])

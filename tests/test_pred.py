@@ -93,6 +93,19 @@ def test_a_slice_gets_mask_overlay_and_json(slice_file, tmp_path, head_slice, ca
     assert str(folder / "head.v2_predicted_mask.png") in capsys.readouterr().out
 
 
+def test_a_tinted_slice_gets_the_mask_of_the_grey_one_and_a_note(slice_file, tmp_path, capsys):
+    grey, tinted, out = slice_file("grey.png"), tmp_path / "tinted.jpg", tmp_path / "out"
+    colours = cv2.imread(str(grey))[..., :3] * np.float32([0.8, 0.9, 1])
+    cv2.imwrite(str(tinted), np.rint(colours).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 50])
+    assert run(grey, tinted, out=out) == 0
+    masks = [cv2.imread(str(out / f"{name}_prediction/{name}_predicted_mask.png"), 0) > 0
+             for name in ("grey", "tinted")]  # fmt: skip
+    assert dice(*masks) > 0.97
+    note = f"{tinted}: the picture is coloured in part or as a whole"
+    assert not about(out, "grey")["notes"] and note in capsys.readouterr().err
+    assert [n for n in about(out, "tinted")["notes"] if "taken as grey" in n]
+
+
 def test_two_inputs_of_one_name_keep_their_results(slice_file, tmp_path, capsys):
     first, second, out = slice_file("a/same.png"), slice_file("b/same.png"), tmp_path / "out"
     assert run(first, second, out=out) == 0

@@ -1,13 +1,15 @@
 """pred.py on DICOM studies: which series, which formats, and no patient's name."""
 
+import cv2
 import highdicom
 import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
-from test_dicom import write_dicom
+from test_dicom import GEOMETRY, without, write_dicom
 
 import data
+import dicom
 import pred
 from volume import POSITIONS
 
@@ -25,6 +27,19 @@ def study(cta, tmp_path_factory):
     write_dicom(folder / "2", hu[:3], places[:3], spacing=(STEP, STEP), SeriesNumber=2,
                 ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def slices(cta, tmp_path):
+    """A folder of three axial slices of the phantom without geometry, wider than high; masks."""
+    chosen = int(cta.mask.sum((0, 1)).argmax()) + np.arange(0, 6, 2)
+    hu, masks = (
+        np.pad(volume.transpose(2, 1, 0)[chosen, ::-1, ::-1], ((0, 0), (0, 0), (4, 8)), mode="edge")
+        for volume in (cta.hu, cta.mask)
+    )
+    places = [[0, 0, STEP * k] for k in range(3)]
+    folder = write_dicom(tmp_path / "in", hu, places, scales=[(1, -1024)] * 3)
+    return without(folder, *GEOMETRY), masks
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +72,57 @@ def test_studies_of_two_patients_are_two_inputs(study, tmp_path, cta):
     for name, uid in studies.items():
         write_dicom(tmp_path / name / "2", hu, places, StudyInstanceUID=uid)
     assert pred.find_inputs([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
+
+
+def slice_result(out, name):
+    """The mask picture of a slice's result, and its JSON."""
+    folder = out / f"{name}_prediction"
+    mask = cv2.imread(str(folder / f"{name}_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert (folder / f"{name}_overlay.png").exists()
+    return mask, pred.read_json(folder / f"{name}.json")
+
+
+def test_a_dicom_image_without_geometry_gets_a_slices_mask(slices, tmp_path, capsys):
+    (folder, masks), out = slices, tmp_path / "out"
+    names = np.random.default_rng(3).permutation(3)  # as write_dicom shuffles them
+    assert pred.main([str(folder / f"im{names[0]}"), "--brain", "--out", str(out)]) == 0
+    mask, about = slice_result(out, f"im{names[0]}")
+    assert mask.shape == masks[0].shape and set(np.unique(mask)) == {0, 255}
+    assert pred.dice(mask > 0, masks[0]) > 0.9
+    assert "ImageOrientationPatient" in about["notes"][0] and "as a slice" in about["notes"][0]
+    assert pred.FOR_SCANS in about["notes"] and about["shape"] == list(mask.shape)
+    assert about["notes"][0] in capsys.readouterr().err
+
+
+def test_images_without_geometry_are_an_input_each(slices, tmp_path):
+    folder, out = slices[0], tmp_path / "out"
+    found = [folder / name for name in ("im0", "im1", "im2")]
+    assert pred.find_inputs([folder]) == found == pred.find_inputs([tmp_path])
+    assert pred.main([str(folder), "--out", str(out)]) == 0
+    for name in ("im0", "im1", "im2"):
+        mask, about = slice_result(out, name)
+        assert about["brain_pixels"] == np.count_nonzero(mask) > 0
+
+
+def test_a_folder_with_one_place_in_space_stays_one_scan(slices, cta, tmp_path):
+    folder = slices[0]
+    hu = cta.hu[:, :, :2].transpose(2, 1, 0)
+    write_dicom(folder, hu, [[0, 0, 0], [0, 0, STEP]], prefix="z")
+    assert pred.find_inputs([folder]) == [folder]
+
+
+def test_one_header_tells_that_a_folder_is_a_scan(study, monkeypatch):
+    read, image = [], dicom._image
+    monkeypatch.setattr(dicom, "_image", lambda *args: read.append(args) or image(*args))
+    assert pred.find_inputs([study / "1"]) == [study / "1"] and len(read) == 1
+
+
+def test_a_slice_whose_values_are_no_hu_says_so(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (1, 32, 32))
+    folder = without(write_dicom(tmp_path / "in", grey, [[0, 0, 0]]), *GEOMETRY)
+    assert pred.main([str(folder), "--out", str(tmp_path)]) == 0
+    notes = slice_result(tmp_path, "im0")[1]["notes"]
+    assert any("8-bit picture, not HU" in note for note in notes)
 
 
 def test_all_formats_hold_the_same_mask(predicted):

@@ -156,18 +156,19 @@ def write_slices(folder, count):
 def test_memory_stays_flat_over_a_folder(tmp_path, monkeypatch):
     """At most three inputs are in memory at any time, however many there are."""
     write_slices(tmp_path / "in", 12)
-    alive, most, read_picture = weakref.WeakSet(), [], data.read_picture
+    alive, most, read_noted = weakref.WeakSet(), [], pred.read_noted
 
     class Picture(np.ndarray):  # of which weak references can be kept in a set
         __hash__ = object.__hash__
 
     def read(path):
-        picture = read_picture(path).view(Picture)
+        picture, notes = read_noted(path)
+        picture = picture.view(Picture)
         alive.add(picture)
         most.append(len(alive))
-        return picture
+        return picture, notes
 
-    monkeypatch.setattr(data, "read_picture", read)
+    monkeypatch.setattr(pred, "read_noted", read)
     assert pred.main([str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
     assert len(most) == 12 and max(most) <= 4  # the one just read, too
 
