@@ -45,6 +45,8 @@ def augment(
     mask: float32 of 0 and 1, or uint8 of several `labels`. The same `rng` state gives the same
     sample.
     """
+    if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < 0.2:
+        image, mask = bleed(image, mask, rng, labels)
     if image.ndim == 2 and rng.random() < 0.2:
         image, mask = lengthen(image, mask, rng)
     image, mask = warp(image, mask, rng, size, labels)
@@ -63,6 +65,40 @@ def augment(
 
 
 # ---------------------------------------------------------------- where things lie
+
+
+def bleed(
+    hu: np.ndarray, mask: np.ndarray, rng: np.random.Generator, labels: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """A slice (H, W) in HU and its mask with blood that touches the skull: a lens, a crescent, or a
+    clot in the brain. The same slice where less than a twentieth of it is brain."""
+    inside = (mask > 0).astype(np.uint8)
+    if inside.mean() < 0.05:
+        return hu, mask
+    rows, columns = np.indices(hu.shape, np.float32)
+    size = np.sqrt(inside.sum() / np.pi)  # a brain's radius in pixels
+    edge = np.argwhere(inside & (cv2.erode(inside, np.ones((3, 3), np.uint8)) == 0))
+    at = edge[rng.integers(len(edge))]
+    soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), size / 10)
+    inwards = np.array([slope[tuple(at)] for slope in np.gradient(soft)])
+    inwards /= np.linalg.norm(inwards) + 1e-6
+    depth, width = size * rng.uniform(0.08, 0.5), size * rng.uniform(0.3, 0.9)
+    ripple = cv2.resize(rng.standard_normal((9, 9)).astype(np.float32), hu.shape[::-1],
+                        interpolation=cv2.INTER_CUBIC) * size * 0.03  # fmt: skip
+    kind = rng.choice(["lens", "crescent", "clot"])
+    if kind == "crescent":
+        near = np.hypot(rows - at[0], columns - at[1]) < 2 * width
+        blood = near & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) < depth / 2 + ripple)
+    else:  # a lens is the cap of a disc that lies mostly beyond the skull
+        radius = depth if kind == "clot" else (width**2 + depth**2) / (2 * depth)
+        centre = at + inwards * (radius * rng.uniform(-0.2, 0.8) if kind == "clot"
+                                 else depth - radius)  # fmt: skip
+        blood = np.hypot(rows - centre[0], columns - centre[1]) < radius + ripple
+    blood &= inside > 0
+    value = rng.uniform(50, 105)
+    grain = hu - cv2.GaussianBlur(hu, (0, 0), 2)
+    hu = np.where(blood, value + 2 * ripple / size + np.clip(grain, -20, 20), hu).astype(hu.dtype)
+    return hu, np.where(blood & (value > 80), mask.dtype.type(2), mask) if labels > 1 else mask
 
 
 def lengthen(

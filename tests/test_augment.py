@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from test_data import head
 
 import augment
@@ -36,6 +37,7 @@ def test_augmentation_is_deterministic_and_in_range(kind):
 
 def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
     monkeypatch.setattr(augment, "EFFECTS", ())
+    monkeypatch.setattr(augment, "bleed", lambda image, mask, rng, labels: (image, mask))
     monkeypatch.setattr(augment, "lengthen", lambda image, mask, rng: (image, mask))
     mask = np.zeros((80, 80), bool)
     mask[15:60, 30:55] = True
@@ -75,6 +77,25 @@ def test_long_pixels_are_in_the_mask_where_all_of_them_is(seed):
     assert longer.mean() == pytest.approx(image.mean(), rel=1e-3)
     same = [np.mean(np.diff(longer, axis=axis) == 0) for axis in (0, 1)]
     assert max(same) > 0.45
+
+
+def test_blood_is_painted_inside_the_skull_where_it_touches_it():
+    image, mask = sample_picture("hu")
+    inside, touching, bright = mask > 0, 0, 0
+    rim = inside & ~ndimage.binary_erosion(inside, iterations=2)
+    for seed in range(40):
+        hu, labels = augment.bleed(image, mask.astype(np.uint8), np.random.default_rng(seed), 2)
+        changed = np.abs(hu - image) > 8
+        assert hu.dtype == image.dtype and not (changed & ~inside).any()
+        assert 20 < np.median(hu[changed]) < 130
+        assert ((labels > 0) == inside).all() and not (labels == 2)[inside & ~changed].sum() > 99
+        touching += (changed & rim).any()
+        bright += (labels == 2).any()
+    assert touching > 35 and 5 < bright < 35
+    alone = augment.bleed(image, mask, np.random.default_rng(0))[1]
+    assert alone is mask, "of one label, blood is brain as all else"
+    nothing = np.zeros_like(mask)
+    assert augment.bleed(image, nothing, np.random.default_rng(0))[0] is image
 
 
 # ---------------------------------------------------------------- slices and volumes of MRI
