@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from nibabel import orientations
 
+import cases
 import data
 import errors
 import volume
@@ -699,9 +700,11 @@ def test_a_dataset_from_nothing(tmp_path):
     assert len(pairs) == 9 and {pair.case for pair in pairs} == {"phantom_0000"}
     for pair in pairs:
         assert image_at(pair.image).dtype == np.uint16
-        assert set(np.unique(image_at(pair.mask))) <= {0, 255}
+        assert set(np.unique(image_at(pair.mask))) <= {0, 1, 2}
     image, mask = data.read_pair(max(pairs, key=lambda p: image_at(p.mask).sum()))
-    assert -20 < np.median(image[mask]) < 100
+    assert -20 < np.median(image[mask > 0]) < 100
+    about = data.describe(tmp_path)
+    assert about["labels"] == cases.HEAD and about["regions"] == {"brain": [1, 2]}
 
 
 # ---------------------------------------------------------------- reading a dataset
