@@ -704,6 +704,16 @@ def cropped(volume: Volume, slices: slice) -> Volume:
     return replace(volume, hu=volume.hu[region], affine=affine, shifts=shifts)
 
 
+def thinned(volume: Volume, spacing: float) -> Volume:
+    """A scan with as few of its voxels as lie at most `spacing` mm apart, to be looked at."""
+    steps = np.maximum(1, spacing // volume.spacing).astype(int)
+    affine = volume.affine @ np.diag([*steps, 1])
+    step = steps[volume.slice_axis]
+    shifts = None if volume.shifts is None else volume.shifts[::step]
+    hu = volume.hu[tuple(slice(None, None, n) for n in steps)]
+    return replace(volume, hu=hu, affine=affine, shifts=shifts)
+
+
 def regions(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:
     """Slabs of at most `depth` source slices, together all canonical voxels within the grid."""
     lie = _layout(volume)

@@ -25,6 +25,7 @@ from volume import (
     read_volume,
     regions,
     straighten,
+    thinned,
     unstraighten,
     write_mask,
 )
@@ -353,6 +354,23 @@ def test_coarse_cubes_are_means(tmp_path):
     assert cubes.shape == (12, 12, 12)
     assert cubes.std() < 100 / np.sqrt(4**3) * 1.1
     assert abs(cubes.mean() - noise.mean()) < 0.5
+
+
+@pytest.mark.parametrize("name", ["oblique", "tilted", "skew"])
+def test_a_thinned_scan_shows_the_same_at_the_same_place(tmp_path, name):
+    """Every n-th voxel of each axis, no farther apart than is asked, also of uneven slices."""
+    volume, _ = scan_of(tmp_path, name, uneven=True)
+    spacing = 2.2 * volume.spacing.max()
+    few = thinned(volume, spacing)
+    assert few.hu.size < volume.hu.size / 7 and few.spacing.max() <= spacing
+    assert (few.spacing > spacing / 2).all()
+    cubes, grid = straighten(few.hu, few, spacing)
+    covered, _ = straighten(np.ones_like(few.hu), few, spacing, outside=0)
+    inside = covered > 0.999
+    truth = smooth(world(grid.affine, grid.shape))[inside]
+    assert inside.sum() > 30
+    assert np.abs(cubes[inside] - truth).mean() < 0.2 * truth.std()
+    assert thinned(volume, volume.spacing.min()).hu.shape == volume.hu.shape
 
 
 @pytest.mark.parametrize("name", ["oblique", "tilted"])
