@@ -45,7 +45,7 @@ def augment(
     mask: float32 of 0 and 1, or uint8 of several `labels`. The same `rng` state gives the same
     sample.
     """
-    if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < 0.2:
+    if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < 0.35:
         image, mask = bleed(image, mask, rng, labels)
     if image.ndim == 2 and rng.random() < 0.2:
         image, mask = lengthen(image, mask, rng)
@@ -227,10 +227,10 @@ def soften(image, rng):
 
 
 def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
-    """(lo, hi) in HU: half of the time about `window`, else about one that people export in."""
+    """(lo, hi) in HU: in two of five about `window`, else about one that people export in."""
     shares = [window[0] for window in EXPORT_WINDOWS]
     _, a, b, c, d = EXPORT_WINDOWS[rng.choice(len(shares), p=shares)]
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         centre, width = sum(window) / 2 + rng.uniform(-30, 30), window[1] - window[0]
     elif a is None:
         low, high, *_ = cv2.minMaxLoc(hu)
