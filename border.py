@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # HU above the brain: a voxel that is brighter holds a tenth of bone or more
 # (synthetic.BONE_SHARE of some 700 HU)
 BONE = 60.0
+# The least probability of being inside the skull of a voxel that shows no bone, and of one that is as
+# bright as bone; or, of this one, that of being a bright thing inside. Chosen on three real scans
+# (benchmarks/README.md)
+SOFT, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 
 
@@ -46,22 +50,23 @@ def find_inside(share: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray, gr
 
 
 def refine(inside: Inside, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
-    """The mask (bool) of a region of the scan: what the network takes for inside the skull, but
-    for what is as bright as bone and rather bone than a bright thing inside."""
+    """The mask (bool) of a region of the scan: see `decide`."""
     from volume import unstraighten
 
     share, hyperdense = (unstraighten(field, inside.grid, scan, region)
                          for field in (inside.share, inside.hyperdense))  # fmt: skip
     hu = smoothed(scan.hu[region], scan.spacing, scan.slice_axis)
-    return (share > 0.5) & shows_no_bone(hu, share, hyperdense, inside.hu)
+    return decide(hu, share, hyperdense, inside.hu)
 
 
-def shows_no_bone(hu, share, hyperdense, brain: float) -> np.ndarray:
-    """Where HU (…) are not as bright as bone, or rather a bright thing inside than bone; bool.
+def decide(hu, share, hyperdense, brain: float) -> np.ndarray:
+    """Which voxels (…) of HU are in the mask, bool: what the network takes for inside the skull,
+    but of what is as bright as bone only that of which it is sure, or knows that it is bright.
 
     `share` and `hyperdense` are as of `Inside`, `brain` is its HU.
     """
-    return (hu < brain + BONE) | (hyperdense > 1 - share)
+    bright = (share > BRIGHT) | (hyperdense > HYPERDENSE)
+    return np.where(hu < brain + BONE, share > SOFT, bright)
 
 
 def smoothed(hu: np.ndarray, spacing: np.ndarray, axis: int) -> np.ndarray:

@@ -56,6 +56,10 @@ SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card n
 # A head is looked at closer where its box is less than this share of its picture; it reaches so
 # many times the brain's larger side from the brain's middle
 SMALL, SKULL = 0.75, 0.8
+FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
+# As bright as bone in a picture, a share of its brightest; a clot that touches the skull, at least a
+# share of the brain. These three were chosen on 25 real slices (benchmarks/README.md)
+WHITE, CLOT = 0.95, 0.015
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
 MIRRORED = 40  # cubes that a head goes on for where the scan cuts it
@@ -191,6 +195,7 @@ class Predictor:
         *shape, self.channels = self.card["input_shape"]
         self.dimensions, self.size = len(shape), shape[0] or SIZE
         self.multiple = self.card["multiple"]
+        self.slice_size = round(FINER * self.size / self.multiple) * self.multiple
         self.window = tuple(self.card.get("window") or data.WINDOW)
         self.spacing = float(self.card.get("spacing_mm") or SPACING)
         self.sure = float(self.card.get("sure") or 0.5)
@@ -223,17 +228,17 @@ class Predictor:
         return probability if self.classes == 1 else 1 - probability[..., 0]
 
     def hyperdense(self, probability: np.ndarray) -> np.ndarray:
-        """The probability (…) of being bright and inside the skull; of a network that has learned
-        no such label that of being inside."""
-        return probability if self.classes == 1 else probability[..., 2]
+        """The probability (…) of being bright and inside the skull; 0 of a network that has not
+        learned what is."""
+        return np.zeros_like(probability) if self.classes == 1 else probability[..., 2]
 
     # ------------------------------------------------------------ one slice
 
     def slice_brain(self, picture: np.ndarray) -> np.ndarray:
         """The brain mask (H, W) bool of a slice of a head CT, as `slice_probability` takes it.
 
-        A head that is small in its picture is looked at once more, closer. Of HU, what shows bone
-        is left out.
+        A head that is small in its picture is looked at once more, closer. What shows bone is left
+        out: of HU as in a scan, of grey values what `without_spurs` tells.
         """
         seen = self.slice_probability(picture)
         share, bright = self.inside(seen), self.hyperdense(seen)
@@ -241,11 +246,14 @@ class Predictor:
             near = self.slice_probability(np.ascontiguousarray(picture[box]))
             share, bright = np.zeros_like(share), np.zeros_like(bright)
             share[box], bright[box] = self.inside(near), self.hyperdense(near)
-        if picture.dtype != np.uint8 and (share > 0.5).any():
-            from border import shows_no_bone
+        if not (share > 0.5).any():
+            return share > 0.5
+        if picture.dtype == np.uint8:
+            return clean_slice(without_spurs(share, picture), self.sure)
+        from border import decide
 
-            share = share * shows_no_bone(picture, share, bright, np.median(picture[share > 0.5]))
-        return clean_slice(share, self.sure)
+        mask = decide(picture, share, bright, np.median(picture[share > 0.5]))
+        return clean_slice(np.where(mask, np.maximum(share, 0.51), 0), self.sure)
 
     def slice_probability(self, picture: np.ndarray) -> np.ndarray:
         """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU.
@@ -253,7 +261,8 @@ class Predictor:
         The mean over its four quarter turns and their mirror images, so that none gives another.
         """
         window = None if picture.dtype == np.uint8 else self.window
-        square, place = data.fit(picture, self.size, outside=data.outside(picture))
+        size = self.size if cases.is_mri(self.card) else self.slice_size
+        square, place = data.fit(picture, size, outside=data.outside(picture))
         square = data.normalise(square, window)
         seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(4)]
         seen = self.probabilities(np.stack(seen))
@@ -441,6 +450,20 @@ class Predictor:
         labels = to_labels(shares, grid, source)
         names = ", ".join(self.card["labels"].values())
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def without_spurs(share: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The probability (H, W) of brain in a picture (uint8), 0 in small patches as white as bone.
+
+    In a brain window blood is as white, but clots that touch the skull are larger than its spurs.
+    What is enclosed, such as lime, is filled again as a hole of the mask.
+    """
+    brain = share > 0.5
+    white = brain & (picture >= WHITE * picture.max())
+    _, parts, about, _ = cv2.connectedComponentsWithStats(white.astype(np.uint8), connectivity=4)
+    small = about[:, cv2.CC_STAT_AREA] < CLOT * np.count_nonzero(brain)
+    small[0] = False  # what is not white
+    return np.where(small[parts], 0, share)
 
 
 def closer(brain: np.ndarray) -> tuple[slice, slice] | None:
