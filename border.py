@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # HU above the brain: a voxel that is brighter holds a tenth of bone or more
 # (synthetic.BONE_SHARE of some 700 HU)
 BONE = 60.0
-# The least probability of being inside the skull of a voxel that shows no bone, and of one that is as
-# bright as bone; or, of this one, that of being a bright thing inside. Chosen on three real scans
+# The least probability of being inside the skull of a voxel that shows no bone, and of one that is
+# as bright as bone; or, of this one, of being a bright thing inside. Chosen on three real scans
 # (benchmarks/README.md)
 SOFT, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off

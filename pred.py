@@ -57,8 +57,9 @@ SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card n
 # many times the brain's larger side from the brain's middle
 SMALL, SKULL = 0.75, 0.8
 FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
-# As bright as bone in a picture, a share of its brightest; a clot that touches the skull, at least a
-# share of the brain. These three were chosen on 25 real slices (benchmarks/README.md)
+BRAIN_WINDOW = (0.0, 100.0)  # HU
+# As bright as bone in a picture, a share of its brightest; a clot that touches the skull, at least
+# a share of the brain. Chosen, with FINER, on 25 real slices (benchmarks/README.md)
 WHITE, CLOT = 0.95, 0.015
 COARSE, FEW = 2, 4  # the head is looked for on cubes so many times larger, one slice in so many
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
@@ -240,12 +241,11 @@ class Predictor:
         A head that is small in its picture is looked at once more, closer. What shows bone is left
         out: of HU as in a scan, of grey values what `without_spurs` tells.
         """
-        seen = self.slice_probability(picture)
-        share, bright = self.inside(seen), self.hyperdense(seen)
+        share, bright = self.slice_inside(picture)
         if (box := closer(share > 0.5)) is not None:
-            near = self.slice_probability(np.ascontiguousarray(picture[box]))
+            near = self.slice_inside(np.ascontiguousarray(picture[box]))
             share, bright = np.zeros_like(share), np.zeros_like(bright)
-            share[box], bright[box] = self.inside(near), self.hyperdense(near)
+            share[box], bright[box] = near
         if not (share > 0.5).any():
             return share > 0.5
         if picture.dtype == np.uint8:
@@ -255,12 +255,26 @@ class Predictor:
         mask = decide(picture, share, bright, np.median(picture[share > 0.5]))
         return clean_slice(np.where(mask, np.maximum(share, 0.51), 0), self.sure)
 
-    def slice_probability(self, picture: np.ndarray) -> np.ndarray:
-        """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU.
+    def slice_inside(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities (H, W) of being inside the skull, and of being bright there.
+
+        HU are seen in a brain window, too, which shows the base of the brain better; but nothing of
+        what is white in it.
+        """
+        seen = self.slice_probability(picture)
+        share, bright = self.inside(seen), self.hyperdense(seen)
+        if picture.dtype != np.uint8:
+            too = self.inside(self.slice_probability(picture, BRAIN_WINDOW))
+            share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
+        return share, bright
+
+    def slice_probability(self, picture: np.ndarray, window: tuple | None = None) -> np.ndarray:
+        """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU, in the
+        network's own window or in another.
 
         The mean over its four quarter turns and their mirror images, so that none gives another.
         """
-        window = None if picture.dtype == np.uint8 else self.window
+        window = None if picture.dtype == np.uint8 else window or self.window
         size = self.size if cases.is_mri(self.card) else self.slice_size
         square, place = data.fit(picture, size, outside=data.outside(picture))
         square = data.normalise(square, window)
