@@ -356,7 +356,7 @@ class Predictor:
         with ThreadPoolExecutor(2) as pool:
             signs = pool.submit(quality.signs_of_cubes, seen.views, every, brain, seen.cubes,
                                 seen.grid.spacing)  # fmt: skip
-            inside = find_inside(seen.inside, seen.hyperdense, seen.cubes, seen.grid)
+            inside = find_inside(seen.inside, seen.hyperdense, seen.cubes, seen.grid, scan)
             for done, _ in enumerate(pool.map(fill, slabs)):
                 self.tell("refining", done / len(slabs))
         mask = tidy(mask)
