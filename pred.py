@@ -242,6 +242,8 @@ class Predictor:
         out: of HU as in a scan, of grey values what `without_spurs` tells.
         """
         share, bright = self.slice_inside(picture)
+        if not (share > 0.5).any():  # perhaps the head is too small to be seen so coarsely
+            share, bright = self.slice_inside(picture, times=2)
         if (box := closer(share > 0.5)) is not None:
             near = self.slice_inside(np.ascontiguousarray(picture[box]))
             share, bright = np.zeros_like(share), np.zeros_like(bright)
@@ -255,27 +257,31 @@ class Predictor:
         mask = decide(picture, share, bright, np.median(picture[share > 0.5]))
         return clean_slice(np.where(mask, np.maximum(share, 0.51), 0), self.sure)
 
-    def slice_inside(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The probabilities (H, W) of being inside the skull, and of being bright there.
+    def slice_inside(self, picture: np.ndarray, times: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities (H, W) of being inside the skull, and of being bright there; looked at
+        with so many `times` the usual pixels a side.
 
         HU are seen in a brain window, too, which shows the base of the brain better; but nothing of
         what is white in it.
         """
-        seen = self.slice_probability(picture)
+        seen = self.slice_probability(picture, times=times)
         share, bright = self.inside(seen), self.hyperdense(seen)
         if picture.dtype != np.uint8:
-            too = self.inside(self.slice_probability(picture, BRAIN_WINDOW))
+            too = self.inside(self.slice_probability(picture, BRAIN_WINDOW, times))
             share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
         return share, bright
 
-    def slice_probability(self, picture: np.ndarray, window: tuple | None = None) -> np.ndarray:
+    def slice_probability(
+        self, picture: np.ndarray, window: tuple | None = None, times: int = 1
+    ) -> np.ndarray:
         """Probability (H, W[, classes]) float32 of a picture: uint8 as it is, or float32 HU, in the
         network's own window or in another.
 
         The mean over its four quarter turns and their mirror images, so that none gives another.
         """
         window = None if picture.dtype == np.uint8 else window or self.window
-        size = self.size if cases.is_mri(self.card) else self.slice_size
+        finer = not cases.is_mri(self.card) and max(picture.shape) > self.size
+        size = times * (self.slice_size if finer else self.size)
         square, place = data.fit(picture, size, outside=data.outside(picture))
         square = data.normalise(square, window)
         seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(4)]
