@@ -1,5 +1,5 @@
 """Random training samples: image and mask turned, flipped, scaled and moved by one map, and the
-image brightened, blurred and written on.
+image bled into, brightened, blurred and written on.
 
     image, mask = augment(*data.read_pair(pair), np.random.default_rng((seed, number)), size=160)
 

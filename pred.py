@@ -239,7 +239,7 @@ class Predictor:
         """The brain mask (H, W) bool of a slice of a head CT, as `slice_probability` takes it.
 
         A head that is small in its picture is looked at once more, closer. What shows bone is left
-        out: of HU as in a scan, of grey values what `without_spurs` tells.
+        out: of HU as in a scan, of grey values what `spurs` finds.
         """
         share, bright = self.slice_inside(picture)
         if not (share > 0.5).any():  # perhaps the head is too small to be seen so coarsely
@@ -248,14 +248,14 @@ class Predictor:
             near = self.slice_inside(np.ascontiguousarray(picture[box]))
             share, bright = np.zeros_like(share), np.zeros_like(bright)
             share[box], bright[box] = near
-        if not (share > 0.5).any():
-            return share > 0.5
+        brain = share > 0.5
         if picture.dtype == np.uint8:
-            return clean_slice(without_spurs(share, picture), self.sure)
-        from border import decide
+            brain &= ~spurs(brain, picture)
+        elif brain.any():
+            from border import decide
 
-        mask = decide(picture, share, bright, np.median(picture[share > 0.5]))
-        return clean_slice(np.where(mask, np.maximum(share, 0.51), 0), self.sure)
+            brain = decide(picture, share, bright, np.median(picture[brain]))
+        return clean_slice(share, self.sure, brain)
 
     def slice_inside(self, picture: np.ndarray, times: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The probabilities (H, W) of being inside the skull, and of being bright there; looked at
@@ -472,18 +472,18 @@ class Predictor:
         return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
 
 
-def without_spurs(share: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """The probability (H, W) of brain in a picture (uint8), 0 in small patches as white as bone.
+def spurs(brain: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Small patches (H, W) of what was taken for brain (bool) in a picture (uint8) that are as
+    white as bone; bool.
 
     In a brain window blood is as white, but clots that touch the skull are larger than its spurs.
     What is enclosed, such as lime, is filled again as a hole of the mask.
     """
-    brain = share > 0.5
     white = brain & (picture >= WHITE * picture.max())
     _, parts, about, _ = cv2.connectedComponentsWithStats(white.astype(np.uint8), connectivity=4)
     small = about[:, cv2.CC_STAT_AREA] < CLOT * np.count_nonzero(brain)
     small[0] = False  # what is not white
-    return np.where(small[parts], 0, share)
+    return small[parts]
 
 
 def closer(brain: np.ndarray) -> tuple[slice, slice] | None:
@@ -573,10 +573,13 @@ def between(slices: np.ndarray, every: int, count: int) -> np.ndarray:
     return slices[low] * (1 - share) + slices[high] * share
 
 
-def clean_slice(probability: np.ndarray, sure: float = 0.5) -> np.ndarray:
-    """The mask (bool) of a slice's probability (H, W): no holes, no specks, and nothing at all of
-    which the network is not `sure`: the least mean probability of a mask."""
-    mask = fill_voids.fill(probability > 0.5)
+def clean_slice(
+    probability: np.ndarray, sure: float = 0.5, brain: np.ndarray | None = None
+) -> np.ndarray:
+    """The mask (bool) of a slice, from the probability (H, W) and what of it is `brain` (bool; what
+    is over 0.5): no holes, no specks, and nothing at all of which the network is not `sure`: the
+    least mean probability of a mask."""
+    mask = fill_voids.fill(probability > 0.5 if brain is None else brain)
     if not mask.any() or probability[mask].mean() < sure:
         return np.zeros_like(mask)
     _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
