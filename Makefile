@@ -26,6 +26,7 @@ test: lint page/vendor/niivue.js  ## check the style, run every test
 
 lint: .venv/installed-dev  ## check the style alone
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 bench: .venv/installed-dev  ## time and score this against other ways
 	$(BIN)/python benchmarks/run.py
@@ -44,7 +45,7 @@ clean:  ## remove what make made: .venv, the viewer, caches, the demo's results
 .venv/installed: .venv/created requirements.txt
 	@echo "Installing into .venv: some 800 MB to fetch, 3 GB on the disk, once."
 	$(BIN)/python -m pip install --quiet -r requirements.txt
-	@$(BIN)/python -m compileall -q *.py  # as pip does with what it installs: a quick first start
+	@$(BIN)/python -m compileall -q *.py common dataset predict scan server synthesis training  # as pip does with what it installs: a quick first start
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt

@@ -1,7 +1,7 @@
 """Losses and metrics of training, and the scores of a finished mask.
 
 Everything is computed on each sample (slice or volume) and then averaged, so that a small brain
-counts as much as a large one. One rule for empty masks, wherever overlap is measured: mask and
+counts as much as a large one. One rule for empty masks holds wherever overlap is measured: mask and
 prediction both empty score 1, only one of them empty scores 0.
 
 Losses and metrics take targets (B, ..., 1) in 0..1 for one class. For several classes they take
@@ -10,54 +10,77 @@ integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are p
 background) out. All is computed in float32.
 
 Losses take `weights`, one for each label (the background's is 1), and `background`: whether class 0
-counts. Left open, it does in cross-entropy and focal loss and does not in Dice and IoU. With one
-class neither changes anything.
+counts. By default it counts in cross-entropy and focal loss, and not in Dice and IoU. With one
+class neither option changes anything.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import surface_distance
+from numpy.typing import ArrayLike
 
-from errors import InputError, quietly
+from common.errors import InputError, quietly
 
 with quietly():
     import keras
     from keras import ops
 
+Tensor = Any  # of Keras' backend, or an array of NumPy
+Weights = Sequence[float] | None
+
 SMOOTH = 1.0  # voxels; two empty masks cost 0, and no gradient divides by 0
+MISSED = 373.13  # mm: the diagonal of BraTS' scans, 240 x 240 x 155 voxels of 1 mm
 
 
 # ---- losses, (B,) a sample each
 
 
-def dice_loss(target, prediction, weights=None, background=False):
-    """1 - Dice. The intersection is the sum of min(target, prediction): the product for targets of
-    0 and 1, and the only one of the two that is best at prediction = target for those between
-    (Wang et al., Dice Semimetric Losses, MICCAI 2023)."""
-    both, in_target, in_prediction = _sums(*_pair(target, prediction))
+def dice_loss(
+    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = False
+) -> Tensor:
+    """1 - Dice, with the sum of min(target, prediction) as the intersection.
+
+    For targets of 0 and 1 that is the product. For those between, only the minimum is best at
+    prediction = target (Wang et al., Dice Semimetric Losses, MICCAI 2023).
+    """
+    both, in_target, in_prediction = _sums(*to_shares(target, prediction))
     dice = (2 * both + SMOOTH) / (in_target + in_prediction + SMOOTH)
     return 1 - _class_mean(dice, weights, background)
 
 
-def iou_loss(target, prediction, weights=None, background=False):
+def iou_loss(
+    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = False
+) -> Tensor:
     """1 - Jaccard, with the intersection of `dice_loss`
     (Wang et al., Jaccard Metric Losses, NeurIPS 2023)."""
-    both, in_target, in_prediction = _sums(*_pair(target, prediction))
+    both, in_target, in_prediction = _sums(*to_shares(target, prediction))
     iou = (both + SMOOTH) / (in_target + in_prediction - both + SMOOTH)
     return 1 - _class_mean(iou, weights, background)
 
 
-def cross_entropy(target, prediction, weights=None, background=True):
-    """Mean over the voxels of -log(probability of the true class), times this class's weight."""
-    target, prediction = _pair(target, prediction)
+def cross_entropy(
+    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = True
+) -> Tensor:
+    """Mean over the voxels of -log(probability of the true class), times that class's weight."""
+    target, prediction = to_shares(target, prediction)
     return _voxel_mean(_surprise(target, prediction), target, weights, background)
 
 
-def focal_loss(target, prediction, weights=None, background=True, gamma=2.0):
+def focal_loss(
+    target: Tensor,
+    prediction: Tensor,
+    weights: Weights = None,
+    background: bool = True,
+    gamma: float = 2.0,
+) -> Tensor:
     """Cross-entropy weighted by (1 - probability of the true class)**gamma
     (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; `weights` are its alpha)."""
-    target, prediction = _pair(target, prediction)
+    target, prediction = to_shares(target, prediction)
     truth = ops.sum(target * prediction, axis=-1)
     if prediction.shape[-1] == 1:
         truth = truth + ops.sum((1 - target) * (1 - prediction), axis=-1)
@@ -66,52 +89,53 @@ def focal_loss(target, prediction, weights=None, background=True, gamma=2.0):
     return _voxel_mean(focal, target, weights, background)
 
 
-def dice_cross_entropy(target, prediction, **options):
+def dice_cross_entropy(target: Tensor, prediction: Tensor, **options) -> Tensor:
     """Sum of `dice_loss` and `cross_entropy`."""
     return dice_loss(target, prediction, **options) + cross_entropy(target, prediction, **options)
 
 
-def dice_focal(target, prediction, **options):
+def dice_focal(target: Tensor, prediction: Tensor, **options) -> Tensor:
     """Sum of `dice_loss` and `focal_loss`."""
     return dice_loss(target, prediction, **options) + focal_loss(target, prediction, **options)
 
 
 class SampleLoss(keras.losses.Loss):
-    """One of the functions above, with its options, for compile(). (Given a bare function, Keras
-    squeezes the class axis off the prediction when the target has none.)"""
+    """One of the functions above with its options, for compile().
 
-    def __init__(self, function, **options):
+    Keras squeezes the class axis off the prediction when it is given a bare function and the target
+    has no such axis.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **options):
         super().__init__(name=function.__name__)
         self.function, self.options = function, options
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.function(y_true, y_pred, **self.options)
 
 
 LOSSES = {
-    "dice": SampleLoss(dice_loss),
-    "iou": SampleLoss(iou_loss),
-    "cross_entropy": SampleLoss(cross_entropy),
-    "focal": SampleLoss(focal_loss),
-    "dice_cross_entropy": SampleLoss(dice_cross_entropy),
-    "dice_focal": SampleLoss(dice_focal),
+    function.__name__.removesuffix("_loss"): SampleLoss(function)
+    for function in (dice_loss, iou_loss, cross_entropy, focal_loss, dice_cross_entropy, dice_focal)
 }
 
 
-def loss(name: str, weights=None, background: bool | None = None) -> SampleLoss:
-    """The loss of LOSSES with these options; None leaves one as it is.
+def make_loss(name: str, weights: Weights = None, background: bool | None = None) -> SampleLoss:
+    """The loss called `name` in LOSSES with these options; an option of None keeps its default.
 
     Raises InputError for a loss that would never see a voxel painted where there is nothing.
     """
     if background is False and name in ("cross_entropy", "focal"):
-        raise InputError(f"without background, {name} never learns where nothing is: "
-                         f"take dice_{name}, or count the background")  # fmt: skip
+        raise InputError(
+            f"without background, {name} never learns where nothing is: "
+            f"take dice_{name}, or count the background"
+        )
     given = {"weights": weights, "background": background}
     options = {key: value for key, value in given.items() if value is not None}
     return SampleLoss(LOSSES[name].function, **options)
 
 
-def _pair(target, prediction):
+def to_shares(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
     """Target and prediction as float32 (B, ..., C)."""
     prediction = ops.cast(prediction, "float32")
     target = ops.convert_to_tensor(target)
@@ -124,14 +148,14 @@ def _pair(target, prediction):
 
 
 def _sums(target, prediction):
-    """Voxels in both, in the target, in the prediction: (B, C) each."""
+    """Number of voxels in both, in the target and in the prediction: (B, C) each."""
     axes = tuple(range(1, len(prediction.shape) - 1))
     parts = (ops.minimum(target, prediction), target, prediction)
     return [ops.sum(part, axis=axes) for part in parts]
 
 
 def _class_weights(classes, weights, background):
-    """What each of the classes counts, (C,) float32, the background first; [1] for a single one."""
+    """Weight of each class, (C,) float32, the background first; [1] for a single class."""
     if classes == 1:
         return np.ones(1, np.float32)
     weights = np.ones(classes - 1) if weights is None else weights
@@ -147,8 +171,11 @@ def _class_mean(values, weights, background):
 
 
 def _surprise(target, prediction):
-    """Cross-entropy of each voxel (B, ...). Given a network's own output, Keras goes back to the
-    logits, so that a voxel surely wrong still has a gradient; else it clips at 1e-7."""
+    """Cross-entropy of each voxel (B, ...).
+
+    Keras takes the logits behind a network's own output, so that a voxel that is surely wrong still
+    has a gradient. It clips any other prediction at 1e-7.
+    """
     if prediction.shape[-1] == 1:
         return ops.binary_crossentropy(target, prediction)[..., 0]
     return ops.categorical_crossentropy(target, prediction)
@@ -171,23 +198,23 @@ class _SampleMean(keras.metrics.Mean):
     def __init__(self, name=None, **options):
         super().__init__(name=name or type(self).__name__.lower(), **options)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        counts = confusion(*_pair(y_true, y_pred))
-        return super().update_state(self.score(counts), sample_weight)
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight=None) -> None:
+        counts = confusion(*to_shares(y_true, y_pred))
+        super().update_state(self.score(counts), sample_weight)
 
 
-def confusion(target, prediction):
+def confusion(target: Tensor, prediction: Tensor) -> Tensor:
     """Voxels (B, C, C) of each class of the target (rows) that were taken for each (columns).
 
-    Both arguments are shares (B, ..., C), of which the largest decides; of a single class, that
-    over one half, and C is then 2. Exact up to 2**24 voxels.
+    Both arguments are shares (B, ..., C), and the largest decides. A single class becomes two
+    (C is 2): outside, and inside where its share is over one half. Exact up to 2**24 voxels.
     """
     target, prediction = (_decided(shares) for shares in (target, prediction))
     return ops.matmul(ops.transpose(target, (0, 2, 1)), prediction)
 
 
 def _decided(shares):
-    """0 or 1 for every class: (B, voxels, C) of shares (B, ..., C), two classes of one."""
+    """0 or 1 for each class, (B, voxels, C), of shares (B, ..., C); a single class becomes two."""
     classes = shares.shape[-1]
     if classes == 1:
         inside = ops.cast(shares > 0.5, "float32")
@@ -206,13 +233,15 @@ class Accuracy(_SampleMean):
 
 
 class _AreaMean(_SampleMean):
-    """The mean over the samples, and over some areas, of a `ratio`.
+    """The mean of a `ratio` over the samples and over some areas.
 
-    An area is a tuple of labels that are taken together, such as a region of a tumour; without
+    An area is a list of labels that are taken together, such as a region of a tumour; without
     `areas`, every label is one.
     """
 
-    def __init__(self, name=None, areas=None, **options):
+    def __init__(
+        self, name: str | None = None, areas: Sequence[Sequence[int]] | None = None, **options
+    ):
         super().__init__(name, **options)
         self.areas = areas
 
@@ -264,7 +293,7 @@ class Recall(_AreaMean):
 
 
 class Specificity(_AreaMean):
-    """Mean over the samples of the share of what lies outside the target that is left out."""
+    """Mean over the samples of the share of the outside that the prediction leaves out."""
 
     @staticmethod
     def ratio(both, in_target, in_prediction, voxels):
@@ -276,14 +305,14 @@ class Specificity(_AreaMean):
 # ---- scores of a finished mask
 
 
-def scores(mask, prediction) -> dict[str, float]:
+def scores(mask: ArrayLike, prediction: ArrayLike) -> dict[str, float]:
     """Accuracy, F1 (the Dice), Jaccard, Recall and Precision of one mask, each in 0..1.
 
     `mask` is the truth; both are arrays of one shape, nonzero inside. Both empty: all 1. One
     empty: 0 for all but Accuracy. Raises InputError when the shapes differ.
     """
     mask, prediction = _masks(mask, prediction)
-    # counted here: sklearn gives the same (see the tests), but takes a minute on a large scan
+    # sklearn gives the same (see the tests), but takes a minute on a large scan
     both, in_mask, in_prediction = map(np.count_nonzero, (mask & prediction, mask, prediction))
     either = in_mask + in_prediction - both
 
@@ -299,15 +328,17 @@ def scores(mask, prediction) -> dict[str, float]:
     }
 
 
-def surface_scores(mask, prediction, spacing, tolerance: float = 1.0) -> dict[str, float]:
+def surface_scores(
+    mask: ArrayLike, prediction: ArrayLike, spacing: Sequence[float], tolerance: float = 1.0
+) -> dict[str, float]:
     """HD95 in mm and NSD (surface Dice, 0..1, at `tolerance` mm) of one 2-D or 3-D mask.
 
     `spacing` is the size of a pixel or voxel in mm along each axis of the arrays. HD95 is the
     larger of the two directions' 95th percentiles of distance, NSD the share of both surfaces
     that lies within the tolerance of the other, both weighted by surface area
     (Nikolov et al., JMIR 2021, https://doi.org/10.2196/26151; their library computes it).
-    HD95 is not a number when either mask is empty; NSD is then 1 for two empty masks, else 0.
-    Raises InputError when the shapes differ, or spacing has not one length above 0 for each axis.
+    HD95 is NaN when either mask is empty; NSD is then 1 for two empty masks, else 0. Raises
+    InputError when the shapes differ, or when spacing is not one length above 0 for each axis.
     """
     mask, prediction = _masks(mask, prediction)
     spacing = tuple(float(step) for step in spacing)
@@ -325,12 +356,14 @@ def surface_scores(mask, prediction, spacing, tolerance: float = 1.0) -> dict[st
     }
 
 
-def region_scores(mask, prediction, spacing) -> dict[str, float]:
-    """`scores`, Specificity and HD95 in mm of a region of a tumour, by BraTS' rule for empty ones.
+def region_scores(
+    mask: ArrayLike, prediction: ArrayLike, spacing: Sequence[float]
+) -> dict[str, float]:
+    """`scores`, Specificity and HD95 in mm of a tumour's region, by BraTS' rule for empty ones.
 
     Both empty: Dice 1 and HD95 0; one empty: Dice 0 and HD95 MISSED (as in nnU-Net's evaluation for
     BraTS 2020, Isensee et al., BrainLes 2020, https://arxiv.org/abs/2011.00848, and its code,
-    Task082_BraTS_2020.py). Else HD95 is that of `surface_scores`, and errors are as there.
+    Task082_BraTS_2020.py). Else HD95 is that of `surface_scores`. Raises InputError as that does.
     """
     mask, prediction = _masks(mask, prediction)
     outside = np.count_nonzero(~mask)
@@ -343,10 +376,8 @@ def region_scores(mask, prediction, spacing) -> dict[str, float]:
     return found
 
 
-MISSED = 373.13  # mm: the diagonal of BraTS' scans, 240 x 240 x 155 voxels of 1 mm
-
-
-def _masks(mask, prediction):
+def _masks(mask: ArrayLike, prediction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks as bool; InputError when their shapes differ."""
     mask, prediction = np.asarray(mask) != 0, np.asarray(prediction) != 0
     if mask.shape != prediction.shape:
         raise InputError(

@@ -8,8 +8,9 @@ batch normalisation, so that the output is as large as the input.
     network, card = load_model("files/model.keras")     # no custom objects needed
 """
 
+from __future__ import annotations
+
 import contextlib
-import hashlib
 import importlib.util
 import io
 import json
@@ -21,13 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import InputError, quietly, replacing, warn
+from common.card import Card, to_card
+from common.errors import InputError, quietly, replacing, warn
+from common.files import checksum, write_json
 
 with quietly():
     import keras
     from keras import layers
 
-LOSS = 0.001  # of Dice: what 8 bits may cost
+DICE_LOSS = 0.001  # Dice that 8 bits may cost an export
 
 
 def build_unet(
@@ -39,11 +42,11 @@ def build_unet(
 ) -> keras.Model:
     """Return an uncompiled U-Net, 2-D for (H, W, C) and 3-D for (D, H, W, C).
 
-    Spatial sizes are divisible by 2**depth, or None for any such size. `width` filters on the
-    first of `depth` levels, twice as many on each below. `dropout` is the share of features
+    Spatial sizes are divisible by 2**depth, or None for any such size. The first of `depth` levels
+    has `width` filters, each one below twice as many. `dropout` is the share of features that are
     dropped between the two convolutions of a block.
-    Output: float32 probabilities, (..., 1) by sigmoid for one class, (..., classes) by softmax
-    for more (class 0 is the background), also under mixed precision.
+    The output is float32 probabilities, also under mixed precision: (..., 1) by sigmoid for one
+    class, (..., classes) by softmax for more (class 0 is the background).
     Raises InputError for a shape or an option that makes no network.
     """
     _check_options(input_shape, classes, width, depth, dropout)
@@ -80,6 +83,7 @@ def _block(x, conv, filters: int, dropout: float):
 
 
 def _check_options(input_shape, classes, width, depth, dropout) -> None:
+    """Raise InputError for a shape or an option that makes no network."""
     if min(classes, width, depth) < 1 or not 0 <= dropout < 1:
         raise InputError(
             f"no network has classes {classes}, width {width}, depth {depth}, dropout {dropout}: "
@@ -87,7 +91,7 @@ def _check_options(input_shape, classes, width, depth, dropout) -> None:
         )
     if len(input_shape) not in (3, 4) or not input_shape[-1]:
         raise InputError(
-            f"input shape {tuple(input_shape)} is no picture or volume: "
+            f"input shape {tuple(input_shape)} is not a picture or volume: "
             "give (H, W, C) or (D, H, W, C)"
         )
     factor = 2**depth
@@ -103,7 +107,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
     """Batch normalisation that trains by TensorFlow's fused kernel, which Keras 3 does not use.
 
     On a CPU a step of training takes 0.58 of the time with it in bfloat16, 0.84 in float32. Only
-    `fused` networks hold it; what is saved holds Keras' own layer.
+    networks in training hold it; a saved one holds Keras' own layer.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -112,33 +116,34 @@ class FusedBatchNormalization(layers.BatchNormalization):
         import tensorflow as tf
 
         normalised, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=tf.cast(self.gamma, "float32"), offset=tf.cast(self.beta, "float32"),
-            mean=tf.constant([], "float32"), variance=tf.constant([], "float32"),
-            epsilon=self.epsilon, data_format="NHWC" if len(inputs.shape) == 4 else "NDHWC",
-        )  # fmt: skip
+            x=inputs,
+            scale=tf.cast(self.gamma, "float32"),
+            offset=tf.cast(self.beta, "float32"),
+            mean=tf.constant([], "float32"),
+            variance=tf.constant([], "float32"),
+            epsilon=self.epsilon,
+            data_format="NHWC" if len(inputs.shape) == 4 else "NDHWC",
+        )
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + now * (1 - self.momentum))
         return normalised
 
 
-def batch_normalization(fused: bool) -> type:
-    """The layer that a network normalises with: for training on TensorFlow the `fused` one."""
+def layer_type(layer: layers.Layer, fused: bool = False) -> type:
+    """A layer's type; that of a batch normalisation is FusedBatchNormalization where `fused` is
+    asked for and TensorFlow runs it, else Keras' own."""
+    if not isinstance(layer, layers.BatchNormalization):
+        return type(layer)
     fused = fused and keras.backend.backend() == "tensorflow"
     return FusedBatchNormalization if fused else layers.BatchNormalization
 
 
-def kind_of(layer, fused: bool = False) -> type:
-    """A layer's type, that of a batch normalisation for training (`fused`) or for a file."""
-    is_norm = isinstance(layer, layers.BatchNormalization)
-    return batch_normalization(fused) if is_norm else type(layer)
-
-
-def save_model(model: keras.Model, path: str | Path, card: dict) -> dict:
-    """Write `path` (.keras) and its card, the same name with .json, and return the card.
+def save_model(model: keras.Model, path: str | Path, said: dict) -> None:
+    """Write `path` (.keras) and its card, the same name with .json.
 
     The network is saved in float32 and without its optimiser, whatever precision trained it, so
-    that it loads and predicts the same anywhere. `card` is anything JSON can hold; what it does
-    not say is filled in by `default_card`, and `sha256` is the checksum of the .keras file.
+    that it loads and predicts the same anywhere. `said` is what the card says, anything that JSON
+    can hold; `default_card` fills in the rest, and `sha256` is the checksum of the .keras file.
     Neither file is ever half-written. Raises InputError when they cannot be written.
     """
     path = Path(path)
@@ -146,16 +151,14 @@ def save_model(model: keras.Model, path: str | Path, card: dict) -> dict:
         raise InputError(f"a model file ends in .keras: rename {path}")
     with replacing(path) as new_model, replacing(path.with_suffix(".json")) as new_card:
         _in_float32(model).save(new_model)
-        card = default_card(model) | card | {"sha256": checksum(new_model)}
-        new_card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return card
+        write_json(new_card, default_card(model) | said | {"sha256": checksum(new_model)})
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
     """A copy of the network that computes in float32."""
 
     def convert(layer):
-        return kind_of(layer).from_config(layer.get_config() | {"dtype": "float32"})
+        return layer_type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
     network = keras.Model(model.input, model.output)  # without loss and optimiser
     copy = keras.models.clone_model(network, clone_function=convert)
@@ -180,15 +183,15 @@ def export_model(path: str | Path, samples: tuple | None = None) -> Path:
 
     Sizes are left open and weights kept in 16 bits. With `samples`, a batch of images as the
     network sees them (N, ..., C) and of masks (N, ..., 1), it computes in 8 bits where it can.
-    The card's `export` says of which .keras file it was made, what its own checksum is and of how
-    many bits it is: pred.py never runs a stale one.
+    The card's `export` holds the checksum of the .keras file that it was made from, its own
+    checksum and its number of bits, so that pred.py never runs a stale one.
     Raises InputError as `load_model` and `save_model` do.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
     import openvino
 
     path = Path(path)
-    model, card = load_model(path)
+    model, said = _load(path)
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.xml"
         any_size(model).export(str(plain), format="openvino", verbose=False)
@@ -202,15 +205,15 @@ def export_model(path: str | Path, samples: tuple | None = None) -> Path:
             openvino.save_model(small or network, Path(folder) / "small.xml", compress_to_fp16=True)
             shutil.copy(Path(folder) / "small.xml", xml)
             shutil.copy(Path(folder) / "small.bin", weights)
-            card["export"] = {"made_from": checksum(path), "sha256": checksum(weights),
-                              "bits": 8 if small else 16}  # fmt: skip
-            new_card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+            bits = 8 if small else 16
+            export = {"made_from": checksum(path), "sha256": checksum(weights), "bits": bits}
+            write_json(new_card, said | {"export": export})
     return path.with_suffix(".xml")
 
 
 def in_eight_bits(network, images: np.ndarray, masks: np.ndarray):
     """An OpenVINO network with weights and activations of 8 bits, their ranges taken from `images`;
-    None where that costs more than LOSS of the Dice over all `masks`, or without NNCF.
+    None where that costs more than DICE_LOSS over all `masks`, or without NNCF.
 
     Post-training quantisation: Nagel et al., A White Paper on Neural Network Quantization (2021).
     """
@@ -221,11 +224,13 @@ def in_eight_bits(network, images: np.ndarray, masks: np.ndarray):
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         small = nncf.quantize(
-            network, nncf.Dataset([image[None] for image in images]),
-            subset_size=len(images), preset=nncf.QuantizationPreset.MIXED,
-        )  # fmt: skip
+            network,
+            nncf.Dataset([image[None] for image in images]),
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED,
+        )
     before, after = (dice_over_all(each, images, masks) for each in (network, small))
-    return small if after >= before - LOSS else None
+    return small if after >= before - DICE_LOSS else None
 
 
 def dice_over_all(network, images: np.ndarray, masks: np.ndarray) -> float:
@@ -243,7 +248,7 @@ def dice_over_all(network, images: np.ndarray, masks: np.ndarray) -> float:
 
 
 def default_card(model: keras.Model) -> dict:
-    """What a network's own shape says about its input and labels; no window, no spacing."""
+    """What a card says by default: the input and labels by the network's own shape; no window."""
     labels, channels = range(1, max(2, model.output_shape[-1])), model.input_shape[-1]
     return {
         "input_shape": list(model.input_shape[1:]),  # (H, W, C) or (D, H, W, C), null: any size
@@ -256,20 +261,25 @@ def default_card(model: keras.Model) -> dict:
     }
 
 
-def load_model(path: str | Path) -> tuple[keras.Model, dict]:
+def load_model(path: str | Path) -> tuple[keras.Model, Card]:
     """Read a network and its card; it is not compiled, and needs no custom objects.
 
-    Without a card, its place is taken by `default_card`, with a warning.
-    Raises InputError when the file is missing, no Keras model, no network for pictures or
-    volumes, or not the one that its card was written for.
+    Where there is no card, `default_card` takes its place, with a warning.
+    Raises InputError when the file is missing, is not a Keras model or not a network for pictures
+    or volumes, or is not the one that its card was written for.
     """
-    path = Path(path)
+    model, said = _load(Path(path))
+    return model, to_card(said)
+
+
+def _load(path: Path) -> tuple[keras.Model, dict]:
+    """A network and its card's JSON, filled up by `default_card`; errors as in `load_model`."""
     try:
         found = checksum(path)
     except OSError as error:
         raise InputError(f"cannot read the model {path}: {error.strerror or error}") from error
-    card = _read_card(path)
-    if card.get("sha256", found) != found:
+    said = _read_said(path)
+    if said.get("sha256", found) != found:
         raise InputError(
             f"{path} is not the file that its card {path.with_suffix('.json')} was written for "
             "(checksums differ): copy both again"
@@ -278,13 +288,14 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever its zip, HDF5 and JSON readers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise InputError(f"{path} is no Keras model that can be read: {reason}") from error
+        raise InputError(f"{path} is not a Keras model that can be read: {reason}") from error
     if len(getattr(model, "input_shape", ())) not in (4, 5):
-        raise InputError(f"{path} is no network for pictures or volumes: give one of train.py's")
-    return model, default_card(model) | card
+        raise InputError(f"{path} is not a network for pictures or volumes: give one of train.py's")
+    return model, default_card(model) | said
 
 
-def _read_card(path: Path) -> dict:
+def _read_said(path: Path) -> dict:
+    """The JSON of a model's card, {} with a warning where there is none; InputError for others."""
     card = path.with_suffix(".json")
     if not card.exists():
         warn(f"{path} has no card {card}: its window and labels are taken by default")
@@ -294,11 +305,5 @@ def _read_card(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the model's card {card}: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{card} is no model card: copy it again, or remove it")
+        raise InputError(f"{card} is not a model's card: copy it again, or remove it")
     return content
-
-
-def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

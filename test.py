@@ -12,8 +12,9 @@ files/score.csv, and worst, median and best to files/score.png. MRI cases are sc
 voxels, whatever the dataset was made of: a row for each label and region, and a box plot.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,14 +23,22 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import cases
-import data
-import metrics
-import mri
-import pred
-import report
-import volume
-from errors import InputError, replacing, run, warn
+from common import SOFTWARE
+from common.card import Card, read_card, to_contiguous
+from common.errors import InputError, replacing, run, warn
+from common.files import write_json
+from common.report import paint_labels, plot_boxes, plot_ranking
+from dataset.read import Pair, case_and_view, read_dataset, read_description, read_pair
+from metrics import region_scores, scores, surface_scores
+from predict import brain, picture, tumour, tumour_slice
+from predict.drawing import as_grey, to_stored, write_image
+from predict.folder import Target, absolute, plan
+from predict.network import MODEL, Network
+from scan import cases
+from scan.cases import PICTURES, SCANS, Case, parse_names
+from scan.nifti import read_labels, read_mask, write_mask
+from scan.views import stack
+from scan.volume import Volume, measure_ml
 
 COLUMNS = ["Accuracy", "F1", "Jaccard", "Recall", "Precision"]
 SPECK = 50  # pixels: a false positive of more than these is counted once more
@@ -39,53 +48,61 @@ SPECK = 50  # pixels: a false positive of more than these is counted once more
 
 
 def find(
-    folder: str | Path, masks: str | Path | None = None, card: dict | None = None
-) -> list[data.Pair | cases.Case]:
-    """The pairs of a folder: of pictures, or of scans where it holds no picture.
+    folder: str | Path, masks: str | Path | None = None, card: Card | None = None
+) -> list[Pair | Case]:
+    """The pairs in a folder: pictures, or scans where it holds no picture.
 
-    Where the model's card asks for MRI, cases take the place of scans, and of the pictures of a
-    dataset that was made of cases. Raises InputError when nothing pairs; files without a partner
+    Where the model's card asks for MRI, cases take the place of scans, and also of the pictures of
+    a dataset that was made of cases. Raises InputError when nothing pairs; files without a partner
     are named in warnings.
     """
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder, or make one with data.py")
-    if cases.is_mri(card or {}) and masks is None and data.describe(folder).get("cases", True):
-        return find_cases(folder, card)
+    if card and card.is_mri and masks is None:
+        about = read_description(folder)
+        if about is None or about.cases:
+            return find_cases(folder, card, about)
     if masks is None and folder.is_dir() and is_dataset(folder):
-        if pairs := data.read_dataset(folder)["Test"]:
+        if pairs := read_dataset(folder)["Test"]:
             return pairs
         raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
     pairs, left_over = find_pairs(folder, masks)
     for line in left_over:
         warn(line)
-    return [data.Pair(image, mask, **data.case_and_view(name)) for name, image, mask in pairs]
+    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in pairs]
 
 
 def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
-    """As `cases.find_pairs`: of pictures, or of scans where no pictures pair."""
-    if holds(folder, cases.PICTURES):
+    """As `cases.find_pairs`: pictures, or scans where no pictures pair."""
+    if holds(folder, PICTURES):
         try:
-            return cases.find_pairs(folder, masks, cases.PICTURES)
+            return cases.find_pairs(folder, masks, PICTURES)
         except InputError:
-            if not holds(folder, cases.SCANS):
+            if not holds(folder, SCANS):
                 raise
-    return cases.find_pairs(folder, masks, cases.SCANS)
+    return cases.find_pairs(folder, masks, SCANS)
 
 
-def find_cases(folder: Path, card: dict) -> list[cases.Case]:
-    """The cases in a folder that have labels; of a dataset, those of its Test split, from the files
-    that it was made of."""
-    if about := data.describe(folder):
-        test = about["splits"]["Test"]
-        known = [cases.Case(name, {kind: Path(path) for kind, path in source["files"].items()},
-                            Path(source["labels"]))
-                 for name, source in about.get("cases", {}).items()]  # fmt: skip
-        if found := [case for case in known if case.patient in test]:
+def find_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
+    """The cases in a folder that have labels.
+
+    In a dataset (`about` is its description), these are the cases of its Test split, read from the
+    files that it was made of.
+    """
+    if about:
+        known = [
+            Case(
+                name,
+                {kind: Path(path) for kind, path in source["files"].items()},
+                Path(source["labels"]),
+            )
+            for name, source in about.cases.items()
+        ]
+        if found := [case for case in known if case.patient in about.splits["Test"]]:
             return found
         raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
-    names = data.to_names(card.get("names", ()))
-    found, left_over = cases.find_cases(folder, cases.channels(card), names)
+    found, left_over = cases.find_cases(folder, card.channels, parse_names(card.names))
     for line in left_over:
         warn(line)
     return found
@@ -107,93 +124,97 @@ def holds(path: Path, endings: tuple[str, ...]) -> bool:
 # ---------------------------------------------------------------- one pair
 
 
-def score(item: data.Pair | cases.Case, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
     """Predict one pair or case, write its pictures and JSON, and return its rows of score.csv.
 
     Raises InputError when image or mask cannot be used, or the results cannot be written.
     """
-    if isinstance(item, cases.Case):
-        rows = score_case(item, job, predictor)
-        mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(job.path)}
+    if isinstance(item, Case):
+        rows = score_case(item, target, network)
+        mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(target.path)}
     else:
-        is_picture = item.place or item.image.name.lower().endswith(cases.PICTURES)
-        rows = (score_picture if is_picture else score_scan)(item, job, predictor)
+        is_picture = item.place or item.image.name.lower().endswith(PICTURES)
+        rows = (score_picture if is_picture else score_scan)(item, target, network)
         mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
-    rows = [{"Image": job.name} | row for row in rows]
-    scores = [{name: None if value != value else value for name, value in row.items()}
-              for row in rows]  # fmt: skip
+    rows = [{"Image": target.name} | row for row in rows]
+    found = [
+        {name: None if value != value else value for name, value in row.items()} for row in rows
+    ]
     about = {
-        "input": str(pred.absolute(job.path)),  # by which pred.plan knows whose folder this is
+        "input": str(absolute(target.path)),  # by which `plan` knows whose folder this is
         "true_mask": str(mask.resolve()),
-        "scores": scores if len(scores) > 1 else scores[0],
+        "scores": found if len(found) > 1 else found[0],
+        "software": SOFTWARE,
     }
-    with replacing(job.folder / f"{job.name}.json") as path:
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(target.json, about)
     return [row | told for row in rows]
 
 
-def score_picture(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+def score_picture(pair: Pair, target: Target, network: Network) -> list[dict]:
     """A row for the brain, or for each label and region of an MRI's slice."""
-    picture, mask = data.read_pair(pair)
+    seen, mask = read_pair(pair)
     if mask.ndim > 2:
         raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
-    prediction = predictor.predict_slices([picture])[0]
-    if mask.dtype == bool or not cases.is_mri(predictor.card):
+    kind = tumour_slice if network.card.is_mri else picture
+    prediction = kind.find_mask(seen, network)
+    if mask.dtype == bool or kind is picture:
         mask, prediction = mask > 0, prediction > 0
-    drawn = [part if part.dtype == bool else report.paint(part) for part in (mask, prediction)]
-    write_pictures(job, picture, *drawn)
-    if not cases.is_mri(predictor.card):
+    drawn = [part if part.dtype == bool else paint_labels(part) for part in (mask, prediction)]
+    write_pictures(target, seen, *drawn)
+    if kind is picture:
         return [row_of(mask, prediction) | {"Kind": "slice"}]
     return [
-        {"Region": name} | row_of(*(np.isin(part, area) for part in (mask, prediction)))
+        {"Region": name}
+        | row_of(*(np.isin(part, area) for part in (mask, prediction)))
         | {"Kind": "slice"}
-        for name, area in cases.areas(predictor.card).items()
-    ]  # fmt: skip
+        for name, area in network.card.areas.items()
+    ]
 
 
-def score_scan(pair: data.Pair, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
-    """One row; the PNGs show the axial slice on which the masks differ most. HD95 and NSD are those
-    of voxels at right angles: a gantry's tilt is left out of them."""
-    scan = pred.read_scan(pair.image)
-    mask = volume.read_mask(pair.mask, scan)
-    prediction = predictor.volume(scan).mask
-    volume.write_mask(prediction, scan, job.folder / f"{job.name}_predicted_mask.nii.gz")
-    pictures, *masks = (data.stack(array, "axial") for array in (scan.hu, mask, prediction))
+def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
+    """One row. The PNGs show the axial slice on which the masks differ most.
+
+    HD95 and NSD take voxels as if they stood at right angles: a gantry's tilt is left out.
+    """
+    scan = brain.read_scan(pair.image)
+    mask = read_mask(pair.mask, scan)
+    prediction = brain.predict(scan, network).mask
+    write_mask(prediction, scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
+    pictures, *masks = (stack(array, "axial") for array in (scan.hu, mask, prediction))
     index = most_different(*masks)
-    write_pictures(job, pictures[index].astype(np.float32), masks[0][index], masks[1][index])
+    write_pictures(target, pictures[index].astype(np.float32), masks[0][index], masks[1][index])
     return [
         row_of(mask, prediction)
-        | metrics.surface_scores(mask, prediction, scan.spacing)
-        | {"mL": volume.millilitres(prediction, scan), "Kind": "scan"}
+        | surface_scores(mask, prediction, scan.spacing)
+        | {"mL": measure_ml(prediction, scan), "Kind": "scan"}
     ]
 
 
-def score_case(case: cases.Case, job: pred.Job, predictor: pred.Predictor) -> list[dict]:
+def score_case(case: Case, target: Target, network: Network) -> list[dict]:
     """A row for each label and region of an MRI; the PNGs are as those of `score_scan`."""
-    card = predictor.card
-    source = mri.read_mri(case, card)
-    stored = volume.read_labels(case.labels, source.scan)
-    truth = cases.contiguous(stored, card["label_values"].values())
-    found = predictor.mri(source).mask
-    predicted = pred.stored(found, card)
-    volume.write_mask(predicted, source.scan, job.folder / f"{job.name}_predicted_mask.nii.gz")
-    pictures, *masks = (data.stack(array, "axial") for array in (source.seen, truth, found))
+    card = network.card
+    source = tumour.read_mri(case, card)
+    truth = to_contiguous(read_labels(case.labels, source.scan), card.label_values.values())
+    found = tumour.predict(source, network).mask
+    predicted = to_stored(found, card)
+    write_mask(predicted, source.scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
+    pictures, *masks = (stack(array, "axial") for array in (source.seen, truth, found))
     index = most_different(*masks)
-    picture = np.rint(255 * pictures[index]).astype(np.uint8)
-    write_pictures(job, picture, *(report.paint(labels[index]) for labels in masks))
+    shown = np.rint(255 * pictures[index]).astype(np.uint8)
+    write_pictures(target, shown, *(paint_labels(labels[index]) for labels in masks))
     return [
         {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
-        for name, area in cases.areas(card).items()
+        for name, area in card.areas.items()
     ]
 
 
-def row_of_region(truth: np.ndarray, found: np.ndarray, scan: volume.Volume) -> dict:
+def row_of_region(truth: np.ndarray, found: np.ndarray, scan: Volume) -> dict:
     """Scores of one label or region, by BraTS' rule for empty ones, and its volumes."""
-    scores = metrics.region_scores(truth, found, scan.spacing)
+    scores = region_scores(truth, found, scan.spacing)
     return scores | {
         "Dice": scores["F1"],
-        "mL": volume.millilitres(found, scan),
-        "True mL": volume.millilitres(truth, scan),
+        "mL": measure_ml(found, scan),
+        "True mL": measure_ml(truth, scan),
         "Kind": "case",
     }
 
@@ -206,7 +227,7 @@ def most_different(first: np.ndarray, second: np.ndarray) -> int:
 
 def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
     """Scores of one mask, and the counts that they can be pooled from."""
-    found = metrics.scores(mask, prediction)
+    found = scores(mask, prediction)
     return found | {
         "Dice": found["F1"],
         "Brain": int(np.count_nonzero(mask)),
@@ -215,34 +236,36 @@ def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
     }
 
 
-def write_pictures(job: pred.Job, picture, mask, prediction) -> None:
-    """The three PNGs of a pair."""
-    named = {"original_image": pred.grey(picture), "mask": mask, "predicted_mask": prediction}
+def write_pictures(target: Target, seen, mask, prediction) -> None:
+    """Write the three PNGs of a pair."""
+    named = {"original_image": as_grey(seen), "mask": mask, "predicted_mask": prediction}
     for kind, array in named.items():
         shown = array if array.dtype == np.uint8 else np.uint8(255) * array
-        pred.write_image(job.folder / f"{job.name}_{kind}.png", np.ascontiguousarray(shown))
+        path = target.folder / f"{target.name}_{kind}.png"
+        write_image(path, np.ascontiguousarray(shown))
 
 
 # ---------------------------------------------------------------- all of them
 
 
-def score_all(pairs: list[data.Pair | cases.Case], out: Path, predictor: pred.Predictor):
-    """Rows of all pairs (a table, with the column Job) and the errors of those that failed."""
-    jobs = pred.plan([path_of(pair) for pair in pairs], out)
+def score_all(items: list[Pair | Case], out: Path, network: Network):
+    """A table of the rows of all pairs and cases (with a column Target), and a list of the errors
+    of those that failed."""
+    targets = plan([path_of(item) for item in items], out)
     rows, failed = [], []
-    with tqdm(list(zip(pairs, jobs, strict=True)), unit="image") as bar:
-        for pair, job in bar:
+    with tqdm(list(zip(items, targets, strict=True)), unit="image") as bar:
+        for item, target in bar:
             try:
-                rows += [row | {"Job": job} for row in score(pair, job, predictor)]
+                rows += [row | {"Target": target} for row in score(item, target, network)]
             except InputError as error:
                 failed.append(str(error))
     return pd.DataFrame(rows), failed
 
 
-def path_of(item: data.Pair | cases.Case) -> Path:
-    """What a result is named after: the picture or scan, the record's name, or a folder of the
-    case's name."""
-    if isinstance(item, data.Pair):
+def path_of(item: Pair | Case) -> Path:
+    """The path after which a result is named: the picture or scan, the record's name, or a folder
+    of the case's name."""
+    if isinstance(item, Pair):
         return item.image.with_name(item.name) if item.place else item.image
     folder = next(iter(item.files.values())).parent
     return folder if folder.resolve().name == item.name else folder / item.name
@@ -252,7 +275,7 @@ def order_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of score.csv: Image (and Region) and the five scores first."""
     first = ["Image", "Region", *COLUMNS, "Specificity", "Dice", "HD95", "NSD", "mL"]
     kept = [name for name in first if name in table]
-    return table[kept + [name for name in table if name not in (*kept, "Job")]]
+    return table[kept + [name for name in table if name not in (*kept, "Target")]]
 
 
 def summary(table: pd.DataFrame) -> list[str]:
@@ -294,12 +317,17 @@ def summary(table: pd.DataFrame) -> list[str]:
 def region_line(region: str, rows: pd.DataFrame) -> str:
     """The scores of one label or region over all cases or slices."""
     worst = rows.iloc[rows.Dice.argmin()]
-    means = "  ".join(f"{name} {rows[name].mean():.4f}"
-                      for name in ("Dice", "Precision", "Recall", "Specificity") if name in rows)
+    means = "  ".join(
+        f"{name} {rows[name].mean():.4f}"
+        for name in ("Dice", "Precision", "Recall", "Specificity")
+        if name in rows
+    )
     if "HD95" in rows:
         means += f"  HD95 {rows.HD95.mean():.2f} mm"
-    return (f"{region}: {len(rows)} {worst.Kind}s, means: {means}; worst Dice {worst.Dice:.4f} "
-            f"({worst.Image})")  # fmt: skip
+    return (
+        f"{region}: {len(rows)} {worst.Kind}s, means: {means}; worst Dice {worst.Dice:.4f} "
+        f"({worst.Image})"
+    )
 
 
 def pooled_dice(slices: pd.DataFrame) -> pd.Series:
@@ -315,8 +343,14 @@ def draw(table: pd.DataFrame, png: Path) -> bool:
         return draw_ranking(table, png)
     groups = list(table.groupby("Region", sort=False))
     scores = {"Dice": "Dice", "HD95": "HD95 in mm"}
-    report.boxes({words: {region: rows[score] for region, rows in groups}
-                  for score, words in scores.items() if score in table}, png)  # fmt: skip
+    plot_boxes(
+        {
+            words: {region: rows[score] for region, rows in groups}
+            for score, words in scores.items()
+            if score in table
+        },
+        png,
+    )
     return True
 
 
@@ -328,11 +362,17 @@ def draw_ranking(table: pd.DataFrame, png: Path) -> bool:
     examples = []
     for title, place in (("worst", 0), ("median", len(ranked) // 2), ("best", -1)):
         row = ranked.iloc[place]
-        files = [row.Job.folder / f"{row.Image}_{kind}.png"
-                 for kind in ("original_image", "mask", "predicted_mask")]  # fmt: skip
-        examples.append((f"{title}: {row.Image}\nF1 {row.F1:.4f}",
-                         *(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files)))
-    report.ranking(examples, ranked.F1, png)
+        files = [
+            row.Target.folder / f"{row.Image}_{kind}.png"
+            for kind in ("original_image", "mask", "predicted_mask")
+        ]
+        examples.append(
+            (
+                f"{title}: {row.Image}\nF1 {row.F1:.4f}",
+                *(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files),
+            )
+        )
+    plot_ranking(examples, ranked.F1, png)
     return True
 
 
@@ -346,18 +386,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", nargs="?", default="files/dataset", help="pairs to score (default: %(default)s)")
     add("masks", nargs="?", help="folder of the true masks, where FOLDER has none")
-    add("--model", default=pred.MODEL, help="a network of train.py (default: the shipped one)")
+    add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
-    add("--scores", default="files/score.csv", type=Path,
-        help="the table; the picture goes beside it (default: %(default)s)")  # fmt: skip
+    add(
+        "--scores",
+        default="files/score.csv",
+        type=Path,
+        help="the table; the picture goes beside it (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    card = cases.card_of(args.model)
+    card = read_card(args.model)
     pairs = find(args.folder, args.masks, card)
-    table, failed = score_all(pairs, Path(args.out), pred.Predictor(args.model))
+    table, failed = score_all(pairs, Path(args.out), Network(args.model))
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     if not len(table):

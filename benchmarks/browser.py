@@ -32,17 +32,25 @@ sys.path.insert(0, str(ROOT))
 
 import inputs  # noqa: E402
 
-import app  # noqa: E402
-import synthetic  # noqa: E402
-from errors import InputError, replacing, run  # noqa: E402
+from app import SAMPLE, Settings, create_app  # noqa: E402
+from common.errors import InputError, replacing, run  # noqa: E402
 from page import fetch  # noqa: E402
+from predict.network import MODEL  # noqa: E402
+from synthesis.ct import make_scan  # noqa: E402
+from synthetic import write_sample  # noqa: E402
 
 PATIENCE = 600  # seconds: drawing with no GPU, perhaps beside other work
 FLAGS = [  # WebGL in software; nothing that calls home
-    "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-quic", "--no-first-run",
-]  # fmt: skip
+    "--headless=new",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+]
 PAUSE = 3  # seconds, for the page to be drawn anew
 RING = 8  # pixels: around the stage, when it has the focus, runs a line of the mask's colour
 SIZES = {"wide": (1280, 800), "narrow": (400, 860)}  # of the window, in pixels
@@ -57,8 +65,7 @@ def served(folder: Path, sample: Path, *models: Path):
 
     It serves the shipped network, and `models` if there are any.
     """
-    models = (app.pred.MODEL, *models)
-    site = app.create_app(app.Settings(models, folder=folder, sample=sample, workers=1))
+    site = create_app(Settings((MODEL, *models), folder=folder, sample=sample, workers=1))
     server = waitress.create_server(site, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     try:
@@ -69,7 +76,7 @@ def served(folder: Path, sample: Path, *models: Path):
 
 
 def missing() -> str:
-    """What is not there and must be, to drive the page; "" when all is."""
+    """What the page cannot be driven without and is missing, in words; "" for nothing."""
     if not shutil.which("chromedriver") or not shutil.which("chromium"):
         return "there is no browser: install Debian's chromium and chromium-driver"
     if not (fetch.VENDOR / "niivue.js").exists():
@@ -79,9 +86,9 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def chromium(downloads: Path):
-    """A browser with a profile of its own, which saves what it downloads in a folder.
+    """A browser with a profile of its own, which saves its downloads in a folder.
 
-    Raises InputError that says what is missing.
+    Raises InputError when something is missing.
     """
     if missing():
         raise InputError(missing())
@@ -101,7 +108,7 @@ def chromium(downloads: Path):
 
 
 class Page:
-    """What a person does with the page, and sees."""
+    """The page, as a person uses and sees it."""
 
     def __init__(self, window: webdriver.Chrome, address: str):
         self.window, self.address = window, address
@@ -121,7 +128,7 @@ class Page:
         return self.find(selector).text
 
     def until(self, condition):
-        """What `condition` gives when it is true; the browser may be too busy drawing to answer."""
+        """Wait for `condition` and return its value; the browser may be too busy to answer."""
         wait = WebDriverWait(self.window, PATIENCE, 0.1, [WebDriverException])
         return wait.until(lambda _: condition())
 
@@ -141,11 +148,16 @@ class Page:
                      {dataTransfer: transfer, bubbles: true, cancelable: true}));""")
 
     def wait_for_result(self, name: str) -> None:
-        self.until(lambda: self.text("#result-name") == name and not self.text("#curtain")
-                   and not self.find("#stage").get_attribute("aria-busy"))  # fmt: skip
+        self.until(
+            lambda: (
+                self.text("#result-name") == name
+                and not self.text("#curtain")
+                and not self.find("#stage").get_attribute("aria-busy")
+            )
+        )
 
     def states(self) -> list[str]:
-        """Of the jobs in the list: sending, queued, running, done, failed or cancelled."""
+        """The states of the jobs listed: sending, queued, running, done, failed or cancelled."""
         return self.js("return [...document.querySelectorAll('.job')].map((e) => e.dataset.state)")
 
     def cyan(self) -> int:
@@ -154,12 +166,14 @@ class Page:
         return np.count_nonzero(blue - red > 20)
 
     def stage(self) -> np.ndarray:
-        """What is drawn on the stage: blue, green and red (3, H, W), int."""
+        """The picture on the stage: blue, green and red (3, H, W), int."""
         box = {key: round(value) for key, value in self.find("#stage").rect.items()}
         shot = self.until(self.window.get_screenshot_as_png)
         picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR).astype(int)
-        stage = picture[box["y"] + RING : box["y"] + box["height"] - RING,
-                        box["x"] + RING : box["x"] + box["width"] - RING]  # fmt: skip
+        stage = picture[
+            box["y"] + RING : box["y"] + box["height"] - RING,
+            box["x"] + RING : box["x"] + box["width"] - RING,
+        ]
         return np.moveaxis(stage, -1, 0)
 
     def press(self, *keys: str) -> None:
@@ -167,11 +181,16 @@ class Page:
         self.find("#stage").send_keys(*keys)
 
     def download(self, name: str, folder: Path) -> Path:
-        """Click the link to a file of the result; the file, when it is whole."""
+        """Click the link to a file of the result; return the file when it is whole."""
         before = set(folder.iterdir())
         self.find(f"#files a[href$='/{name}']").click()
-        self.until(lambda: [path for path in set(folder.iterdir()) - before
-                            if path.suffix != ".crdownload" and path.name[0] != "."])  # fmt: skip
+        self.until(
+            lambda: [
+                path
+                for path in set(folder.iterdir()) - before
+                if path.suffix != ".crdownload" and path.name[0] != "."
+            ]
+        )
         return (set(folder.iterdir()) - before).pop()
 
 
@@ -187,8 +206,8 @@ def sample_to_mask(page: Page) -> float:
 
 
 def large_scan(folder: Path) -> Path:
-    """A head CTA of 512x512x300 voxels, not compressed: all of its 157 MB travel."""
-    phantom = synthetic.scan(3, phase="arterial", length=inputs.LENGTH, **inputs.LOOK)
+    """A head CTA of 512x512x300 voxels, not compressed, so that all of its 157 MB travel."""
+    phantom = make_scan(3, phase="arterial", length=inputs.LENGTH, **inputs.LOOK)
     count, thickness = inputs.SCANS["cta"]
     path = folder / "cta.nii"
     inputs.write(path, inputs.enlarge(phantom.hu, count, thickness, 0), thickness)
@@ -233,17 +252,21 @@ def take_pictures(page: Page, folder: Path) -> None:
             picture.save(path, optimize=True)
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pictures", action="store_true", help="take README's pictures instead")
-    args = parser.parse_args(argv)
-    if not app.SAMPLE.exists():
-        synthetic.write_sample(app.SAMPLE)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if not SAMPLE.exists():
+        write_sample(SAMPLE)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as both:
         folder = Path(folder)
-        address = both.enter_context(served(folder / "jobs", app.SAMPLE))
+        address = both.enter_context(served(folder / "jobs", SAMPLE))
         page = Page(both.enter_context(chromium(folder)), address)
         if args.pictures:
             take_pictures(page, ROOT / "files")

@@ -29,11 +29,18 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import data  # noqa: E402
-import synthetic  # noqa: E402
-from errors import InputError, run  # noqa: E402
-from pred import Predictor, dice, read_scan  # noqa: E402
-from quality import GRADES, OK  # noqa: E402
+from common.errors import InputError, run  # noqa: E402
+from predict.brain import predict, read_scan  # noqa: E402
+from predict.network import MODEL, Network  # noqa: E402
+from predict.verdict import GRADES, OK  # noqa: E402
+from scan.cases import get_stem  # noqa: E402
+from scan.mask import dice  # noqa: E402
+from scan.views import normalise  # noqa: E402
+from synthesis import ct  # noqa: E402
+from synthesis.files import (
+    find_label_maps,  # noqa: E402
+    read_neck,  # noqa: E402
+)
 
 SETS = {"tune": 9000, "report": 9700}  # first seed; 9500 was reported once, then tuned on, too
 NECKS = slice(0, 4), slice(4, 8)  # of headneck/: those of each set
@@ -55,24 +62,30 @@ LOOKS = {
     "thin CTA": {"phase": "arterial", "thickness": 0.8, "tilt": 8.0, "plain": True},
     "thick plain": {"phase": "none", "thickness": 5.0, "tilt": 8.0, "plain": True},
     "disease": {"phase": "venous", "thickness": 1.2, "tilt": 8.0, "plain": False},
-    "with neck": {"phase": "arterial", "thickness": 2.0, "tilt": 8.0, "plain": False,
-                  "length": 260.0, "width": 260.0},
+    "with neck": {
+        "phase": "arterial",
+        "thickness": 2.0,
+        "tilt": 8.0,
+        "plain": False,
+        "length": 260.0,
+        "width": 260.0,
+    },
     "tilted": {"phase": "none", "thickness": 1.5, "tilt": 20.0, "plain": False},
     "noisy": {"phase": "none", "thickness": 2.0, "tilt": 8.0, "plain": True, "noise": 14.0},
-}  # fmt: skip
+}
 FIELD = {"spacing": 1.2, "width": 230.0, "length": 190.0, "above": 8.0, "sharpness": 0.55}
 
 
 def sound_scans(args) -> Iterator[tuple[str, Case]]:
     """Every look of every label map of the set, from the cache or made."""
-    files, first = synthetic.label_files(args.labels), SETS[args.set]
+    files, first = find_label_maps(args.labels), SETS[args.set]
     half = len(files) // 2
     files = files[:half] if args.set == "tune" else files[half:]
     for i, (labels, look) in enumerate((f, look) for f in files for look in LOOKS):
-        path = Path(args.cache) / f"{args.set}_{data.stem(labels)}_{look}.npz"
+        path = Path(args.cache) / f"{args.set}_{get_stem(labels)}_{look}.npz"
         if not path.exists():
             necks = Path(args.data) / "headneck" if look == "with neck" else None
-            made = synthetic.scan(first + i, labels, necks, stored=True, **FIELD | LOOKS[look])
+            made = ct.make_scan(first + i, labels, necks, stored=True, **FIELD | LOOKS[look])
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, hu=made.hu, mask=made.mask, affine=made.affine)
         with np.load(path) as made:
@@ -174,7 +187,7 @@ WRONG = {
     "blanked": blanked,
     "MRI": of_hu(mri),
     "MRI, centred on 0": of_hu(lambda hu, rng: (lambda v: (v - v.mean()) / v.std())(mri(hu, rng))),
-    "8 bits": of_hu(lambda hu, rng: np.rint(255 * data.normalise(hu, (-100, 300)))),
+    "8 bits": of_hu(lambda hu, rng: np.rint(255 * normalise(hu, (-100, 300)))),
     "shifted by 200 to 500": of_hu(lambda hu, rng: hu + rng.uniform(200, 500)),
     "slope missing": of_hu(lambda hu, rng: (hu + 1024) * rng.choice([0.25, 0.5, 4])),
     "heavy noise": of_hu(noise),
@@ -188,7 +201,7 @@ def other_bodies(args) -> Iterator[tuple[str, Case]]:
     """Real scans without a brain: necks below the brainstem, and a trunk."""
     folder = Path(args.data)
     for path in sorted((folder / "headneck").glob("*_ct.nii*"))[NECKS[args.set == "report"]]:
-        hu, zoom, low = synthetic.load_neck(str(path))
+        hu, zoom, low = read_neck(str(path))
         hu = hu[..., : max(int(low[2] - 20 / zoom[2]), 12)]
         yield "neck alone", Case(hu, np.zeros(hu.shape, bool), np.diag([*zoom, 1]))
     image = nib.as_closest_canonical(nib.load(folder / "trunk/example_ct.nii.gz"))
@@ -216,7 +229,7 @@ def cases(args) -> Iterator[tuple[str, str, Case]]:
 # ---------------------------------------------------------------- the table
 
 
-def measure(predictor: Predictor, args) -> pd.DataFrame:
+def measure(network: Network, args) -> pd.DataFrame:
     """A row for every case: its group and kind, Dice, whether it is cut, the verdict, its signs."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -225,13 +238,19 @@ def measure(predictor: Predictor, args) -> pd.DataFrame:
             nib.save(nib.Nifti1Image(np.float32(case.hu), case.affine), path)
             truth = nib.as_closest_canonical(nib.Nifti1Image(np.uint8(case.mask), case.affine))
             scan = read_scan(path)
-            result = predictor.volume(replace(scan, hu=scan.hu.copy()))
-            rows.append({
-                "group": group, "kind": kind, "cut": case.cut, "empty": not case.mask.any(),
-                "Dice": dice(np.asarray(truth.dataobj) > 0, result.mask),
-                "verdict": result.verdict.grade, "reasons": "; ".join(result.verdict.reasons),
-                **result.verdict.signs,
-            })  # fmt: skip
+            result = predict(replace(scan, hu=scan.hu.copy()), network)
+            rows.append(
+                {
+                    "group": group,
+                    "kind": kind,
+                    "cut": case.cut,
+                    "empty": not case.mask.any(),
+                    "Dice": dice(np.asarray(truth.dataobj) > 0, result.mask),
+                    "verdict": result.verdict.grade,
+                    "reasons": "; ".join(result.verdict.reasons),
+                    **result.verdict.signs,
+                }
+            )
             if args.csv:
                 pd.DataFrame(rows).to_csv(args.csv, index=False)
     return pd.DataFrame(rows)
@@ -268,9 +287,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--model", default=None, help="default: the shipped one")
     add("--csv", help="write every row there")
     args = parser.parse_args(argv)
-    if len(synthetic.label_files(args.labels)) < 2:
+    if len(find_label_maps(args.labels)) < 2:
         raise InputError(f"{args.labels} needs two label maps or more: one to tune, one to report")
-    show(measure(Predictor(args.model) if args.model else Predictor(), args))
+    show(measure(Network(args.model or MODEL), args))
     return 0
 
 

@@ -20,9 +20,11 @@ from scipy.ndimage import uniform_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import data  # noqa: E402
-import synthetic  # noqa: E402
-from errors import replacing, run  # noqa: E402
+from common.errors import replacing, run  # noqa: E402
+from scan.picture import write_picture  # noqa: E402
+from scan.views import normalise, stack  # noqa: E402
+from synthesis import ct  # noqa: E402
+from synthesis.scanner import at_heights  # noqa: E402
 
 SIZE, FIELD, LENGTH, STEP = 512, 230.0, 360.0, 1.2  # pixels, mm, mm, mm of the phantom
 SCANS = {"head": (35, 5.0), "cta": (300, 0.6), "neck": (600, 0.6)}  # slices, mm
@@ -34,18 +36,18 @@ def make(folder: Path) -> None:
     """Make what the folder lacks."""
     if (folder / "png.png").exists():  # made last
         return
-    phantom = synthetic.scan(3, phase="arterial", length=LENGTH, noise=0.01, **LOOK)
+    phantom = ct.make_scan(3, phase="arterial", length=LENGTH, noise=0.01, **LOOK)
     for name, (count, thickness) in SCANS.items():
         write(folder / f"{name}.nii.gz", enlarge(phantom.hu, count, thickness, 0), thickness)
     for number in range(HEADS):
         head = enlarge(phantom.hu, *SCANS["head"], number)
         write(folder / "heads" / f"head_{number:02d}.nii.gz", head, SCANS["head"][1])
-    template = synthetic.scan(4, phase="arterial", length=200.0, noise=5.0, **LOOK)
+    template = ct.make_scan(4, phase="arterial", length=200.0, noise=5.0, **LOOK)
     write(folder / "template.nii.gz", np.rint(template.hu).astype(np.int16), STEP, STEP)
     write(folder / "template_mask.nii.gz", template.mask.astype(np.uint8), STEP, STEP)
-    middle = data.stack(enlarge(phantom.hu, *SCANS["head"], 0), "axial")[22]
+    middle = stack(enlarge(phantom.hu, *SCANS["head"], 0), "axial")[22]
     with replacing(folder / "png.png") as path:
-        data.write_picture(path, np.uint8(255 * data.normalise(middle, (-100, 600))))
+        write_picture(path, np.uint8(255 * normalise(middle, (-100, 600))))
 
 
 def enlarge(hu: np.ndarray, count: int, thickness: float, seed: int) -> np.ndarray:
@@ -53,7 +55,7 @@ def enlarge(hu: np.ndarray, count: int, thickness: float, seed: int) -> np.ndarr
     rng = np.random.default_rng(seed)
     thick = uniform_filter1d(hu, max(1, round(thickness / STEP)), axis=2)
     heights = hu.shape[2] - 0.5 - (np.arange(count)[::-1] + 0.5) * thickness / STEP
-    slices = synthetic.at_heights(thick, heights)
+    slices = at_heights(thick, heights)
     x = np.arange(SIZE) - (SIZE - 1) / 2
     outside = x**2 + x[:, None] ** 2 > (SIZE / 2) ** 2  # of the round field of view
     scan = np.empty((SIZE, SIZE, count), np.int16, order="F")

@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from errors import InputError, run, warn  # noqa: E402
+from common.errors import InputError, run, warn  # noqa: E402
 
 INPUTS = {  # name: file, and what it is
     "png": ("png.png", "one PNG slice, 512x512"),
@@ -74,8 +74,11 @@ def command(way: str, source: Path, target: Path, folder: Path, model: str | Non
 
 def can(way: str, name: str) -> bool:
     """Whether a way takes an input: peers take no picture, and a folder is for ours alone."""
-    return way not in PEERS and way != "classic" if name == "heads" else (
-        name != "png" or way not in PEERS)  # fmt: skip
+    return (
+        way not in PEERS and way != "classic"
+        if name == "heads"
+        else (name != "png" or way not in PEERS)
+    )
 
 
 def package(way: str) -> str:
@@ -191,10 +194,15 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 def table(rows: list[dict]) -> str:
     """Markdown: medians of the seconds with their spread, peak MB, and seconds against ours."""
-    medians = {key: statistics.median(float(row["seconds"]) for row in group)
-               for key, group in grouped(rows).items() if not group[0]["failed"]}  # fmt: skip
-    lines = ["| input | way | seconds: median (least to most) | CPU s | peak MB | times ours |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    medians = {
+        key: statistics.median(float(row["seconds"]) for row in group)
+        for key, group in grouped(rows).items()
+        if not group[0]["failed"]
+    }
+    lines = [
+        "| input | way | seconds: median (least to most) | CPU s | peak MB | times ours |",
+        "|---|---|---|---|---|---|",
+    ]
     for (name, way), group in grouped(rows).items():
         shown = [INPUTS[name][1], WAYS.get(way, f"ours, {way}")]
         if group[0]["failed"]:
@@ -238,10 +246,22 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--ways", nargs="*", default=list(WAYS), choices=list(WAYS), metavar="WAY",
-        help=f"of {', '.join(WAYS)} (all)")  # fmt: skip
-    add("--inputs", nargs="+", default=list(INPUTS), choices=list(INPUTS), metavar="INPUT",
-        help=f"of {', '.join(INPUTS)} (all)")  # fmt: skip
+    add(
+        "--ways",
+        nargs="*",
+        default=list(WAYS),
+        choices=list(WAYS),
+        metavar="WAY",
+        help=f"of {', '.join(WAYS)} (all)",
+    )
+    add(
+        "--inputs",
+        nargs="+",
+        default=list(INPUTS),
+        choices=list(INPUTS),
+        metavar="INPUT",
+        help=f"of {', '.join(INPUTS)} (all)",
+    )
     add("--models", nargs="*", default=[], metavar="MODEL", help="time ours with these, too")
     add("--runs", type=int, default=5, help="of each (%(default)s)")
     add("--limit", type=float, default=3600, metavar="S", help="stop a process then (%(default)s)")

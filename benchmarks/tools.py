@@ -32,11 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import accuracy  # noqa: E402
 from run import command, environment, machine, measure, warn_if_busy  # noqa: E402
 
-import data  # noqa: E402
-import metrics  # noqa: E402
-import synthetic  # noqa: E402
-from errors import InputError, replacing, run  # noqa: E402
-from volume import read_mask, read_volume  # noqa: E402
+from common.errors import InputError, replacing, run  # noqa: E402
+from metrics import scores, surface_scores  # noqa: E402
+from scan.cases import get_stem  # noqa: E402
+from scan.nifti import read_mask  # noqa: E402
+from scan.read import read_volume  # noqa: E402
+from synthesis.files import find_label_maps  # noqa: E402
 
 TOOLS = {
     "ours": "ours",
@@ -73,12 +74,12 @@ class Case(NamedTuple):
 
 def cases(args, folder: Path) -> list[Case]:
     """The scans; makes those that `folder` lacks."""
-    maps = synthetic.label_files(args.labels)[: args.heads] if args.labels else [None] * args.heads
+    maps = find_label_maps(args.labels)[: args.heads] if args.labels else [None] * args.heads
     if args.template and Path(args.template).resolve() in [Path(m).resolve() for m in maps if m]:
         raise InputError(f"{args.template} is scored, too; name another --template")
     found = []
     for number, labels in enumerate(maps):
-        name = data.stem(labels) if labels else f"phantom_{number}"
+        name = get_stem(labels) if labels else f"phantom_{number}"
         for phase in PHASES:
             found.append(Case(folder / f"{name}_{phase}.nii.gz", phase))
             make(labels, SEED + number, phase, found[-1].path)
@@ -87,7 +88,7 @@ def cases(args, folder: Path) -> list[Case]:
 
 def make_template(labels: str | None, folder: Path) -> None:
     """Put the scan of another head, and its mask, where ways.antspyx looks for a template."""
-    name = data.stem(Path(labels)) if labels else "phantom"
+    name = get_stem(Path(labels)) if labels else "phantom"
     source = folder / "templates" / f"{name}.nii.gz"
     make(labels, SEED - 1, "none", source)
     for end in (".nii.gz", "_mask.nii.gz"):
@@ -129,9 +130,9 @@ def score(tool: str, case: Case, folder: Path) -> dict:
     except InputError as error:
         return row | {"failed": str(error)}
     truth = accuracy.beside(case.path, "_mask", scan)
-    row |= {"Dice": metrics.scores(truth, mask)["F1"], "CPU s": used["cpu"]}
-    row |= metrics.surface_scores(truth, mask, scan.spacing)
-    has_vessels = case.path.with_name(f"{data.stem(case.path)}_vessels.nii.gz").exists()
+    row |= {"Dice": scores(truth, mask)["F1"], "CPU s": used["cpu"]}
+    row |= surface_scores(truth, mask, scan.spacing)
+    has_vessels = case.path.with_name(f"{get_stem(case.path)}_vessels.nii.gz").exists()
     if case.kind != "none" and has_vessels:
         vessels = accuracy.beside(case.path, "_vessels", scan) & truth
         row["vessels"] = (vessels & mask).sum() / vessels.sum()
@@ -175,9 +176,12 @@ def cells(rows: pd.DataFrame, scans: list[str]) -> list[str]:
     """The cells of a tool's line, the last ones for the real `scans`; a dash for no number."""
     made = rows[rows["kind"].isin(PHASES)]
     mean = rows.groupby("kind")[["Dice", "vessels"]].mean()
-    values = [*(f"{mean.Dice.get(phase, float('nan')):.3f}" for phase in PHASES),
-              f"{100 * made['vessels'].mean():.0f} %", f"{made['HD95'].mean():.1f}",
-              f"{made['CPU s'].mean():.0f}"]  # fmt: skip
+    values = [
+        *(f"{mean.Dice.get(phase, float('nan')):.3f}" for phase in PHASES),
+        f"{100 * made['vessels'].mean():.0f} %",
+        f"{made['HD95'].mean():.1f}",
+        f"{made['CPU s'].mean():.0f}",
+    ]
     for scan in scans:
         dice, vessels = (mean[score].get(scan, float("nan")) for score in ("Dice", "vessels"))
         values.append(f"{dice:.3f}" + ("" if vessels != vessels else f", {100 * vessels:.0f} %"))
@@ -193,8 +197,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--template", metavar="MAP", help="another label map, for the registration; else a phantom")
     add("--data", metavar="DIR", help="real scans")
     add("--heads", type=int, default=4, help="how many to make scans of (%(default)s)")
-    add("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS), metavar="TOOL",
-        help=f"of {', '.join(TOOLS)} (all)")  # fmt: skip
+    add(
+        "--tools",
+        nargs="+",
+        default=list(TOOLS),
+        choices=list(TOOLS),
+        metavar="TOOL",
+        help=f"of {', '.join(TOOLS)} (all)",
+    )
     add("--folder", default="files/benchmarks", help="of environments and scans (%(default)s)")
     args = parser.parse_args(argv)
     folder = Path(args.folder).resolve()

@@ -3,9 +3,9 @@
     python benchmarks/training.py                    # on a small dataset of phantoms, made once
     python benchmarks/training.py --data files/dataset --workers 4
 
-Steps are timed on batches that are read and augmented by threads meanwhile, as train.py does it,
-and on one batch that is at hand; what the former take longer is the time spent waiting. On a CPU
-the threads also take time from the step itself.
+Steps are timed on batches that threads read and augment meanwhile, as in train.py, and on one batch
+that is at hand. The time by which the former take longer is the time spent waiting. On a CPU the
+threads also slow the step itself.
 """
 
 import argparse
@@ -19,8 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras  # noqa: E402
 
 import data  # noqa: E402
-import train  # noqa: E402
-from errors import run  # noqa: E402
+from common.card import Card  # noqa: E402
+from common.errors import run  # noqa: E402
+from dataset.read import read_description  # noqa: E402
+from train import build_network, choose_window, compile_model, parse, prepare_device  # noqa: E402
+from training.batches import TrainingSlices, read_pairs  # noqa: E402
+from training.settings import to_settings  # noqa: E402
 
 
 class Timer(keras.callbacks.Callback):
@@ -55,16 +59,17 @@ class AtHand(keras.utils.PyDataset):
         return self.kept
 
 
-def step_times(args) -> tuple[Timer, Timer, train.TrainingSlices]:
+def step_times(args) -> tuple[Timer, Timer, TrainingSlices]:
     """Timers of steps that read their pictures and of steps that need not, and the reader."""
     words = ["--data", args.data, "--size", str(args.size), "--batch", str(args.batch)]
-    options = train.options([*words, "--width", str(args.width)])
-    train.print_device(options)
-    pairs, _, about = train.read_pairs(args.data)
-    slices = train.TrainingSlices(pairs, args.size, args.batch, train.window_of(about),
-                                  steps=args.steps, workers=args.workers)  # fmt: skip
-    model = train.build(options, args.steps)
-    train.compile_model(model, options, args.steps)
+    card = read_description(args.data) or Card()
+    settings = to_settings(parse([*words, "--width", str(args.width)]), card)
+    prepare_device(settings)
+    pairs, _ = read_pairs(args.data)
+    kind = (args.size, args.batch, choose_window(card))
+    slices = TrainingSlices(pairs, *kind, steps=args.steps, workers=args.workers)
+    model = build_network(settings, args.steps, card)
+    compile_model(model, settings, args.steps, card)
     timers = []
     for source in (AtHand(slices[0], args.steps), slices):
         timers.append(Timer())
@@ -86,15 +91,17 @@ def main(argv: list[str] | None = None) -> int:
     add("--workers", type=int, default=2, help="threads that read (%(default)s)")
     args = parser.parse_args(argv)
     if not Path(args.data).exists():
-        data.main(["--synthetic", "10", "--window", "hu", "--size", "192", "--slices", "30",
-                   "--out", args.data])  # fmt: skip
+        words = "--synthetic 10 --window hu --size 192 --slices 30 --out"
+        data.main([*words.split(), args.data])
     reading, ready, slices = step_times(args)
     wait = max(0.0, 1 - ready.total() / reading.total())
     busy = slices.busy / slices.workers / sum(reading.times)
     print("| step, batch at hand | read meanwhile | slices/s | waiting | threads busy |")
     print("|---|---|---|---|---|")
-    print(f"| {ready.median():.3f} s | {reading.median():.3f} s | "
-          f"{args.batch / reading.median():.0f} | {wait:.0%} | {busy:.0%} |")  # fmt: skip
+    print(
+        f"| {ready.median():.3f} s | {reading.median():.3f} s | "
+        f"{args.batch / reading.median():.0f} | {wait:.0%} | {busy:.0%} |"
+    )
     return 0
 
 

@@ -106,9 +106,9 @@ def near(mask, distance: float):
 def largest(mask):
     """The largest connected part of a mask (bool)."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import volume
+    from scan.mask import keep_largest
 
-    return volume.largest(mask)
+    return keep_largest(mask)
 
 
 def soft_tissue(scan, low: float = 0, contrast: float = 100):
@@ -187,8 +187,9 @@ def hdbet(source: str, target: str) -> None:
 
     scan = soft_tissue(nib.load(source), low=-100, contrast=300)
     spacing = [float(step) for step in scan.header.get_zooms()[::-1]]
-    _, mask = run_hd_bet_function(scan.get_fdata().T, spacing, mode="fast", device="cpu",
-                                  postprocess=True, do_tta=False)  # fmt: skip
+    _, mask = run_hd_bet_function(
+        scan.get_fdata().T, spacing, mode="fast", device="cpu", postprocess=True, do_tta=False
+    )
     nib.save(nib.Nifti1Image(mask.T.astype("uint8"), scan.affine), target)
 
 
@@ -197,17 +198,30 @@ def antspyx(source: str, target: str) -> None:
 
     folder = Path(source).parent
     scan = ants.image_read(source)
-    template, mask = (ants.image_read(str(folder / f"template{part}.nii.gz"))
-                      for part in ("", "_mask"))  # fmt: skip
+    template, mask = (
+        ants.image_read(str(folder / f"template{part}.nii.gz")) for part in ("", "_mask")
+    )
     small = ants.resample_image(scan, (2, 2, 2))
     found = ants.registration(small, template, "SyN")
     moved = ants.apply_transforms(scan, mask, found["fwdtransforms"], "nearestNeighbor")
     ants.image_write(moved.astype("uint8"), target)
 
 
-WAYS = {way.__name__: way for way in (
-    floor, classic, thresholds, brainextractor, brainextractor_cta, antspyx, deepbet, deepbrain,
-    robex, hdbet)}  # fmt: skip
+WAYS = {
+    way.__name__: way
+    for way in (
+        floor,
+        classic,
+        thresholds,
+        brainextractor,
+        brainextractor_cta,
+        antspyx,
+        deepbet,
+        deepbrain,
+        robex,
+        hdbet,
+    )
+}
 
 if __name__ == "__main__":
     if len(sys.argv) != 4 or sys.argv[1] not in WAYS:

@@ -1,12 +1,19 @@
 """What several test files share: one synthetic head, with and without contrast."""
 
+import os
+import tempfile
+import threading
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from ask import MOST_MB, MOST_PARTS, Site, files_in
+from make import egg, layers, make_network, save_nifti, write_case
 
-import synthetic
+from model import export_model
+from predict.network import MODEL, Network
+from scan.views import normalise, stack
+from synthesis.ct import make_scan
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 COARSE = {"spacing": 2.5, "thickness": 2.5, "width": 200.0, "length": 180.0}  # mm: soon made
@@ -14,20 +21,20 @@ COARSE = {"spacing": 2.5, "thickness": 2.5, "width": 200.0, "length": 180.0}  # 
 
 @pytest.fixture(scope="session")
 def coarse():
-    """Options of synthetic.scan that make a whole head in a second."""
+    """Options of make_scan that make a whole head in a second."""
     return COARSE
 
 
 @pytest.fixture(scope="session")
 def cta():
     """The phantom with contrast in its arteries."""
-    return synthetic.scan(0, plain=True, phase="arterial", **COARSE)
+    return make_scan(0, plain=True, phase="arterial", **COARSE)
 
 
 @pytest.fixture(scope="session")
 def plain_ct():
     """The same head without contrast."""
-    return synthetic.scan(0, plain=True, phase="none", **COARSE)
+    return make_scan(0, plain=True, phase="none", **COARSE)
 
 
 @pytest.fixture(scope="session")
@@ -39,17 +46,12 @@ def cta_file(cta, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tumour_case(tmp_path_factory):
     """The folder of a small MRI case: FLAIR, T1ce, and the labels that `tumour_model` finds."""
-    from test_mri import egg, layers, write_case
-
     return write_case(tmp_path_factory.mktemp("mri") / "BraTS_7", layers(), egg())
 
 
 @pytest.fixture(scope="session")
 def tumour_model(tmp_path_factory):
     """A network by slices, exported, that knows a tumour's parts in two modalities."""
-    from test_mri import make_network
-
-    from model import export_model
 
     path = tmp_path_factory.mktemp("network") / "tumour.keras"
     make_network(path, (48, 48), {"views": ["axial", "sagittal"]})
@@ -74,13 +76,67 @@ def save_nifti_as():
     return save_nifti
 
 
-def save_nifti(path, array, affine=None, sform=1, qform=1):
-    """Write an array as a NIfTI file, HU as int16; return the path."""
-    array = np.asarray(array)
-    if array.dtype == np.float32 and np.isfinite(array).all():
-        array = np.rint(array).astype(np.int16)
-    image = nib.Nifti1Image(array, np.eye(4) if affine is None else affine)
-    image.header.set_sform(image.affine, sform)
-    image.header.set_qform(image.affine, qform)
-    nib.save(image, path)
-    return path
+@pytest.fixture(scope="session")
+def network():
+    return Network()
+
+
+@pytest.fixture(scope="session")
+def head_slice(cta):
+    """An axial slice of the phantom in a CTA's window (H, W) uint8, and its mask."""
+    index = int(cta.mask.sum((0, 1)).argmax())
+    pictures, masks = stack(cta.hu, "axial"), stack(cta.mask, "axial")
+    return np.rint(255 * normalise(pictures[index])).astype(np.uint8), masks[index]
+
+
+# ---------------------------------------------------------------- a server that is asked
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory):
+    """Empty folders around the server: the one it works in, its home, the temporary one."""
+    around, before = tmp_path_factory.mktemp("around"), os.getcwd()
+    patch = pytest.MonkeyPatch()
+    for name in ("work", "home", "tmp"):
+        (around / name).mkdir()
+    os.chdir(around / "work")
+    patch.setenv("HOME", str(around / "home"))
+    patch.setenv("TMPDIR", str(around / "tmp"))
+    patch.setattr(tempfile, "tempdir", None)
+    yield around
+    os.chdir(before)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def sample(cta, tmp_path_factory):
+    """Two slices of the head, which are soon predicted."""
+    path = tmp_path_factory.mktemp("sample") / "sample.nii.gz"
+    return save_nifti(path, cta.hu[:, :, 40:42], cta.affine)
+
+
+@pytest.fixture(scope="module")
+def site(around, sample, tumour_model):
+    """A server of two networks at a real socket, which runs one job at a time."""
+    from app import Settings, create_app
+    from server.serve import make_server, open_socket
+
+    settings = Settings(
+        (MODEL, tumour_model), folder=around / "ours", sample=sample, workers=1, max_mb=MOST_MB
+    )
+    served = create_app(settings)
+    served.config["MAX_FORM_PARTS"] = MOST_PARTS
+    listener = open_socket("127.0.0.1", 0)
+    server = make_server(served, listener, settings.most_bytes, settings.too_much)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield Site(listener.getsockname()[1], around / "ours", served)
+    server.close()
+    served.extensions["jobs"].close()
+    assert files_in(around) == ["home", "tmp", "work"], "the end leaves something"
+
+
+@pytest.fixture(scope="module")
+def done(site, cta_file):
+    """The job of a NIfTI scan that was sent."""
+    return site.send(("Doe_Jane cta.nii.gz", cta_file.read_bytes()))

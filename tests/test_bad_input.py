@@ -17,15 +17,21 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from test_dicom import GEOMETRY, without, write_dicom
+from make import GEOMETRY, without, write_dicom
 
 import data
-import errors
 import pred
 import synthetic
-import test as scoring
+import test
+import train
+from common.errors import run
+from predict.network import MODEL
+from scan import picture as scan_picture_
+from scan.mask import dice
+from synthesis.ct import make_scan
+from synthetic import write_sample
 
-ROOT = Path(pred.__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def shell(capsys):
     def call(main, *words):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            errors.run(lambda: main([str(word) for word in words]))
+            run(lambda: main([str(word) for word in words]))
         said = capsys.readouterr()
         return ended.value.code, said.err.splitlines(), said.out
 
@@ -112,12 +118,33 @@ def make_bad(folder, name, save_nifti_as):
 
 
 BAD = [
-    "missing.nii.gz", "missing.png", "missing", "empty.nii.gz", "empty.nii", "empty.png",
-    "empty.dcm", "truncated.nii.gz", "truncated.nii", "truncated.png", "truncated.jpg",
-    "text.nii.gz", "text.nii", "text.png", "text.dcm", "text.txt", "folder", "photo.png",
-    "photo.jpg", "flat.nii.gz", "several.nii.gz", "complex.nii.gz", "noaxis.nii",
-    "singular.nii", "metres.nii", "type.nii",
-]  # fmt: skip
+    "missing.nii.gz",
+    "missing.png",
+    "missing",
+    "empty.nii.gz",
+    "empty.nii",
+    "empty.png",
+    "empty.dcm",
+    "truncated.nii.gz",
+    "truncated.nii",
+    "truncated.png",
+    "truncated.jpg",
+    "text.nii.gz",
+    "text.nii",
+    "text.png",
+    "text.dcm",
+    "text.txt",
+    "folder",
+    "photo.png",
+    "photo.jpg",
+    "flat.nii.gz",
+    "several.nii.gz",
+    "complex.nii.gz",
+    "noaxis.nii",
+    "singular.nii",
+    "metres.nii",
+    "type.nii",
+]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -168,7 +195,7 @@ def test_voxels_that_are_no_number_are_air_with_a_warning(tmp_path, cta, save_ni
     mask = nib.load(tmp_path / "out/gaps_prediction/gaps_predicted_mask.nii.gz")
     assert mask.shape == hu.shape
     found, truth = np.asarray(mask.dataobj) > 0, cta.mask[..., 40:44]
-    assert pred.dice(found, truth) > 0.9
+    assert dice(found, truth) > 0.9
 
 
 def test_a_scan_of_no_head_gives_an_empty_mask_and_a_warning(tmp_path, shared, shell):
@@ -198,7 +225,7 @@ def test_a_model_file_that_is_no_model(tmp_path, picture, shell, backend, kind):
     if kind == "folder":
         model.mkdir()
     elif kind != "missing":
-        whole = pred.MODEL.read_bytes()
+        whole = MODEL.read_bytes()
         model.write_bytes({"empty": b"", "text": b"weights", "truncated": half(whole)}[kind])
         model.with_suffix(".json").write_text("{}")
     words = [picture, "--model", model, "--backend", backend, "--out", tmp_path / "out"]
@@ -209,11 +236,14 @@ def test_a_model_file_that_is_no_model(tmp_path, picture, shell, backend, kind):
 
 def test_a_model_that_is_not_its_cards(tmp_path, picture, shell):
     for ending in (".keras", ".json", ".xml", ".bin"):
-        shutil.copy(pred.MODEL.with_suffix(ending), tmp_path / f"m{ending}")
+        shutil.copy(MODEL.with_suffix(ending), tmp_path / f"m{ending}")
     with (tmp_path / "m.keras").open("ab") as file:
         file.write(b"\0")
-    one_error(shell(pred.main, picture, "--model", tmp_path / "m.keras", "--out", tmp_path),
-              "m.keras", "checksums differ")  # fmt: skip
+    one_error(
+        shell(pred.main, picture, "--model", tmp_path / "m.keras", "--out", tmp_path),
+        "m.keras",
+        "checksums differ",
+    )
 
 
 # ---------------------------------------------------------------- scans and masks that do not fit
@@ -226,20 +256,24 @@ def make_pair(folder, save_nifti_as, hu=None, mask=None, mask_affine=None):
     affine = np.diag([4.0, 4, 4, 1])
     hu = np.where(ball, 40, -1000).astype(np.int16) if hu is None else hu
     save_nifti_as(folder / "x.nii.gz", hu, affine)
-    save_nifti_as(folder / "x_mask.nii.gz", ball.astype(np.uint8) if mask is None else mask,
-                  affine if mask_affine is None else mask_affine)  # fmt: skip
+    save_nifti_as(
+        folder / "x_mask.nii.gz",
+        ball.astype(np.uint8) if mask is None else mask,
+        affine if mask_affine is None else mask_affine,
+    )
 
 
 BAD_PAIRS = {
     "shape": {"mask": np.ones((24, 24, 20), np.uint8)},
     "affine": {"mask_affine": np.diag([4.0, 4, 4.4, 1])},
     "flat scan": {"hu": np.zeros((24, 24), np.int16)},
-    "oblique": {"mask_affine": np.array([[4.0, -0.2, 0, 0], [0.2, 4, 0, 0], [0, 0, 4, 0],
-                                         [0, 0, 0, 1]])},
+    "oblique": {
+        "mask_affine": np.array([[4.0, -0.2, 0, 0], [0.2, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1]])
+    },
 }
 
 
-@pytest.mark.parametrize("script", [data, scoring], ids=["data.py", "test.py"])
+@pytest.mark.parametrize("script", [data, test], ids=["data.py", "test.py"])
 @pytest.mark.parametrize("kind", BAD_PAIRS)
 def test_a_mask_that_is_not_its_scans(tmp_path, save_nifti_as, shell, script, kind):
     make_pair(tmp_path / "in", save_nifti_as, **BAD_PAIRS[kind])
@@ -264,10 +298,10 @@ def test_a_bad_pair_does_not_stop_the_good_one(tmp_path, save_nifti_as, shell):
 
 
 @pytest.mark.parametrize("name", ["missing", "empty.nii.gz", "text.nii.gz", "folder"])
-@pytest.mark.parametrize("script", [data, scoring], ids=["data.py", "test.py"])
+@pytest.mark.parametrize("script", [data, test], ids=["data.py", "test.py"])
 def test_data_and_test_name_what_they_cannot_use(tmp_path, save_nifti_as, shell, script, name):
     path = make_bad(tmp_path, name, save_nifti_as)
-    more = ["--scores", tmp_path / "out/score.csv"] if script is scoring else []
+    more = ["--scores", tmp_path / "out/score.csv"] if script is test else []
     one_error(shell(script.main, path, "--out", tmp_path / "out", *more), path)
     assert not (tmp_path / "out").exists()
 
@@ -282,7 +316,7 @@ def test_test_refuses_a_photo_and_a_mask_of_another_size(tmp_path, shell):
     cv2.imwrite(str(tmp_path / "in/images/photo.png"), colours)
     cv2.imwrite(str(tmp_path / "in/images/size.png"), colours[..., 0])
     words = ["--out", tmp_path / "out", "--scores", tmp_path / "out/score.csv"]
-    code, lines, _ = shell(scoring.main, tmp_path / "in", *words)
+    code, lines, _ = shell(test.main, tmp_path / "in", *words)
     named = [line for line in lines if line.startswith("error: ")]
     assert code == 2 and "photo.png is a colour picture" in named[0]
     assert "size.png is 60x64" in named[1] and len(named) == 3
@@ -315,20 +349,30 @@ def without_permission(folder):
 
 SCRIPTS = {
     "pred.py": (pred.main, lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a"]),
-    "data.py": (data.main, lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a",
-                                           "--jobs", 1]),
-    "test.py": (scoring.main, lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a",
-                                              "--scores", folder / "out/score.csv"]),
+    "data.py": (
+        data.main,
+        lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a", "--jobs", 1],
+    ),
+    "test.py": (
+        test.main,
+        lambda folder: [
+            folder / "x.nii.gz",
+            "--out",
+            folder / "out/a",
+            "--scores",
+            folder / "out/score.csv",
+        ],
+    ),
     "synthetic.py": (synthetic.main, lambda folder: ["--sample", folder / "out/a/s.nii.gz"]),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def quick(monkeypatch, coarse):
     """synthetic.py's samples are coarse, of a head that stands already."""
-    fine = synthetic.scan
-    monkeypatch.setattr(synthetic, "scan", lambda *args, **more: fine(*args, **more | coarse))
-    monkeypatch.setattr(synthetic.write_sample, "__defaults__", (0,))
+    fine = make_scan
+    monkeypatch.setattr(synthetic, "make_scan", lambda *args, **more: fine(*args, **more | coarse))
+    monkeypatch.setattr(write_sample, "__defaults__", (0,))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -336,7 +380,7 @@ def test_no_permission_to_write(name, public_folder, save_nifti_as, shell, quick
     main, words = SCRIPTS[name]
     make_pair(public_folder, save_nifti_as)
     for ending in (".keras", ".json", ".xml", ".bin"):
-        shutil.copy(pred.MODEL.with_suffix(ending), public_folder / f"m{ending}")
+        shutil.copy(MODEL.with_suffix(ending), public_folder / f"m{ending}")
     model = ["--model", public_folder / "m.keras"] if name in ("pred.py", "test.py") else []
     out = public_folder / "out"
     out.mkdir()
@@ -376,7 +420,7 @@ def test_a_full_disk_is_called_so(tmp_path, picture, shell, monkeypatch):
     """A device that is full, in place of the file: what the system says then is ENOSPC."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    whole = data.write_picture
+    whole = scan_picture_.write_picture
 
     def write_picture(path, image):
         path.symlink_to("/dev/full")
@@ -409,8 +453,9 @@ def test_a_file_where_the_out_folder_should_be(tmp_path, picture, shell):
 )
 def test_the_scripts_end_with_one_line_and_2(tmp_path, words, said):
     words = [word.format(folder=tmp_path) for word in words]
-    done = subprocess.run([sys.executable, ROOT / words[0], *words[1:]], cwd=tmp_path,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True
+    )
     lines = done.stderr.splitlines()
     assert done.returncode == 2 and len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ") and said in lines[0]
@@ -418,7 +463,6 @@ def test_the_scripts_end_with_one_line_and_2(tmp_path, words, said):
 
 
 def test_training_refuses_a_start_that_is_no_model_and_pictures_that_are_none(tmp_path, shell):
-    import train
 
     for split in ("Train", "Val"):
         for kind in ("images", "masks"):

@@ -9,19 +9,23 @@ import SimpleITK as sitk
 from keras import ops
 from sklearn import metrics as sk
 
-import metrics
-from errors import InputError
+from common.errors import InputError
 from metrics import (
     LOSSES,
+    MISSED,
     Accuracy,
     Dice,
     IoU,
     Precision,
     Recall,
     Specificity,
+    confusion,
+    dice_loss,
+    make_loss,
     region_scores,
     scores,
     surface_scores,
+    to_shares,
 )
 from model import build_unet
 
@@ -149,7 +153,7 @@ def test_weights_and_background_in_overlap_losses(loss):
     each = [value(loss, truth[..., [c]], shares[..., [c]]) for c in range(3)]
 
     def cost(**options):
-        return float(metrics.loss(loss, **options)(labels, shares))
+        return float(make_loss(loss, **options)(labels, shares))
 
     assert cost() == pytest.approx((each[1] + each[2]) / 2, rel=1e-5)
     assert cost(background=True) == pytest.approx(np.mean(each), rel=1e-5)
@@ -165,11 +169,11 @@ def test_weights_and_background_in_voxel_losses(loss, power):
     truth = np.take_along_axis(shares, labels[..., None], -1)[..., 0]
     surprise = -np.log(truth) * (1 - truth) ** power
     weighed = (surprise * np.array([1, 2, 5])[labels]).mean()
-    found = float(metrics.loss(loss, weights=[2, 5])(labels, shares))
+    found = float(make_loss(loss, weights=[2, 5])(labels, shares))
     assert found == pytest.approx(weighed, rel=1e-4)
     with pytest.raises(InputError, match=f"dice_{loss}"):
-        metrics.loss(loss, background=False)
-    both = float(metrics.loss(f"dice_{loss}", background=False)(labels, shares))
+        make_loss(loss, background=False)
+    both = float(make_loss(f"dice_{loss}", background=False)(labels, shares))
     labelled = (surprise * (labels > 0)).mean()
     assert both == pytest.approx(value("dice", labels, shares) + labelled, rel=1e-4)
 
@@ -177,7 +181,7 @@ def test_weights_and_background_in_voxel_losses(loss, power):
 def test_a_weight_for_each_label_is_asked_for():
     labels, shares = three_classes(1, 4, 4)
     with pytest.raises(InputError, match="3 weights for 2 labels"):
-        metrics.loss("dice", weights=[1, 1, 1])(labels, shares)
+        make_loss("dice", weights=[1, 1, 1])(labels, shares)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -186,7 +190,7 @@ def test_every_loss_lets_a_network_of_several_labels_learn(loss):
     network = build_unet((8, 8, 8, 2), classes=3, width=4, depth=1)
     scans = RNG.random((2, 8, 8, 8, 2), dtype=np.float32)
     labels = (scans > 0.6).argmax(-1) + (scans > 0.6).all(-1)
-    network.compile(keras.optimizers.Adam(0.02), metrics.loss(loss, [1, 2]), jit_compile=False)
+    network.compile(keras.optimizers.Adam(0.02), make_loss(loss, [1, 2]), jit_compile=False)
     steps = [network.train_on_batch(scans, labels[..., None]) for _ in range(15)]
     assert steps[-1] < 0.9 * steps[0]
 
@@ -320,14 +324,18 @@ def test_accuracy_counts_the_voxels_whose_class_is_right():
 
 
 def test_specificity_at_its_ends():
-    for target, prediction, share in ((EMPTY, EMPTY, 1), (EMPTY, FULL, 0), (FULL, FULL, 1),
-                                      (FULL, EMPTY, 1)):  # fmt: skip
+    for target, prediction, share in (
+        (EMPTY, EMPTY, 1),
+        (EMPTY, FULL, 0),
+        (FULL, FULL, 1),
+        (FULL, EMPTY, 1),
+    ):
         assert measured(Specificity(), (target, prediction)) == share
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows():
     labels, shares = np.array([[0, 1, 2, 2]]), np.eye(3, dtype=np.float32)[[[0, 2, 2, 0]]]
-    counts = metrics.confusion(*metrics._pair(labels, shares))
+    counts = confusion(*to_shares(labels, shares))
     np.testing.assert_array_equal(counts[0], [[1, 0, 0], [0, 0, 1], [1, 0, 1]])
 
 
@@ -449,9 +457,10 @@ def test_regions_that_are_empty_are_scored_as_in_brats():
     assert set(region_scores(empty, empty, (1, 1, 1)).items()) >= {("F1", 1), ("HD95", 0)}
     for mask, prediction in ((empty, small), (small, empty)):
         assert set(region_scores(mask, prediction, (1, 1, 1)).items()) >= {
-            ("F1", 0), ("HD95", metrics.MISSED)
-        }  # fmt: skip
-    assert pytest.approx(np.linalg.norm([240, 240, 155]), abs=0.005) == metrics.MISSED
+            ("F1", 0),
+            ("HD95", MISSED),
+        }
+    assert pytest.approx(np.linalg.norm([240, 240, 155]), abs=0.005) == MISSED
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, float("nan"))])
@@ -468,4 +477,4 @@ def test_the_library_is_silent():
 
 def test_every_loss_function_is_within_reach_of_the_command_line():
     functions = {loss.function for loss in LOSSES.values()}
-    assert metrics.dice_loss in functions and len(functions) == len(LOSSES)
+    assert dice_loss in functions and len(functions) == len(LOSSES)

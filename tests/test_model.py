@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 
 import model
-from errors import InputError
-from model import any_size, build_unet, checksum, default_card, export_model, load_model, save_model
+from common.card import to_card
+from common.errors import InputError
+from common.files import checksum, read_json
+from model import (
+    FusedBatchNormalization,
+    any_size,
+    build_unet,
+    default_card,
+    export_model,
+    layer_type,
+    load_model,
+    save_model,
+)
 
 
 @pytest.fixture
@@ -56,8 +67,14 @@ def test_filters_double_on_every_level():
     model = build_unet((32, 32, 1), width=3, depth=3)
     convolutions = [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
     assert [layer.filters for layer in convolutions] == [3, 3, 6, 6, 12, 12] + [24, 24] + [
-        12, 12, 6, 6, 3, 3, 1,
-    ]  # fmt: skip
+        12,
+        12,
+        6,
+        6,
+        3,
+        3,
+        1,
+    ]
 
 
 def test_one_class_is_a_probability_and_several_share_one(picture):
@@ -88,8 +105,8 @@ def test_the_output_is_float32_under_mixed_precision(precision, picture):
         ((100, 128, 1), {}, "size 100 .* multiple of 16.*: use 96"),
         ((32, 32, 20, 1), {"depth": 3}, "size 20 .* multiple of 8"),
         ((0, 16, 1), {}, "size 0"),
-        ((128, 128), {}, "no picture or volume"),
-        ((128, 128, None), {}, "no picture or volume"),
+        ((128, 128), {}, "not a picture or volume"),
+        ((128, 128, None), {}, "not a picture or volume"),
         ((128, 128, 1), {"classes": 0}, "classes 0"),
         ((128, 128, 1), {"width": 0}, "width 0"),
         ((128, 128, 1), {"depth": 0}, "depth 0"),
@@ -105,13 +122,14 @@ def test_what_makes_no_network_is_refused(shape, options, words):
 def test_a_saved_model_predicts_the_same(tmp_path, small, picture):
     small.compile("sgd", "binary_crossentropy", jit_compile=False)
     small.train_on_batch(picture, picture > 0.5)  # moves the batch normalisation's averages too
-    written = save_model(small, tmp_path / "m.keras", {"window": [-200, 800], "labels": {"1": "b"}})
+    save_model(small, tmp_path / "m.keras", {"window": [-200, 800], "labels": {"1": "b"}})
     loaded, card = load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(predict(loaded, picture), predict(small, picture), atol=1e-6)
-    assert card == written == json.loads((tmp_path / "m.json").read_text())
-    assert card["window"] == [-200, 800] and card["labels"] == {"1": "b"}
-    assert card["input_shape"] == [16, 16, 1] and card["spacing_mm"] is None
-    assert card["sha256"] == checksum(tmp_path / "m.keras")
+    said = json.loads((tmp_path / "m.json").read_text())
+    assert card == to_card(said)
+    assert said["window"] == [-200, 800] and said["labels"] == {"1": "b"}
+    assert said["input_shape"] == [16, 16, 1] and said["spacing_mm"] is None
+    assert said["sha256"] == checksum(tmp_path / "m.keras")
     assert getattr(loaded, "optimizer", None) is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.keras"]
 
@@ -135,21 +153,21 @@ def test_volumes_and_several_labels_are_saved_too(tmp_path):
     loaded, card = load_model(tmp_path / "m.keras")
     scan = np.ones((1, 4, 4, 4, 2), np.float32)
     np.testing.assert_allclose(predict(loaded, scan), predict(model, scan), atol=1e-6)
-    assert card["channels"] == ["ct", "ct"] and card["dimensions"] == 3
-    assert list(card["labels"]) == ["1", "2"]
+    assert card.channels == ("ct", "ct") and card.is_3d
+    assert list(card.labels) == [1, 2]
 
 
 def test_a_model_without_card_is_taken_with_a_warning(tmp_path, small, capsys):
     save_model(small, tmp_path / "m.keras", {"window": [0, 1]})
     (tmp_path / "m.json").unlink()
-    assert load_model(tmp_path / "m.keras")[1] == default_card(small)
+    assert load_model(tmp_path / "m.keras")[1] == to_card(default_card(small))
     assert capsys.readouterr().err.startswith("warning: ")
 
 
 def test_an_older_card_is_filled_up(tmp_path, small):
     save_model(small, tmp_path / "m.keras", {})
     (tmp_path / "m.json").write_text('{"window": [0, 80]}')
-    assert load_model(tmp_path / "m.keras")[1] == default_card(small) | {"window": [0, 80]}
+    assert load_model(tmp_path / "m.keras")[1] == to_card(default_card(small) | {"window": [0, 80]})
 
 
 def refused(path, words):
@@ -165,7 +183,7 @@ def test_a_damaged_model_is_refused(tmp_path, small):
     path.write_bytes(content[: len(content) // 2])
     refused(path, "checksums differ")
     path.with_suffix(".json").unlink()
-    refused(path, "no Keras model")
+    refused(path, "not a Keras model")
 
 
 def test_a_model_with_the_card_of_another_is_refused(tmp_path, small):
@@ -178,12 +196,12 @@ def test_a_model_with_the_card_of_another_is_refused(tmp_path, small):
 def test_what_is_no_model_is_refused(tmp_path, small):
     refused(tmp_path / "none.keras", "cannot read")
     (tmp_path / "empty.keras").write_bytes(b"")
-    refused(tmp_path / "empty.keras", "no Keras model")
+    refused(tmp_path / "empty.keras", "not a Keras model")
     (tmp_path / "text.keras").write_text("weights")
-    refused(tmp_path / "text.keras", "no Keras model")
+    refused(tmp_path / "text.keras", "not a Keras model")
     refused(tmp_path, "cannot read")  # a folder
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "table.keras")
-    refused(tmp_path / "table.keras", "no network for pictures")
+    refused(tmp_path / "table.keras", "not a network for pictures")
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
@@ -199,7 +217,7 @@ def test_a_failed_save_leaves_the_old_model_and_card(tmp_path, small):
     before = path.read_bytes()
     with pytest.raises(TypeError):  # after the weights were written, the card cannot be
         save_model(small, path, {"command": object()})
-    assert path.read_bytes() == before and load_model(path)[1]["command"] == "old"
+    assert path.read_bytes() == before and read_json(path.with_suffix(".json"))["command"] == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.keras"]
 
 
@@ -211,9 +229,14 @@ def test_saving_names_what_is_wrong_with_the_path(tmp_path, small):
         save_model(small, tmp_path / "file" / "m.keras", {})
 
 
-@pytest.mark.parametrize(("shape", "classes"), [
-    ((32, 32, 1), 1), ((32, 32, 2), 4), ((16, 16, 16, 4), 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "classes"),
+    [
+        ((32, 32, 1), 1),
+        ((32, 32, 2), 4),
+        ((16, 16, 16, 4), 4),
+    ],
+)
 def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path, shape, classes):
     path = tmp_path / "model.keras"
     save_model(build_unet(shape, classes, width=4, depth=2), path, {})
@@ -233,7 +256,7 @@ def test_an_export_is_of_8_bits_where_that_costs_little_dice(
     tmp_path, small, picture, monkeypatch, loss, bits
 ):
     pytest.importorskip("nncf")
-    monkeypatch.setattr(model, "LOSS", loss)
+    monkeypatch.setattr(model, "DICE_LOSS", loss)
     small.layers[-1].bias.assign([1.0])
     expected = small.predict_on_batch(picture)
     save_model(small, tmp_path / "m.keras", {})
@@ -252,7 +275,7 @@ def test_training_normalises_as_keras_does_and_the_file_holds_keras_own_layer(tm
     values = np.random.default_rng(0).normal(3, 2, (6, *shape)).astype(np.float32)
     seen = []
     for fused in (True, False):
-        kind = model.kind_of(keras.layers.BatchNormalization(), fused)
+        kind = layer_type(keras.layers.BatchNormalization(), fused)
         layer = kind(momentum=0.5)
         normalised = np.asarray(layer(values, training=True))
         seen.append((normalised, *map(np.asarray, (layer.moving_mean, layer.moving_variance))))
@@ -261,8 +284,9 @@ def test_training_normalises_as_keras_does_and_the_file_holds_keras_own_layer(tm
         np.testing.assert_allclose(fused, plain, rtol=5e-3, atol=1e-4)
     network = build_unet((*[16] * len(shape[:-1]), 1), width=2, depth=1)
     trained = keras.models.clone_model(
-        network, clone_function=lambda x: model.kind_of(x, fused=True).from_config(x.get_config()))
+        network, clone_function=lambda x: layer_type(x, fused=True).from_config(x.get_config())
+    )
     save_model(trained, tmp_path / "a.keras", {})
     again, _ = load_model(tmp_path / "a.keras")
     assert {type(x).__name__ for x in again.layers} >= {"BatchNormalization"}
-    assert not any(isinstance(x, model.FusedBatchNormalization) for x in again.layers)
+    assert not any(isinstance(x, FusedBatchNormalization) for x in again.layers)

@@ -13,18 +13,19 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from make import write_dicom
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
-from test_dicom import write_dicom
 
-import pred
-from errors import InputError
 from page import fetch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import browser  # noqa: E402
+
+from common.errors import InputError
+from pred import main
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -98,7 +99,7 @@ def test_dropped_nifti_gives_the_mask_that_pred_gives(page, cta_file, downloads,
     page.drop(cta_file)
     page.wait_for_result("cta.nii.gz")
     got = nib.load(page.download("mask.nii.gz", downloads))
-    assert pred.main([str(cta_file), "--out", str(tmp_path)]) == 0
+    assert main([str(cta_file), "--out", str(tmp_path)]) == 0
     expected = nib.load(tmp_path / "cta_prediction/cta_predicted_mask.nii.gz")
     assert np.array_equal(got.dataobj, expected.dataobj) and expected.get_fdata().any()
     assert np.array_equal(got.affine, expected.affine)
@@ -177,12 +178,18 @@ def test_a_result_is_found_again_after_a_reload_and_can_be_deleted(page):
 
 def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
     result = {
-        "kind": "case", "volume_ml": 60.0, "verdict": "", "seconds": 1, "files": {},
-        "labels": [{"value": 1, "name": "necrotic core", "ml": 10.0, "colour": "#ff5c50"},
-                   {"value": 2, "name": "oedema", "ml": 30.0, "colour": "#6ec878"},
-                   {"value": 4, "name": "enhancing tumour", "ml": 20.0, "colour": "#ff9e2c"}],
+        "kind": "case",
+        "volume_ml": 60.0,
+        "verdict": "",
+        "seconds": 1,
+        "files": {},
+        "labels": [
+            {"value": 1, "name": "necrotic core", "ml": 10.0, "colour": "#ff5c50"},
+            {"value": 2, "name": "oedema", "ml": 30.0, "colour": "#6ec878"},
+            {"value": 4, "name": "enhancing tumour", "ml": 20.0, "colour": "#ff9e2c"},
+        ],
         "regions": [{"name": "whole tumour", "values": [1, 2, 4], "ml": 60.0, "colour": "#40e0ff"}],
-    }  # fmt: skip
+    }
     done = """const [result, done] = arguments;
         window.chosen = [];
         import("/page/result.js").then(({showResult}) => {
@@ -192,7 +199,12 @@ def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
     page.window.execute_async_script(done, result)
     rows = page.window.find_elements(By.CSS_SELECTOR, ".region")
     assert [row.text.split("\n")[0] for row in rows] == [
-        "All", "whole tumour", "necrotic core", "oedema", "enhancing tumour"]  # fmt: skip
+        "All",
+        "whole tumour",
+        "necrotic core",
+        "oedema",
+        "enhancing tumour",
+    ]
     rows[3].click()
     assert page.js("return window.chosen[0].values") == [2]
     patch = rows[3].find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
@@ -202,13 +214,18 @@ def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
 def reds_and_greens(page):
     """How many of the stage's pixels the necrotic core and the oedema colour."""
     blue, green, red = page.stage()
-    return (np.count_nonzero((red - green > 25) & (red - blue > 25)),
-            np.count_nonzero((green - red > 12) & (green - blue > 12)))  # fmt: skip
+    return (
+        np.count_nonzero((red - green > 25) & (red - blue > 25)),
+        np.count_nonzero((green - red > 12) & (green - blue > 12)),
+    )
 
 
 def choose_region(page, name):
-    row, = (row for row in page.window.find_elements(By.CSS_SELECTOR, ".region")
-            if row.text.split("\n")[0] == name)  # fmt: skip
+    (row,) = (
+        row
+        for row in page.window.find_elements(By.CSS_SELECTOR, ".region")
+        if row.text.split("\n")[0] == name
+    )
     row.click()
 
 
@@ -219,8 +236,10 @@ def test_a_case_is_corrected_sent_and_shown_by_region(page, tumour_case, tmp_pat
     assert not page.find("#sample").is_enabled() and "FLAIR, T1CE" in page.text("#kinds")
     page.drop(*tmp_path.iterdir())
     page.until(lambda: page.find("#channels").is_displayed())
-    rows = {name: Select(page.find(f"#channels [name='{name}']"))
-            for name in ("scan_t1ce.nii.gz", "other.nii.gz")}  # fmt: skip
+    rows = {
+        name: Select(page.find(f"#channels [name='{name}']"))
+        for name in ("scan_t1ce.nii.gz", "other.nii.gz")
+    }
     recognised = [row.first_selected_option.text for row in rows.values()]
     assert recognised == ["T1CE", "not used"]
     page.find("#channels .chief").click()
@@ -231,8 +250,13 @@ def test_a_case_is_corrected_sent_and_shown_by_region(page, tumour_case, tmp_pat
     page.wait_for_result("case")
     rows = [row.text for row in page.window.find_elements(By.CSS_SELECTOR, ".region")]
     assert [row.split("\n")[0] for row in rows] == [
-        "All", "whole tumour", "tumour core", "necrotic core", "oedema", "enhancing tumour"
-    ] and all(row.endswith(" mL") for row in rows[1:])  # fmt: skip
+        "All",
+        "whole tumour",
+        "tumour core",
+        "necrotic core",
+        "oedema",
+        "enhancing tumour",
+    ] and all(row.endswith(" mL") for row in rows[1:])
     assert not page.find("#windows input").is_enabled(), "an MRI has no HU"
     page.press("2", "0")
     both = reds_and_greens(page)

@@ -14,10 +14,15 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(ROOT.glob("*.py"))
-TESTS = sorted(ROOT.glob("tests/*.py"))
-OURS = {path.stem for path in (*MODULES, *TESTS, *ROOT.glob("benchmarks/*.py"))} | {"page"}
-SCRIPTS = [path for path in MODULES if "\n    run(main)" in path.read_text()]
+FOLDERS = ("common", "scan", "predict", "dataset", "training", "synthesis", "server")
+COMMANDS = sorted(ROOT.glob("*.py"))
+MODULES = [*COMMANDS, *(path for folder in FOLDERS for path in sorted(ROOT.glob(f"{folder}/*.py")))]
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
+OURS = {path.stem for path in (*COMMANDS, *TESTS, *ROOT.glob("benchmarks/*.py"))} | {
+    "page",
+    *FOLDERS,
+}
+SCRIPTS = [path for path in COMMANDS if "\n    run(main)" in path.read_text()]
 LIGHT = {"data.py", "synthetic.py"}
 INSTALLED = packages_distributions()  # package -> the distributions that hold it
 TRANSITIVE = "# What those need."
@@ -86,14 +91,14 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
     assert only_elsewhere <= {"importlib-resources", "typing-extensions"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_script_imports_is_a_direct_requirement(path):
     direct = names(requirements("requirements.txt")[0])
     chosen = {"torch"}  # by who sets KERAS_BACKEND
     assert [p for p in imported(path) - chosen if not distributions(p) & direct] == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_test_imports_is_required_for_development(path):
     pinned = names(sum(requirements("requirements.txt") + requirements("requirements-dev.txt"), []))
     assert [p for p in imported(path) if not distributions(p) & pinned] == []
@@ -143,13 +148,17 @@ sys.addaudithook(no_network)
 import numpy, model, pred
 model.save_model(model.build_unet((16, 16, 1), width=2, depth=1), sys.argv[1], {})
 model.export_model(sys.argv[1])
-pred.Predictor(sys.argv[1]).slice_probability(numpy.zeros((16, 16), numpy.uint8))
+from predict.network import Network
+Network(sys.argv[1]).probabilities(numpy.zeros((1, 16, 16), numpy.float32))
 """
     home = tmp_path / "home"
     home.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "model.keras"],
-        cwd=ROOT, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True,
+        cwd=ROOT,
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not (home / "intel").exists()

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
-import cases
 import data
 import test as scoring
-from errors import InputError
+from common.card import HEAD
+from common.errors import InputError
 from model import save_model
+from test import pooled_dice
 
 GREY = 133  # of a picture's 255: 0.52, as 40 HU in the toy network's window
 
@@ -64,14 +65,24 @@ def slices(tmp_path):
 
 
 def score(folder, model, tmp_path, *more):
-    code = scoring.main([str(folder), *map(str, more), "--model", str(model), "--out",
-                         str(tmp_path / "results"), "--scores", str(tmp_path / "score.csv")])
+    code = scoring.main(
+        [
+            str(folder),
+            *map(str, more),
+            "--model",
+            str(model),
+            "--out",
+            str(tmp_path / "results"),
+            "--scores",
+            str(tmp_path / "score.csv"),
+        ]
+    )
     return code, pd.read_csv(tmp_path / "score.csv", dtype={"Image": str})
 
 
 def test_what_is_bright_inside_the_skull_counts_as_brain(slices, greys, tmp_path):
     """In the slices of synthetic.py, whose masks hold 1 and 2: as their brain alone is scored."""
-    about = {"labels": cases.HEAD, "channels": ["ct"], "window": [-200, 800]}
+    about = {"labels": HEAD, "channels": ["ct"], "window": [-200, 800]}
     (slices / "dataset.json").write_text(json.dumps(about))
     rows = []
     for path in sorted((slices / "Test/masks").glob("a_axial*.png")):
@@ -100,7 +111,9 @@ def test_slices_are_scored_and_written(slices, greys, tmp_path, capsys):
     assert row.Jaccard == pytest.approx(jaccard_score(truth, prediction), abs=1e-5)
     folder = tmp_path / "results/a_axial_000_prediction"
     for kind, expected in (
-        ("original_image", disc(40, GREY)), ("mask", disc(60)), ("predicted_mask", disc(40))
+        ("original_image", disc(40, GREY)),
+        ("mask", disc(60)),
+        ("predicted_mask", disc(40)),
     ):
         written = cv2.imread(str(folder / f"a_axial_000_{kind}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(written, expected)
@@ -115,7 +128,7 @@ def test_brain_slices_empty_slices_and_cases_are_told_apart(slices, greys, tmp_p
     assert "slices without a brain: 2, with false positives: 1 (50.0%)" in shown
     small, large = np.count_nonzero(disc(40)), np.count_nonzero(disc(60))
     pooled = 2 * (small + large) / (small + 3 * large)
-    dice = scoring.pooled_dice(table)
+    dice = pooled_dice(table)
     assert dice["a", "axial"] == pytest.approx(pooled)
     assert dice["b", "axial"] == 0, "what is painted on an empty volume counts"
     assert f"3, Dice mean {dice.mean():.4f}, worst 0.0000 (b axial)" in shown
@@ -123,7 +136,7 @@ def test_brain_slices_empty_slices_and_cases_are_told_apart(slices, greys, tmp_p
 
 def test_all_right_on_an_empty_case_is_one():
     rows = {"Case": ["x"], "View": ["axial"], "Brain": [0], "Predicted": [0], "Both": [0]}
-    assert scoring.pooled_dice(pd.DataFrame(rows)).tolist() == [1.0]
+    assert pooled_dice(pd.DataFrame(rows)).tolist() == [1.0]
 
 
 def test_two_inputs_of_one_name_keep_their_results(greys, tmp_path):
@@ -192,8 +205,23 @@ def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
             nib.save(image, tmp_path / f"{name}{kind}.nii.gz")
     tables = []
     for form in ("png", "tfrecord"):
-        data.main([str(tmp_path), "--size", "64", "--slices", "3", "--views", "axial", "--jobs",
-                   "1", "--format", form, "--out", str(tmp_path / form)])  # fmt: skip
+        data.main(
+            [
+                str(tmp_path),
+                "--size",
+                "64",
+                "--slices",
+                "3",
+                "--views",
+                "axial",
+                "--jobs",
+                "1",
+                "--format",
+                form,
+                "--out",
+                str(tmp_path / form),
+            ]
+        )
         tables.append(score(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
     assert len(tables[0]) == 3
     pd.testing.assert_frame_equal(*tables)

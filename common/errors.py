@@ -1,0 +1,96 @@
+"""How the commands fail: one clear line, exit code 2, and nothing half-written.
+
+with replacing("mask.nii.gz") as path:      # a temporary path, renamed only on success
+    write(path)
+raise InputError("scan.nii is empty; copy or export it again")
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(Exception):
+    """An input cannot be used: says in one line what is wrong, in which file, and what to do."""
+
+
+def warn(message: str) -> None:
+    """Print one line of warning to stderr."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed onto it only if the block succeeds.
+
+    The temporary name keeps the ending, by which nibabel, OpenCV and Keras choose a format.
+    Raises InputError when the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as on /proc
+            raise InputError(f"{path.parent} cannot be made; choose another --out") from error
+        with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            os.replace(temporary, path)
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into an InputError."""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space and run again",
+        errno.EFBIG: "the file is larger than is allowed there; choose another --out",
+        errno.EDQUOT: "the disk quota is used up; free some space and run again",
+        errno.EACCES: "no permission to write there; choose another --out",
+        errno.EPERM: "no permission to write there; choose another --out",
+        errno.EROFS: "the disk is read-only; choose another --out",
+        errno.ENOTDIR: "a part of that path is a file, not a folder; choose another --out",
+        errno.EEXIST: "a file of that name is in the way; choose another --out",
+        errno.EISDIR: "a folder of that name is in the way; choose another --out",
+        errno.ENAMETOOLONG: "the name is too long for the disk; choose a shorter one",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in advice:
+            raise
+        raise InputError(f"cannot write {path}: {advice[error.errno]}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Hide what TensorFlow's C++ prints while it is imported: it would bury our one line.
+
+    The whole process is quiet, so only one thread at a time may use this.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later, only fatal errors are printed
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,33 @@
+"""Small files that say something: JSON and text, written whole or not at all; checksums."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from common.errors import replacing
+
+
+def read_json(path: str | Path) -> dict:
+    """A JSON file's object; {} when there is none that can be read."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write a JSON file; InputError when it cannot be written."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file; InputError when it cannot be written."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,323 @@
+"""Pictures for people: masks drawn over scans, sheets of them, training curves, scores.
+
+    sheet = make_sheet([draw_mask(picture, mask) for picture, mask in slices])
+    plot_curves("files/data.csv", "files/curves.png")
+
+Pictures are RGB uint8 arrays (H, W, 3); figures are written to files, whole or not at all.
+"""
+
+import base64
+import html
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import InputError, replacing
+from common.files import write_text
+
+# Colours are RGB; those of a figure are texts
+CYAN, ORANGE = (64, 224, 255), (255, 158, 44)  # of a predicted mask, of a true one
+GREEN, RED = (110, 200, 120), (255, 92, 80)
+YELLOW, VIOLET, BLUE = (250, 220, 70), (205, 130, 255), (90, 140, 255)
+LABEL_COLOURS = (RED, GREEN, YELLOW, VIOLET, BLUE, ORANGE)  # label 1, 2, …; then from RED again
+VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
+NIGHT, PALE = (16, 18, 22), (216, 222, 230)  # the ground that scans lie on, and words on it
+INK, MUTED = "#d8dee6", "#7d8894"
+
+
+# ---------------------------------------------------------------- pictures of scans
+
+
+def draw_mask(picture: np.ndarray, mask: np.ndarray, colour=CYAN, fill=0.08) -> np.ndarray:
+    """Draw the mask's outline and a light fill on a picture (H, W) or (H, W, 3), uint8; return it.
+
+    `mask` is (H, W), nonzero inside; the outline, one pixel wide, runs on the mask's outermost
+    pixels. `fill` is the share of `colour` within. An empty mask leaves the picture as it is.
+    Raises InputError when the sizes differ.
+    """
+    if picture.shape[:2] != mask.shape:
+        raise InputError(f"a mask {mask.shape} cannot be drawn on a picture {picture.shape[:2]}")
+    mask = np.ascontiguousarray(mask, bool).astype(np.uint8)
+    rgb = picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
+    tints = (1 - fill) * np.arange(256)[:, None] + fill * np.array(colour)  # of each grey value
+    drawn = cv2.copyTo(cv2.LUT(rgb, np.rint(tints).astype(np.uint8)[None]), mask, rgb.copy())
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(drawn, outlines, -1, colour, 1)
+
+
+def draw_labels(picture: np.ndarray, labels: np.ndarray, fill: float = 0.25) -> np.ndarray:
+    """Draw labels (H, W) as `draw_mask` draws a mask, each in its colour; return the picture."""
+    drawn = draw_mask(picture, np.zeros_like(labels))
+    for label in np.unique(labels[labels > 0]):
+        drawn = draw_mask(drawn, labels == label, label_colour(label), fill)
+    return drawn
+
+
+def label_colour(label: int) -> tuple:
+    """The colour of a label from 1 up."""
+    return LABEL_COLOURS[(int(label) - 1) % len(LABEL_COLOURS)]
+
+
+def paint_labels(labels: np.ndarray) -> np.ndarray:
+    """Paint labels (H, W) on black; return the picture."""
+    colours = [(0, 0, 0), *(label_colour(label) for label in range(1, int(labels.max()) + 1))]
+    return np.array(colours, np.uint8)[labels]
+
+
+def make_sheet(pictures: Sequence[np.ndarray], columns: int | None = None, gap=4) -> np.ndarray:
+    """Put pictures of any sizes on one sheet, row by row, each centred in its cell.
+
+    Without `columns`, the sheet comes out about half as wide again as high.
+    Raises InputError when there is no picture.
+    """
+    if not len(pictures):
+        raise InputError("a sheet needs at least one picture")
+    high, wide = np.max([picture.shape[:2] for picture in pictures], axis=0) + gap
+    columns = columns or max(1, round(math.sqrt(1.5 * len(pictures) * high / wide)))
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    sheet = np.empty((rows * high + gap, columns * wide + gap, 3), np.uint8)
+    cv2.rectangle(sheet, (0, 0), sheet.shape[1::-1], NIGHT, cv2.FILLED)  # np.full is far slower
+    for index, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        top = gap + index // columns * high + (high - gap - height) // 2
+        left = gap + index % columns * wide + (wide - gap - width) // 2
+        cell = picture if picture.ndim == 3 else picture[..., None]
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
+
+
+def add_verdict(sheet: np.ndarray, verdict: str, reasons: Sequence[str] = ()) -> np.ndarray:
+    """Put a strip above the sheet (H, W, 3) that says the verdict, in its colour, and reasons."""
+    return add_lines(sheet, [(verdict, VERDICTS[verdict]), *((r, PALE) for r in reasons)])
+
+
+def add_legend(sheet: np.ndarray, names: dict[int, str]) -> np.ndarray:
+    """Put a strip above the sheet (H, W, 3) that names the labels, each in its colour."""
+    return add_lines(sheet, [(name, label_colour(label)) for label, name in names.items()])
+
+
+def add_lines(sheet: np.ndarray, lines: Sequence[tuple[str, tuple]]) -> np.ndarray:
+    """Put a strip of (text, colour) above the sheet (H, W, 3); texts too long are broken."""
+    width = max(20, sheet.shape[1] // 8 - 2)
+    rows = []
+    for text, colour in lines:
+        rows += [(row, colour) for row in textwrap.wrap(text, width, subsequent_indent="  ")]
+    strip = np.full((20 * len(rows) + 10, sheet.shape[1], 3), NIGHT, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX  # it knows no more than ASCII
+    for number, (text, colour) in enumerate(rows):
+        at = (8, 20 + 20 * number)
+        cv2.putText(strip, text.replace("²", "2"), at, font, 0.42, colour, 1, cv2.LINE_AA)
+    return np.concatenate([strip, sheet])
+
+
+# ---------------------------------------------------------------- a page for a run
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Brain masks</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body {{ background: #101216; color: #d8dee6; font: 15px/1.45 system-ui, sans-serif; margin: 2rem }}
+table {{ border-collapse: collapse; width: 100% }}
+th, td {{ padding: .6rem .8rem; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #2a3038 }}
+th {{ color: #7d8894; font-weight: 500 }}
+td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
+img {{ display: block; max-width: 30rem; width: 100% }}
+ul {{ margin: 0; padding-left: 1.1rem }} a {{ color: inherit }}
+{colours}
+</style>
+<h1>Brain masks</h1><p>{summary}</p>
+<table><tr><th>scan<th><th>verdict<th>reasons and notes<th>mL<th>seconds</tr>
+{rows}
+</table></html>
+"""
+
+
+def write_report_page(rows: Sequence[dict], path: str | Path) -> None:
+    """Write one HTML page for a run, with its pictures inside: it opens offline, with no server.
+
+    Each row: name; verdict (a key of VERDICTS, or "" where none is given) and reasons (texts);
+    picture, the path of an overlay or None; ml and seconds, numbers or "".
+    Raises InputError when `path` cannot be written.
+    """
+    counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    colours = "\n".join(f".{v} {{ color: {to_hex(c)} }}" for v, c in VERDICTS.items())
+    body = "\n".join(format_row(row, Path(path).parent) for row in rows)
+    write_text(path, PAGE.format(colours=colours, summary=summary, rows=body))
+
+
+def format_row(row: dict, folder: Path) -> str:
+    """One scan's line of the page; its thumbnail leads to the overlay itself."""
+    name, verdict = html.escape(row["name"]), html.escape(row["verdict"])
+    reasons = "".join(f"<li>{html.escape(reason)}" for reason in row["reasons"])
+    picture = ""
+    if row["picture"] and (small := make_thumbnail(row["picture"])):
+        target = html.escape(os.path.relpath(row["picture"], folder).replace(os.sep, "/"))
+        picture = f'<a href="{target}"><img src="{small}" alt="mask of {name}"></a>'
+    numbers = "".join(f'<td class="n">{html.escape(str(row[key]))}' for key in ("ml", "seconds"))
+    cells = f'<td>{name}<td>{picture}<td class="{verdict}">{verdict or "–"}<td><ul>{reasons}</ul>'
+    return f"<tr>{cells}{numbers}</tr>"
+
+
+def make_thumbnail(path: str | Path, width: int = 640) -> str:
+    """A picture file as a data: URL of a JPEG no wider than `width`; "" where it is unreadable."""
+    picture = cv2.imread(str(path))
+    if picture is None:
+        return ""
+    scale = min(1.0, width / picture.shape[1])
+    size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+# ---------------------------------------------------------------- figures
+
+
+def plot_curves(csv: str | Path, png: str | Path) -> None:
+    """Draw every figure of a training log that validation has too, and the learning rate.
+
+    `csv` is train.py's data.csv: a row an epoch, from 0, columns such as dice and val_dice.
+    dice_oedema and the like, figures of one label or region, are lines in the panel of dice.
+    Raises InputError when there is no row to draw, or when `png` cannot be written.
+    """
+    import pandas as pd  # late, as matplotlib below: a prediction does not wait for them
+
+    try:
+        log = pd.read_csv(csv)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot draw {csv}: {error}") from error
+    panels = group_figures([name for name in log if f"val_{name}" in log and name != "positive"])
+    names = sorted(panels, key=lambda name: (name != "loss", name != "dice"))
+    names += ["learning_rate"] if "learning_rate" in log else []
+    if log.empty or not names:
+        raise InputError(f"{csv} has no finished epoch to draw")
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, axes = make_figure(4.2 * columns, 3.1 * rows, rows, columns)
+    for axis, name in zip(axes, names, strict=False):
+        plot_panel(axis, log, name, panels.get(name, []))
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis in axes[: 2 if any(panels.values()) else 1]:
+        axis.legend(frameon=False, labelcolor=INK, fontsize=9 if axis is axes[0] else 7)
+    save_figure(figure, png)
+
+
+def group_figures(names: Sequence[str]) -> dict[str, list[str]]:
+    """{"dice": ["dice_oedema", …], …}: each figure with those of single labels and regions."""
+    parts = {name: [part for part in names if part.startswith(f"{name}_")] for name in names}
+    inner = {part for found in parts.values() for part in found}
+    return {name: found for name, found in parts.items() if name not in inner}
+
+
+def plot_panel(axis, log, name: str, parts: Sequence[str]) -> None:
+    """Draw one panel: training muted, validation bright, the best validation epoch marked."""
+    epochs = log.epoch + 1
+    line = {"marker": "o" if len(log) < 3 else None, "ms": 4, "lw": 1.4}
+    thin, val = line | {"ms": 3, "lw": 1}, f"val_{name}"
+    axis.set_title(name.replace("_", " "), color=INK, fontsize=11, loc="left")
+    axis.set_xlabel("epoch", color=MUTED, fontsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if val not in log:
+        axis.semilogy(epochs, log[name], color=INK, **line)
+        return
+    for number, part in enumerate(parts, 1):
+        thin["color"], words = to_hex(label_colour(number)), part.removeprefix(f"{name}_")
+        axis.plot(epochs, log[part], ":", **thin)
+        axis.plot(epochs, log[f"val_{part}"], label=words.replace("_", " "), **thin)
+    axis.plot(epochs, log[name], ":" if parts else "-", color=MUTED, label="training", **line)
+    axis.plot(epochs, log[val], color=to_hex(CYAN), label="validation", **line | {"lw": 1.8})
+    if name == "dice" and log.val_dice.notna().any():
+        best, bright = log.val_dice.idxmax(), {"color": to_hex(ORANGE)}
+        at = (epochs[best], log.val_dice[best])
+        axis.plot(*at, "o", ms=6, **bright)
+        place = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        axis.annotate(f"{at[1]:.3f}", at, **place, **bright)
+
+
+def plot_boxes(panels: dict[str, dict[str, Sequence[float]]], png: str | Path) -> None:
+    """Draw a box plot for each score, {"Dice": {"whole tumour": one value a case, …}, …}.
+
+    A box spans the quartiles, its line is the median; every case is a point. Values that are not
+    numbers are left out. Raises InputError when `png` cannot be written.
+    """
+    figure, axes = make_figure(1.2 + 1.1 * sum(map(len, panels.values())), 4, 1, len(panels))
+    ink = {"color": INK, "lw": 1.2}
+    style = {"boxprops": ink, "whiskerprops": ink, "capprops": ink, "showfliers": False}
+    style["medianprops"] = {"color": to_hex(ORANGE)}
+    for axis, (score, groups) in zip(axes, panels.items(), strict=True):
+        values = [np.asarray(group, float) for group in groups.values()]
+        values = [group[np.isfinite(group)] for group in values]
+        axis.boxplot(values, widths=0.5, **style)
+        for place, group in enumerate(values, 1):
+            spread = np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else 0
+            places = place + np.zeros(len(group)) + spread
+            axis.plot(places, group, "o", color=to_hex(CYAN), ms=4, alpha=0.8)
+        names = [textwrap.fill(name, 12) for name in groups]
+        axis.set_xticks(range(1, len(names) + 1), names, color=INK, fontsize=8)
+        axis.set_title(score, color=INK, fontsize=11, loc="left")
+    save_figure(figure, png)
+
+
+def plot_ranking(examples: Sequence[tuple], values: Sequence[float], png: str | Path) -> None:
+    """Draw some examples side by side, and the distribution of all scores.
+
+    `examples` are (title, picture (H, W) uint8, true mask, predicted mask), say worst, median and
+    best; `values` all scores in 0..1. Raises InputError when `png` cannot be written.
+    """
+    figure, axes = make_figure(3.4 * (len(examples) + 1), 3.9, 1, len(examples) + 1)
+    for axis, (title, picture, truth, prediction) in zip(axes, examples, strict=False):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+        for mask, colour in ((truth, ORANGE), (prediction, CYAN)):
+            if 0 < np.count_nonzero(mask) < mask.size:
+                axis.contour(mask, [0.5], colors=[to_hex(colour)], linewidths=1.2)
+        axis.set_title(title, color=INK, fontsize=9)
+        axis.set_axis_off()
+    plot_histogram(axes[-1], np.asarray(values, float))
+    figure.supxlabel("orange: true mask    cyan: predicted mask", color=MUTED, fontsize=9)
+    save_figure(figure, png)
+
+
+def plot_histogram(axis, values: np.ndarray) -> None:
+    """Draw how many scores lie where; the counts on a scale that shows a single bad image."""
+    counts, _, _ = axis.hist(values, bins=np.linspace(0, 1, 41), color=to_hex(CYAN), alpha=0.85)
+    axis.axvline(np.median(values), color=INK, lw=1)
+    axis.set_title(f"{len(values)} scores, median {np.median(values):.3f}", color=INK, fontsize=9)
+    axis.set_xlabel("F1 (Dice)", color=MUTED, fontsize=8)
+    axis.set_ylabel("images", color=MUTED, fontsize=8)
+    axis.set_yscale("symlog")
+    axis.set_yticks([10**power for power in range(1 + math.ceil(math.log10(counts.max() + 1)))])
+    axis.yaxis.set_major_formatter("{x:.0f}")
+
+
+def make_figure(width: float, height: float, rows: int, columns: int):
+    """An empty dark figure of `width` x `height` inches, and its panels as a flat list."""
+    from matplotlib.figure import Figure  # half a second, which a prediction need not spend
+
+    figure = Figure((width, height), layout="constrained", facecolor=to_hex(NIGHT))
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.set_facecolor(to_hex(NIGHT))
+        axis.tick_params(which="both", colors=MUTED, labelcolor=MUTED, labelsize=8, length=0)
+        axis.grid(color="#2a3038", lw=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure, png: str | Path) -> None:
+    with replacing(png) as path:
+        figure.savefig(path, dpi=140)
+
+
+def to_hex(colour: tuple) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

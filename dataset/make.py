@@ -1,0 +1,179 @@
+"""A dataset folder made from scans: cases are split, each scan is written, and the whole described.
+
+    left_out = make_dataset(sources, "files/dataset", options, "40 scans of …", jobs=4)
+    remove_dataset("files/dataset")                # and nothing else that lies there
+
+A scan is finished when its rows lie in .scans; manifest.csv gathers them at the end. So the same
+call goes on where an interrupted one stopped, and comes to the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.card import find_regions
+from common.errors import InputError, explained, warn
+from common.files import read_json, write_text
+from dataset.options import Options, Source
+from dataset.read import DESCRIPTION, MANIFEST, SPLITS, read_description, read_rows
+from dataset.workers import in_parallel
+from dataset.write import store_scan, write_rows
+
+
+def make_dataset(
+    sources: list[Source], out: str | Path, options: Options, words: str, jobs: int = 1
+) -> int:
+    """Write the pairs of every source into a dataset folder; returns how many scans are left out.
+
+    Goes on where an interrupted run of the same options stopped. Raises InputError when the folder
+    was made with other options, or when nothing came out.
+    """
+    out = Path(out)
+    splits = split_cases([s.case for s in sources], options.seed, options.split)
+    split_of = {case: split for split, cases in splits.items() for case in cases}
+    content = describe_dataset(sources, options, words, splits)
+    start_dataset(out, content)
+    finished = {row["scan"] for row in read_finished(out)}
+    todo = [s for s in sources if s.scan not in finished]
+    tasks = [(s, split_of[s.case], options, out) for s in todo]
+    done = {"total": len(sources), "initial": len(sources) - len(todo)}
+    results = list(tqdm(in_parallel(store_scan, tasks, jobs), "slicing", unit="scan", **done))
+    for line in itertools.chain.from_iterable(notes for notes, _ in results):
+        warn(line)
+    finish_dataset(out, content)
+    return sum(not is_used for _, is_used in results)
+
+
+def split_cases(
+    cases: Sequence[str], seed: int = 0, shares: Sequence[float] = (80, 10, 10)
+) -> dict[str, list[str]]:
+    """Cases of each split, drawn with `seed`; the order of `cases` does not matter.
+
+    Shares are rounded by largest remainder. A split with a share gets at least one case as long as
+    another has two (so one case alone leaves nothing for Val and Test).
+    """
+    cases = sorted(set(cases))
+    exact = np.array(shares, float) / sum(shares) * len(cases)
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: len(cases) - counts.sum()]] += 1
+    for index in np.flatnonzero((counts == 0) & (exact > 0)):
+        if counts.max() > 1:
+            counts[counts.argmax()] -= 1
+            counts[index] += 1
+    order = [cases[i] for i in np.random.default_rng(seed).permutation(len(cases))]
+    ends = np.cumsum(counts)
+    return {s: sorted(order[e - n : e]) for s, n, e in zip(SPLITS, counts, ends, strict=True)}
+
+
+def describe_dataset(sources: list[Source], options: Options, words: str, splits: dict) -> dict:
+    """The content of dataset.json: enough to train on the dataset and to make it again."""
+    names = options.label_names
+    content = {
+        "format": options.format,
+        "channels": options.channels,
+        "dimensions": options.dimensions,
+        "normalise": options.window if options.is_mri else "window",
+        "labels": names,
+        "label_values": dict(zip(names, sorted(options.labels) or [1], strict=True)),
+    }
+    if regions := find_regions(names):
+        content["regions"] = regions
+    if options.is_mri:
+        content["names"] = options.names
+        content["cases"] = {s.scan: list_files(s) for s in sources if s.modalities}
+    if options.dimensions == 3:
+        is_crop = options.fit == "crop"
+        content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
+        content["spacing_mm"] = options.spacing if is_crop else None
+    else:
+        content |= {"views": options.views, "size": options.size}
+    if not options.is_mri:
+        content["window"] = options.window
+    content |= {
+        "splits": splits,
+        "seed": options.seed,
+        "source": words,
+        "licence": options.licence,
+        "options": asdict(options) | {"scans": [s.scan for s in sources]},
+    }
+    return json.loads(json.dumps(content))
+
+
+def list_files(source: Source) -> dict:
+    """The files that a case was read from, so that it can be scored on its own grid."""
+    files = {kind: str(path.resolve()) for kind, path in source.modalities.files.items()}
+    return {"files": files, "labels": str(source.mask.resolve())}
+
+
+def start_dataset(out: Path, content: dict) -> None:
+    """Make the folders and dataset.json; or check that a dataset there has the same options."""
+    if read_description(out):
+        check_same_options(out, content["options"])
+    elif any((out / name).exists() for name in (*SPLITS, MANIFEST)):
+        raise InputError(f"{out} holds a dataset made elsewhere; choose another --out")
+    else:
+        write_text(out / DESCRIPTION, json.dumps(content, indent=1) + "\n")
+    with explained(out):
+        for split in SPLITS:
+            for kind in ("images", "masks") if content["format"] == "png" else ("",):
+                (out / split / kind).mkdir(parents=True, exist_ok=True)
+
+
+def check_same_options(out: Path, now: dict) -> None:
+    """Raise InputError if a dataset folder was made with options other than `now`."""
+    defaults = json.loads(json.dumps(asdict(Options())))  # for options that came later
+    then = defaults | read_json(out / DESCRIPTION).get("options", {})
+    changes = []
+    for key in now:
+        old, new = then.get(key), now[key]
+        if old != new and key == "scans":
+            changes.append(f"other scans: {len(old or [])} then, {len(new)} now")
+        elif old != new:
+            old, new = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (old, new))
+            changes.append(f"--{key} was {old}, is now {new}")
+    if changes:
+        raise InputError(
+            f"{out} was made with other options ({'; '.join(changes)}); choose another --out, "
+            "or --overwrite"
+        )
+
+
+def read_finished(out: Path) -> list[dict[str, str]]:
+    """Rows of all finished scans: those of the manifest and those that wait to be added to it."""
+    files = [out / MANIFEST, *sorted((out / ".scans").glob("*.csv"))]
+    rows = itertools.chain.from_iterable(read_rows(file) for file in files if file.exists())
+    return list({(row["scan"], row["view"], row["index"]): row for row in rows}.values())
+
+
+def finish_dataset(out: Path, content: dict) -> None:
+    """Gather all rows in manifest.csv, in the order of the scans; name only cases that it has."""
+    rows = read_finished(out)
+    if not rows:
+        raise InputError(f"not one slice could be written to {out}; see the lines above")
+    order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
+    write_rows(out / MANIFEST, sorted(rows, key=lambda row: order[row["scan"]]))
+    there, splits = {row["case"] for row in rows}, content["splits"].items()
+    found = {"splits": {split: [c for c in cases if c in there] for split, cases in splits}}
+    if content.get("cases") and "size" in content:
+        found["spacing_mm"] = float(np.median([float(row["spacing_mm"]) for row in rows]))
+    write_text(out / DESCRIPTION, json.dumps(content | found, indent=1) + "\n")
+    shutil.rmtree(out / ".scans", ignore_errors=True)
+
+
+def remove_dataset(out: Path) -> None:
+    """Delete what `make_dataset` wrote in `out`, and nothing else."""
+    if not read_description(out):
+        return
+    # dataset.json last: if this is stopped half-way, the folder is still known as one of ours
+    (out / MANIFEST).unlink(missing_ok=True)
+    for name in (".scans", *SPLITS):
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / DESCRIPTION).unlink()

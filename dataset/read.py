@@ -1,0 +1,140 @@
+"""A dataset folder as pairs of images and masks: of data.py, or Train/images with masks beside it.
+
+    pairs = read_dataset("files/dataset")["Train"]
+    image, mask = read_pair(pairs[0])
+    card = read_description("files/dataset")      # a Card; None for a folder made elsewhere
+
+Needs no network library, and reads one pair at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.card import Card, to_card
+from common.errors import InputError, warn
+from common.files import read_json
+from dataset.records import read_record
+from scan.cases import PICTURES, find_pairs, split_folder
+from scan.picture import decode_grey, read_channels, read_mask_picture, read_picture, to_values
+from scan.views import VIEWS
+
+SPLITS = ("Train", "Val", "Test")
+MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"  # the two files of a dataset folder
+SAMPLE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture or volume and its mask; case and view are "" where the files do not tell.
+
+    channels: how many an MRI has, None for grey pictures; labels: how many the mask has;
+    place: (offset, bytes) in a TFRecord file, None for pictures; name: that of the picture, also
+    of one in a TFRecord file.
+    """
+
+    image: Path
+    mask: Path
+    case: str = ""
+    view: str = ""
+    channels: int | None = None
+    labels: int = 1
+    place: tuple[int, int] | None = None
+    name: str = ""
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a pair, from pictures or a TFRecord alike.
+
+    The image is (H, W) as `read_picture` gives it, or (H, W, C) uint8 for a slice of an MRI, or
+    (X, Y, Z, C) for a volume. The mask has the same shape without the channels: bool for one label,
+    uint8 for several. Raises InputError when their sizes differ.
+    """
+    if pair.place:
+        image, mask = read_record(pair.image, *pair.place)
+        return to_values(image), mask if pair.labels > 1 else mask > 0
+    image = read_channels(pair.image, pair.channels) if pair.channels else read_picture(pair.image)
+    mask = decode_grey(pair.mask) if pair.labels > 1 else read_mask_picture(pair.mask)
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its picture "
+            f"{image.shape[1]}x{image.shape[0]}; make them alike"
+        )
+    return image, mask
+
+
+def read_description(folder: str | Path) -> Card | None:
+    """The card of a dataset folder, from its dataset.json; None where there is none."""
+    path = Path(folder) / DESCRIPTION
+    if not path.exists():
+        return None
+    if said := read_json(path):
+        return to_card(said)
+    raise InputError(f"{path} cannot be read as JSON; make the dataset again")
+
+
+def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
+    """The pairs of each split of a dataset folder, {"Train": [...], "Val": [...], "Test": [...]}.
+
+    Reads the layout of data.py (by its manifest.csv), and Train/images with
+    Train/mask_img_labelsTrain, and so on for Val and Test. Raises InputError for anything else.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no dataset folder {folder}; make one: python data.py --synthetic 40")
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder)
+    if (folder / DESCRIPTION).exists():
+        raise InputError(f"{folder} is unfinished; run its data.py command again to finish it")
+    found = {p.name.lower(): p for p in folder.iterdir() if p.is_dir()}
+    if "train" not in found:
+        raise InputError(f"{folder} has no {MANIFEST} and no Train/images; give a dataset folder")
+    return {s: read_split(found[s.lower()]) if s.lower() in found else [] for s in SPLITS}
+
+
+def read_manifest(folder: Path) -> dict[str, list[Pair]]:
+    """The pairs of each split by the folder's manifest.csv and dataset.json."""
+    splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    card = read_description(folder) or Card()
+    kind = (len(card.channels) if card.is_mri else None, len(card.labels))
+    is_record = card.format == "tfrecord"
+    try:
+        for row in read_rows(folder / MANIFEST):
+            place = (int(row["offset"]), int(row["bytes"])) if is_record else None
+            files = (folder / row["image"], folder / row["mask"])
+            name = name_sample(row["scan"], row["view"], int(row["index"]))
+            splits[row["split"]].append(Pair(*files, row["case"], row["view"], *kind, place, name))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        said = f"{folder / MANIFEST} is not a manifest ({error!r}); make the dataset again"
+        raise InputError(said) from error
+    return splits
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a manifest, {column: text}."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_split(folder: Path) -> list[Pair]:
+    """Pairs of `folder`/images and `folder`/mask…, matched by name; warns of files left over."""
+    pairs, left_over = find_pairs(*split_folder(folder), PICTURES)
+    for line in left_over:
+        warn(line)
+    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in pairs]
+
+
+def name_sample(scan: str, view: str, index: int) -> str:
+    """The name of a slice or volume; SAMPLE_NAME reads a slice's."""
+    return f"{scan}_{view}_{index:04d}"
+
+
+def case_and_view(name: str) -> dict[str, str]:
+    """{"case", "view"} out of <case>_<view>_<index>, empty where the name says nothing."""
+    found = SAMPLE_NAME.fullmatch(name)
+    return found.groupdict() if found else {}

@@ -1,0 +1,234 @@
+"""A scan's slices, or its volume, as they go into a dataset: read, chosen, cut, at their size.
+
+    scan, image, mask = load_source(source, options)
+    for sample in cut_scan(scan, image, mask, rng, options): ...     # a Sample each
+
+Images are in HU, or normalised if they are MRI; `dataset.write` stores them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.card import to_contiguous
+from common.errors import InputError
+from dataset.options import Options, Source
+from scan.canonical import make_volume
+from scan.nifti import read_labels, read_mask
+from scan.picture import decode_grey, read_channels
+from scan.read import read_case, read_volume
+from scan.resample import straighten, straighten_labels
+from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
+from scan.volume import Volume, measure_box
+from synthesis.ct import make_scan
+
+SHOWN = 0.01  # a slice without label is kept if at least this share of it shows something
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A slice (H, W[, C]) or volume (X, Y, Z, C) at its final size, and its mask.
+
+    The image is in HU, or as normalised; spacing_mm of a pixel or voxel is None if not known.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    view: str
+    index: int
+    spacing_mm: float | None
+
+
+# ---------------------------------------------------------------- reading a scan
+
+
+def load_source(source: Source, options: Options) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """A source's grid, its image and its mask, both on canonical voxels.
+
+    The image is (X, Y, Z) in HU, or a normalised MRI (X, Y, Z, C). The mask is (X, Y, Z): bool, or
+    uint8 labels 1, 2, … where `options.labels` names their values. Raises InputError for files that
+    cannot be read.
+    """
+    if source.seed is not None:
+        made = make_scan(source.seed, source.path, options.necks)
+        return make_volume(made.hu, made.affine, source.scan), made.hu, made.labels
+    if source.modalities:
+        scan, image = read_case(source.modalities)
+        image = normalise(image, options.window)
+    else:
+        scan = read_volume(source.path, options.position)
+        image = scan.hu
+    if not options.labels:
+        return scan, image, read_mask(source.mask, scan)
+    labels = read_labels(source.mask, scan)
+    scan = replace(scan, notes=(*scan.notes, *note_other_labels(labels, source.mask, options)))
+    return scan, image, to_contiguous(labels, options.labels)
+
+
+def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The slices (N, H, W, C) of a case of pictures, their labels (N, H, W), all uint8, and notes.
+
+    Raises InputError for files that cannot be read, and for pictures of different sizes.
+    """
+    images = [read_channels(image, len(options.channels)) for _, image, _ in source.pictures]
+    masks = [decode_grey(mask) for _, _, mask in source.pictures]
+    if len({array.shape[:2] for array in images + masks}) > 1:
+        raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
+    labels = np.stack(masks)
+    notes = note_other_labels(labels, source.pictures[0][2].parent, options)
+    return np.stack(images), to_contiguous(labels, options.labels), notes
+
+
+def note_other_labels(labels: np.ndarray, path: Path, options: Options) -> list[str]:
+    """A line on the labels that were not asked for, if there are any."""
+    others = sorted(set(np.unique(labels).tolist()) - {0, *options.labels})
+    told = " ".join(map(str, others[:5])) + " …" * (len(others) > 5)
+    return [f"{path.name} also holds {told}, here taken as background"] if others else []
+
+
+# ---------------------------------------------------------------- which slices
+
+
+def choose_slices(
+    has_brain: np.ndarray, limit: int | None, empty: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Sorted indices of at most `limit` slices; at most a share of `empty` is without brain.
+
+    A scan with no brain at all gives `empty` times the limit, as an example of nothing to find.
+    Slices without brain are drawn most often where they lie next to the brain: these are hard.
+    """
+    brain, bare = np.flatnonzero(has_brain), np.flatnonzero(~has_brain)
+    limit = min(limit or len(has_brain), len(has_brain))
+    if len(brain):
+        by_brain = len(brain) * empty / (1 - empty) if empty < 1 else math.inf
+        bares = int(min(limit * len(bare) / len(has_brain), limit * empty, by_brain))
+    else:
+        bares = math.ceil(limit * empty)
+    brains = min(len(brain), limit - bares)
+    gap = np.abs(bare[:, None] - brain).min(1, initial=len(has_brain))
+    # the largest of u ** (1 / weight), u uniform: a draw by weight, without putting back
+    order = np.argsort(rng.random(len(bare)) ** (3.0 + gap))
+    drawn = [rng.choice(brain, brains, replace=False), bare[order[len(bare) - bares :]]]
+    return np.sort(np.concatenate(drawn))
+
+
+def keep_slices(
+    images: np.ndarray, masks: np.ndarray, options: Options, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices of the slices to keep: `choose_slices` among those that are worth it.
+
+    Such a slice lies within `options.range` of the axis. At least a share of `options.least` of it
+    is labelled; or nothing is, and at least a share of SHOWN shows something.
+    """
+    low, high = options.range
+    places = (np.arange(len(images)) + 0.5) / len(images)
+    labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size
+    enough = [
+        share >= options.least if share else np.mean(image != options.outside) >= SHOWN
+        for share, image in zip(labelled, images, strict=True)
+    ]
+    worth = np.flatnonzero((low < places) & (places < high) & enough)
+    return worth[choose_slices(labelled[worth] > 0, options.slices, options.empty, rng)]
+
+
+# ---------------------------------------------------------------- slices
+
+
+def cut_scan(scan: Volume, image, mask, rng, options: Options) -> Iterator[Sample]:
+    """The slices to keep of a scan in every view, or its one volume."""
+    if options.dimensions == 3:
+        yield from cut_volume(scan, image, mask, options)
+        return
+    image, mask, spacing = stand_upright(scan, image, mask, options)
+    for view in options.views:
+        plane, arrays = view, (image, mask)
+        if view == "mip":  # one picture: the highest values along z
+            plane, arrays = "axial", [array.max(axis=2, keepdims=True) for array in arrays]
+        images, masks = (stack(array, plane) for array in arrays)
+        pixel = pixel_spacing(spacing, plane)
+        for index in keep_slices(images, masks, options, rng):
+            yield fit_sample(images[index], masks[index], view, int(index), options, pixel)
+
+
+def fit_sample(image, mask, view: str, index: int, options: Options, spacing=None) -> Sample:
+    """One slice and its mask, fitted into the square; spacing (row, column) in mm, if known."""
+    pixel = spacing or (1.0, 1.0)
+    # resampled as HU, then windowed, as a scanner's own export does it
+    image, _ = fit_square(image, options.size, spacing=pixel, outside=options.outside)
+    if options.labels:
+        mask, place = fit_labels(mask, options.size, pixel)
+    else:
+        mask, place = fit_square(mask, options.size, is_mask=True, spacing=pixel)
+    extent = np.multiply(place.shape, pixel).max()
+    spacing_mm = round(float(extent) / options.size, 4) if spacing else None
+    return Sample(image, mask, view, index, spacing_mm)
+
+
+def stand_upright(
+    scan: Volume, image: np.ndarray, mask: np.ndarray, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image and mask without gantry tilt and uneven gaps, and their spacing (3,) in mm."""
+    axes = scan.affine[:3, :3] / scan.spacing
+    if scan.shifts is None and np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        return image, mask, scan.spacing
+    spacing = max(scan.spacing.min(), (scan.spacing * mask.shape).max() / options.size)
+    return *cut_cubes(scan, image, mask, options.outside, spacing), np.full(3, spacing)
+
+
+# ---------------------------------------------------------------- volumes
+
+
+def cut_volume(scan: Volume, image, mask, options: Options) -> Iterator[Sample]:
+    """The one volume of a scan, cropped to what it shows and brought to the grid."""
+    shown = image.any(axis=-1) if options.is_mri else image > min(options.shown)
+    if not shown.any() or np.count_nonzero(mask) < options.least * np.count_nonzero(shown):
+        return
+    box, spacing = choose_box(shown, mask, scan, options)
+    image, mask = cut_cubes(scan, image, mask, options.outside, spacing, box)
+    image = image if image.ndim == 4 else image[..., None]
+    mask = mask if options.labels else np.uint8(255) * mask
+    yield Sample(image, mask, "volume", 0, round(spacing, 4))
+
+
+def choose_box(shown, mask, scan: Volume, options: Options) -> tuple[np.ndarray, float]:
+    """The box (2, 3) of a volume's cubes, mm in straight coordinates, and their spacing in mm.
+
+    `shown` (bool) is the part of the scan that matters: the brain of an MRI. "resize" brings its
+    whole box into the grid. "crop" keeps the voxels' size and centres the grid on that box; where
+    the box is larger than the grid, it moves as near to the mask as the box allows.
+    """
+    low, high = measure_box(shown, scan)
+    spacing, grid = options.spacing, np.array(options.grid)
+    if options.fit == "resize":
+        spacing = float(((high - low) / grid).max())
+    extent = spacing * grid
+    centre, larger = (low + high) / 2, high - low > extent
+    if mask.any() and larger.any():
+        wanted = measure_box(mask > 0, scan).mean(axis=0)
+        ends = low + extent / 2, np.maximum(high - extent / 2, low + extent / 2)
+        centre = np.where(larger, np.clip(wanted, *ends), centre)
+    # by whole voxels from the box: voxels that have this size already are not resampled
+    start = low + np.rint((centre - extent / 2 - low) / spacing) * spacing
+    return np.stack([start, start + extent]), spacing
+
+
+def cut_cubes(
+    scan: Volume, image, mask, outside: float, spacing: float, box: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask on cubes of `spacing` mm in `box` (see `scan.resample.straighten`).
+
+    A bool mask is true where at least half of a cube is; labels come from the nearest voxel.
+    """
+    channels = np.moveaxis(image, -1, 0) if image.ndim == 4 else [image]
+    made = [straighten(part, scan, spacing, box, outside) for part in channels]
+    cubes, grids = zip(*made, strict=True)
+    if mask.dtype == bool:
+        mask = straighten(mask, scan, spacing, box, 0)[0] >= 0.5
+    else:
+        mask = straighten_labels(mask, scan, grids[0])
+    return np.stack(cubes, -1) if image.ndim == 4 else cubes[0], mask

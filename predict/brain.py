@@ -1,0 +1,356 @@
+"""The kind of input "brain": a head CT or CTA, as NIfTI or DICOM.
+
+The head is looked for coarsely. In its box the network sees the scan in three views on cubes; their
+mean is cleaned, cut at the foramen magnum and brought to the scan's own voxels (predict/border.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import fill_voids
+import numpy as np
+from scipy import ndimage
+
+from common.card import Card
+from common.errors import InputError
+from common.report import add_verdict
+from predict import picture
+from predict.border import Inside, decide, find_inside, smoothed
+from predict.drawing import draw_scan, find_thin_axis, write_image
+from predict.files import LEFT_RIGHT, describe_grid, write_masks
+from predict.folder import Target
+from predict.network import UNCUT, Network
+from predict.result import Result, Wanted
+from predict.verdict import (
+    FACES,
+    Verdict,
+    judge,
+    measure_answer,
+    measure_scan,
+    seen_voxels,
+)
+from scan.blanked import find_sound_slices
+from scan.hu import FORAMEN_AREA, doubt_hu, to_hu
+from scan.mask import dice, find_box, find_ends, grow_mask, keep_largest, tidy_mask
+from scan.nifti import write_scan
+from scan.read import read_volume
+from scan.resample import straighten, unstraighten
+from scan.views import VIEWS, normalise
+from scan.volume import (
+    Grid,
+    Volume,
+    crop_slices,
+    cut_slabs,
+    measure_ml,
+    measure_whole_box,
+    thin_out,
+)
+
+# The head is looked for on cubes COARSE times larger, in every COARSE_EVERY-th slice
+COARSE, COARSE_EVERY = 2, 4
+MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
+ROOM = 6.0  # mm between brain and the box's face, at least: half of what is mostly left of MARGIN
+THICK = 4.0  # mm along a voxel: between two there is nothing new
+# Every EVERY-th slice of a view is looked at, for 0.0001 of Dice (benchmarks/README.md); across
+# thick slices every EVERY_THICK-th
+EVERY, EVERY_THICK = 2, 5
+FUNNEL = 3.0  # mm of a narrow lower end that are left for the skull's funnel above the foramen
+# Dice of the two views most alike, at least, where there is a brain: for tongues taken for one it
+# was 0.2 to 0.4, for heads 0.8 and more
+ALIKE = 0.5
+LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
+LEAKED = 2  # cubes: what hangs on the brain by fewer has leaked through a foramen
+TOO_THIN = "less than 30 mm of a head: neither its volume nor its views can be checked"
+BLANKED = "the scan was blanked out in {} slices at the {}: the mask ends before them"
+NOTHING_LEFT = "--border has left nothing of the mask"
+NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says about a head, on cubes of `grid`, (X, Y, Z) float32 each.
+
+    views: by view, the probability that a cube lies inside the skull; inside: their mean, cleaned;
+    hyperdense: the probability that a cube is bright and inside; cubes: HU.
+    """
+
+    views: dict[str, np.ndarray]
+    inside: np.ndarray
+    hyperdense: np.ndarray
+    cubes: np.ndarray
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head lies in a scan: boxes (2, 3) in mm, straight coordinates (see `Grid.box`).
+
+    box: around its brain, with some room; whole: around the scan; cut: at which faces of the scan
+    the brain goes on, bool (2, 3).
+    """
+
+    box: np.ndarray
+    whole: np.ndarray
+    cut: np.ndarray
+
+
+# ---------------------------------------------------------------- what predict/kinds.py asks for
+
+
+def read(path: Path, wanted: Wanted, card: Card) -> Volume:
+    """A scan in HU; InputError for what is no scan, or has no DICOM for the SEG wanted."""
+    scan = read_scan(path, wanted.series)
+    if "dicom-seg" in wanted.formats and scan.slices is None:
+        raise InputError(f"{path} is no DICOM scan: leave --format dicom-seg out")
+    return scan
+
+
+def read_scan(path: str | Path, series: int | None = None) -> Volume:
+    """A scan whose values are HU; values that are plainly shifted are mended."""
+    scan = read_volume(path, series=series)
+    hu, notes = to_hu(scan.hu)
+    return replace(scan, hu=hu, notes=(*scan.notes, *notes))
+
+
+def predict(scan: Volume, network: Network) -> Result:
+    """The brain mask of a scan."""
+    if find_thin_axis(scan) is not None:
+        return predict_thin(scan, network)
+    head, everything = find_head(scan, network), slice(0, scan.hu.shape[scan.slice_axis])
+    if head is not None:
+        if (sound := find_sound_slices(scan, head.box)) != everything:
+            return predict_part(scan, sound, network)
+        if (result := segment(scan, head, network)).mask.any():
+            return result
+    # where most of a head was blanked out, it may only be seen once the scan ends there
+    sound = find_sound_slices(scan, measure_whole_box(scan))
+    return no_head(scan) if sound == everything else predict_part(scan, sound, network)
+
+
+def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Card) -> dict:
+    """Write the masks and the overlay of a scan at one time; return what its JSON says."""
+    mask, verdict = grow_mask(result.mask, scan.spacing, wanted.border), result.verdict
+    lost = [NOTHING_LEFT] if result.mask.any() and not mask.any() else []
+    with ThreadPoolExecutor(1) as thread:
+        written = thread.submit(write_masks, target, scan, mask, wanted, card)
+        sheet = add_verdict(draw_scan(scan, mask), verdict.grade, verdict.reasons)
+        write_image(target.folder / f"{target.name}_overlay.png", sheet)
+        files = written.result()
+    return {
+        **files,
+        "volume_ml": round(measure_ml(mask, scan), 1),
+        **describe_grid(scan),
+        "verdict": verdict.grade,
+        "reasons": list(verdict.reasons),
+        "signs": verdict.signs,
+        "left_right": LEFT_RIGHT,
+        "view_agreement": result.agreement,
+        "notes": [*scan.notes, *result.notes, *lost],
+    }
+
+
+def show(scan: Volume, folder: Path) -> None:
+    """Write what a viewer shows below the mask: the scan."""
+    write_scan(scan, folder / "scan.nii.gz")
+
+
+# ---------------------------------------------------------------- from scan to mask
+
+
+def predict_part(scan: Volume, sound: slice, network: Network) -> Result:
+    """The mask of a scan where only some slices are `sound`, found in these alone."""
+    axis = scan.slice_axis
+    result = predict(crop_slices(scan, sound), network)
+    if not result.mask.any():
+        return no_head(scan)
+    mask = np.zeros_like(scan.hu, bool)
+    np.moveaxis(mask, axis, 0)[sound] = np.moveaxis(result.mask, axis, 0)
+    counts = sound.start, scan.hu.shape[axis] - sound.stop
+    left_out = zip(counts, FACES[axis], strict=True)
+    notes = [BLANKED.format(count, face) for count, face in left_out if count]
+    return replace(result, mask=mask, notes=(*notes, *result.notes))
+
+
+def predict_thin(scan: Volume, network: Network) -> Result:
+    """The mask of a scan of one slice or few, each taken as a picture in HU."""
+    axis = find_thin_axis(scan)
+    masks = []
+    for index, hu in enumerate(slices := np.moveaxis(scan.hu, axis, 0)):
+        network.tell("segmenting", index / len(slices))
+        masks.append(picture.find_mask(hu.astype(np.float32), network))
+    mask = np.stack(masks, axis)
+    if not mask.any():
+        return no_head(scan)
+    return Result(mask, verdict=judge({}, (TOO_THIN, *doubt_hu(scan.hu))))
+
+
+def segment(scan: Volume, head: Head, network: Network) -> Result:
+    """The mask of the head that was found in a scan."""
+    answer = look(scan, head, network)
+    every = slices_seen(scan, answer.grid.spacing)
+    brain, alike = answer.inside > 0.5, compare_views(answer.views, every)
+    if not brain.any() or max(alike.values()) < ALIKE:
+        return no_head(scan)
+    mask = np.zeros_like(scan.hu, bool)
+    parts = list(cut_slabs(crop_grid(answer.grid, brain), scan, depth=16))
+    with ThreadPoolExecutor(2) as pool:
+        measured = pool.submit(
+            measure_answer, answer.views, every, brain, answer.cubes, answer.grid.spacing
+        )
+        inside = find_inside(answer.inside, answer.hyperdense, answer.cubes, max(scan.spacing))
+
+        def fill(region):
+            mask[region] = refine(inside, answer.grid, scan, region)
+
+        for done, _ in enumerate(pool.map(fill, parts)):
+            network.tell("refining", done / len(parts))
+    mask = tidy_mask(mask)
+    if measure_ml(mask, scan) < LEAST_BRAIN:
+        return no_head(scan)
+    return Result(mask, alike, verdict=judge_scan(mask, scan, measured.result()))
+
+
+def refine(inside: Inside, grid: Grid, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
+    """The mask, bool, of a region of the scan, from what lies inside on the cubes of `grid`."""
+    share, hyperdense = (
+        unstraighten(field, grid, scan, region) for field in (inside.share, inside.hyperdense)
+    )
+    hu = smoothed(scan.hu[region], scan.spacing, scan.slice_axis)
+    return decide(hu, share, hyperdense, inside.hu)
+
+
+def no_head(scan: Volume) -> Result:
+    """The result for a scan in which there is no brain."""
+    mask = np.zeros_like(scan.hu, bool)
+    return Result(mask, notes=(NO_HEAD,), verdict=judge_scan(mask, scan, {}))
+
+
+def judge_scan(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> Verdict:
+    """The verdict on a scan's mask, from `signs` of the network's answer and from the scan."""
+    size = measure_ml(mask, scan)
+    signs = signs | measure_scan(scan.hu, mask, scan.spacing, size)
+    return judge(signs, doubt_hu(scan.hu))
+
+
+# ---------------------------------------------------------------- the network's look at a head
+
+
+def find_head(scan: Volume, network: Network) -> Head | None:
+    """Where the head lies in a scan; None if nothing looks like brain."""
+    few = thin_out(scan, COARSE * network.spacing / 2)  # far quicker than all of a large scan
+    cubes, grid = straighten(few.hu, few, COARSE * network.spacing)
+    box, whole = find_brain(cubes, grid, network), grid.box((0, 0, 0), grid.shape)
+    if box is None:
+        return None
+    cut = np.abs(box - whole) < ROOM  # scalp and skull alone are thicker
+    whole = np.where(
+        cut, measure_whole_box(scan), whole
+    )  # coarse cubes reach beyond: air, mirrored
+    if cut.any() and (again := find_brain(cubes, grid, network, cut)) is not None:
+        box = again
+    return Head(enlarge(box, MARGIN, whole), whole, cut)
+
+
+def find_brain(cubes: np.ndarray, grid: Grid, network: Network, cut=UNCUT) -> np.ndarray | None:
+    """The box (2, 3) in mm around what looks like brain in HU on coarse cubes; None if nothing
+    does. `cut` is as in `Head`."""
+    seen = normalise(cubes, network.window)
+    every = dict.fromkeys(VIEWS, COARSE_EVERY)
+    views = network.in_views(seen, every, "finding the head", cut)
+    answer = network.inside(sum(views.values()) / len(views))
+    # in a head that is cut low, one view may see brain where the others see a neck
+    for sure in (0.5, 0.3):
+        found = keep_largest(answer > sure)
+        if found.sum() * grid.spacing**3 / 1000 >= LEAST_BRAIN:
+            return grid.box(*find_ends(found))
+    return None
+
+
+def look(scan: Volume, head: Head, network: Network) -> Answer:
+    """The network's answer in the box of a scan's head.
+
+    Brain closer than ROOM to a face of the box was seen only in part, here and coarsely: the box is
+    made larger there, within the whole scan, and looked at again.
+    """
+    cubes, grid = straighten(scan.hu, scan, network.spacing, head.box)
+    every = slices_seen(scan, grid.spacing)
+    views = network.in_views(normalise(cubes, network.window), every, cut=head.cut)
+    mean = sum(views.values()) / len(views)
+    inside = cut_canal(clean_volume(network.inside(mean)), grid.spacing)
+    brain = inside > 0.5
+    if brain.any():
+        close = np.abs(grid.box(*find_ends(brain)) - head.box) < ROOM
+        wider = enlarge(head.box, 2 * MARGIN * close, head.whole)
+        if (wider != head.box).any():
+            return look(scan, replace(head, box=wider), network)
+    views = {view: network.inside(seen) for view, seen in views.items()}
+    return Answer(views, inside, network.hyperdense(mean), cubes, grid)
+
+
+def enlarge(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
+    """A box (2, 3) in mm, larger by `mm` at all faces (a number) or at each (2, 3), within the
+    `whole`."""
+    low, high = box + np.array([[-1], [1]]) * mm
+    return np.stack([np.maximum(low, whole[0]), np.minimum(high, whole[1])])
+
+
+def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
+    """By view, which n-th slice of a scan on cubes of `spacing` mm goes through the network.
+
+    It is every EVERY-th. Where voxels are over THICK long, only what is new along them; slices so
+    thick, seen from the side, are stripes: there it is every EVERY_THICK-th.
+    """
+    every = EVERY_THICK if scan.spacing[scan.slice_axis] > THICK else EVERY
+    apart = zip(VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
+    return {view: max(EVERY, int(mm / spacing)) if mm > THICK else every for view, mm in apart}
+
+
+def compare_views(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[str, float]:
+    """Dice between the masks of each pair of views, where both of them looked."""
+    found = {}
+    for pair in itertools.combinations(views, 2):
+        masks = (views[view][seen_voxels(pair, every)] > 0.5 for view in pair)
+        found["-".join(pair)] = round(float(dice(*masks)), 4)
+    return found
+
+
+# ---------------------------------------------------------------- cleaning
+
+
+def clean_volume(probability: np.ndarray) -> np.ndarray:
+    """A volume's probability (X, Y, Z) with only its largest component above 0.5, and no holes.
+
+    What hangs on it by less than three cubes is no part of it: it has leaked through a foramen.
+    """
+    core = keep_largest(ndimage.binary_erosion(probability > 0.5, border_value=1))
+    near = ndimage.binary_dilation(core, iterations=LEAKED)
+    probability = np.where(near, probability, 0)
+    mask = probability > 0.5
+    return np.where(fill_voids.fill(mask) & ~mask, 1, probability).astype(np.float32)
+
+
+def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
+    """A volume's probability (X, Y, Z) on cubes without what runs down the spinal canal.
+
+    From the foramen magnum down, a cut across is no larger than the foramen (FORAMEN_AREA). FUNNEL
+    is left of so narrow a lower end.
+    """
+    areas = np.count_nonzero(probability > 0.5, axis=(0, 1)) * spacing**2
+    if not areas.any():
+        return probability
+    bottom, wide = np.flatnonzero(areas)[0], np.flatnonzero(areas > FORAMEN_AREA)
+    top = wide[0] if len(wide) else bottom  # nothing wide: a mask that is all canal, or no brain
+    probability = probability.copy()
+    probability[..., : max(0, top - round(FUNNEL / spacing))] = 0
+    return probability
+
+
+def crop_grid(grid: Grid, mask: np.ndarray, margin: int = 3) -> Grid:
+    """The part of a grid that holds a mask on it, and `margin` cubes around: the border's band."""
+    box = find_box(mask, margin)
+    start = grid.start + grid.spacing * np.array([side.start for side in box])
+    return replace(grid, start=start, shape=tuple(side.stop - side.start for side in box))

@@ -1,0 +1,113 @@
+"""What a command line's paths mean: slices, scans, and folders that hold some of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from common.card import Card
+from common.errors import InputError, warn
+from predict.folder import is_result
+from scan.cases import (
+    MASK_NAME,
+    PICTURES,
+    SCANS,
+    find_masks,
+    find_modality,
+    get_stem,
+    is_dicom_folder,
+    list_visible,
+    parse_names,
+)
+from scan.dicom_files import read_study_uid
+from scan.dicom_series import list_slices
+
+
+def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]:
+    """The slices and scans that `paths` name: files, DICOM folders, or folders of either.
+
+    Where the model's card names the modalities of an MRI, case folders take the place of scans.
+    Raises InputError for a path that does not exist and for a folder that holds none.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path")
+        inside = [path] if path.is_file() else list_inside(path, card or Card())
+        if not inside:
+            raise InputError(f"{path} holds no scan and no picture (NIfTI, DICOM, PNG, JPEG)")
+        found += [p for p in inside if p not in found]
+    return found
+
+
+def list_inside(folder: Path, card: Card) -> list[Path]:
+    """The inputs in a folder: pictures, scans and DICOM series; or case folders for an MRI's card.
+
+    Masks that lie beside their scans are left out.
+    """
+    if card.is_mri:
+        return list_cases(folder, card)
+    files = [
+        path
+        for path in list_visible(folder)
+        if path.name.lower().endswith((*SCANS, *PICTURES, ".zip"))
+    ]
+    masks = find_masks(files)
+    if masks:
+        few = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
+        warn(f"{folder}: {few} of other files there left out, such as {masks[0].name}")
+    scans = [path for found in list_dicom(folder) for path in list_slices(found) or [found]]
+    return [file for file in files if file not in masks] + scans
+
+
+def list_dicom(folder: Path) -> list[Path]:
+    """The folders below that each hold one DICOM study: series of one study are one input."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        warn(f"{folder}: no permission to look into it; left out")
+        return []
+    if is_dicom_folder(folder):
+        return [folder]
+    # no results of an earlier run, nor links back up the tree
+    folders = [
+        path
+        for path in list_visible(folder)
+        if path.is_dir()
+        and not is_result(path)
+        and not folder.resolve().is_relative_to(path.resolve())
+    ]
+    below = [found for path in folders for found in list_dicom(path)]
+    if len(below) > 1:
+        studies = set(map(read_study_uid, below))
+        return [folder] if len(studies) == 1 and "" not in studies else below
+    return below
+
+
+def list_cases(folder: Path, card: Card) -> list[Path]:
+    """The folder, if it holds a file of one of the card's modalities; else the pictures in it, and
+    the same in all folders below. Raises InputError for a folder that holds none."""
+    found = list_cases_inside(folder, card)
+    if not found:
+        needed = " or ".join(card.channels)
+        raise InputError(f"{folder} holds no file of {needed}, and no picture")
+    return found
+
+
+def list_cases_inside(folder: Path, card: Card) -> list[Path]:
+    """As `list_cases`, [] for a folder that holds none."""
+    inside = list_visible(folder)
+    scans = [path for path in inside if path.name.lower().endswith(SCANS)]
+    if any(find_channel(path.name, card) for path in scans):
+        return [folder]
+    pictures = [
+        path
+        for path in inside
+        if path.name.lower().endswith(PICTURES) and not MASK_NAME.search(get_stem(path).lower())
+    ]
+    below = [q for path in inside if path.is_dir() for q in list_cases_inside(path, card)]
+    return pictures + below
+
+
+def find_channel(name: str, card: Card) -> str:
+    """Which of the card's modalities a file is by its name; "" for none of them."""
+    kind = find_modality(name, card.channels, parse_names(card.names))[0]
+    return kind if kind in card.channels else ""

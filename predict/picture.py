@@ -1,0 +1,181 @@
+"""The kind of input "picture": one slice of a head CT as PNG, JPEG or TIFF.
+
+A slice is uint8 (H, W) as somebody exported it, or float32 HU.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import fill_voids
+import numpy as np
+
+from common.card import Card
+from common.errors import InputError
+from predict.border import decide
+from predict.drawing import as_grey, outlined, to_stored, write_image
+from predict.folder import Target
+from predict.network import Network
+from predict.result import Result, Wanted
+from scan.picture import read_noted
+from scan.views import air_of, fit_square, normalise, unfit_square
+
+# A head is looked at closer where its box is smaller than this share of the picture. The box
+# reaches SKULL times the brain's larger side from the brain's middle
+SMALL, SKULL = 0.75, 0.8
+FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
+BRAIN_WINDOW = (0.0, 100.0)  # HU
+# As bright as bone in a picture, a share of its brightest; a clot that touches the skull, at least
+# a share of the brain. Chosen, with FINER, on 25 real slices (benchmarks/README.md)
+WHITE, CLOT = 0.95, 0.015
+LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is taken for a false alarm
+NOTHING = "no brain was found in this slice"
+
+
+def read(path: Path, wanted: Wanted, card: Card) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture and notes on it; InputError for what cannot be read."""
+    if card.is_3d:
+        raise InputError(f"{path} is a slice, and this model looks at volumes: give a scan")
+    picture, notes = read_noted(path)
+    return picture, (*notes, *wanted.notes_of_slice)
+
+
+def predict(source: tuple[np.ndarray, tuple[str, ...]], network: Network) -> Result:
+    """The brain mask of a slice."""
+    picture, notes = source
+    network.tell("segmenting", 0)
+    mask = find_mask(picture, network)
+    return Result(mask, notes=notes if mask.any() else (*notes, NOTHING))
+
+
+def write(target: Target, source, result: Result, wanted: Wanted, card: Card) -> dict:
+    """Write the mask and the overlay of a slice; return what its JSON says."""
+    mask = result.mask
+    path = target.folder / f"{target.name}_predicted_mask.png"
+    write_image(path, to_stored(mask, card))
+    write_image(target.folder / f"{target.name}_overlay.png", outlined(as_grey(source[0]), mask))
+    kind = "brain" if mask.dtype == bool else "labelled"
+    return {
+        "mask": path.name,
+        f"{kind}_pixels": int(np.count_nonzero(mask)),
+        "shape": list(mask.shape),
+        "notes": list(result.notes),
+    }
+
+
+def show(source, folder: Path) -> None:
+    """Write what a viewer shows below the mask: the slice in grey."""
+    write_image(folder / "picture.png", as_grey(source[0]))
+
+
+# ---------------------------------------------------------------- from slice to mask
+
+
+def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
+    """The brain mask (H, W), bool, of a slice.
+
+    A head that is small in its picture is looked at once more, closer. What shows bone is left
+    out: of HU as in a scan, of grey values what `find_spurs` finds.
+    """
+    share, bright = find_inside(picture, network)
+    if not (share > 0.5).any():  # perhaps the head is too small to be seen so coarsely
+        share, bright = find_inside(picture, network, times=2)
+    if (box := box_of_head(share > 0.5)) is not None:
+        near = find_inside(np.ascontiguousarray(picture[box]), network)
+        share, bright = np.zeros_like(share), np.zeros_like(bright)
+        share[box], bright[box] = near
+    brain = share > 0.5
+    if picture.dtype == np.uint8:
+        brain &= ~find_spurs(brain, picture)
+    elif brain.any():
+        brain = decide(picture, share, bright, np.median(picture[brain]))
+    return clean_slice(share, network.card.sure, brain)
+
+
+def find_inside(
+    picture: np.ndarray, network: Network, times: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (H, W) of being inside the skull, and of being bright there.
+
+    The network sees `times` the usual pixels a side. HU are seen in a brain window, too, which
+    shows the base of the brain better; but nothing of what is white in it.
+    """
+    size, multiple = network.size, network.card.multiple
+    if max(picture.shape) > size:
+        size = round(FINER * size / multiple) * multiple
+    seen = average_turns(picture, network, times * size, network.window)
+    share, bright = network.inside(seen), network.hyperdense(seen)
+    if picture.dtype != np.uint8:
+        too = network.inside(average_turns(picture, network, times * size, BRAIN_WINDOW))
+        share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
+    return share, bright
+
+
+def average_turns(picture: np.ndarray, network: Network, size: int, window: tuple) -> np.ndarray:
+    """Probability (H, W[, classes]), float32, of a slice brought to `size` pixels a side.
+
+    It is the mean over the slice's four quarter turns and their mirror images, so that a turned
+    slice gets the same mask. HU are seen in `window`.
+    """
+    square, place = fit_square(picture, size, outside=air_of(picture))
+    square = normalise(square, None if picture.dtype == np.uint8 else window)
+    seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(4)]
+    seen = network.probabilities(np.stack(seen))
+    plain, turned = (
+        np.mean([np.rot90(x, -turn) for turn, x in enumerate(part)], axis=0)
+        for part in (seen[:4], seen[4:])
+    )
+    return unfit_square((plain + turned[:, ::-1]) / 2, place)
+
+
+def find_spurs(brain: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Small patches (H, W), bool, of the brain (bool) that are as white as bone in a uint8 picture.
+
+    In a brain window blood is as white, but clots that touch the skull are larger than its spurs.
+    What is enclosed, such as lime, is filled again as a hole of the mask.
+    """
+    white = brain & (picture >= WHITE * picture.max())
+    _, parts, about, _ = cv2.connectedComponentsWithStats(white.astype(np.uint8), connectivity=4)
+    small = about[:, cv2.CC_STAT_AREA] < CLOT * np.count_nonzero(brain)
+    small[0] = False  # what is not white
+    return small[parts]
+
+
+def box_of_head(brain: np.ndarray) -> tuple[slice, slice] | None:
+    """The box (rows, columns) of the head around a brain mask (H, W) in its picture.
+
+    None where there is no brain, or where the box is not much smaller than the picture.
+    """
+    _, _, about, _ = cv2.connectedComponentsWithStats(brain.astype(np.uint8), connectivity=4)
+    if len(about) == 1:
+        return None
+    left, top, width, height = about[1 + about[1:, cv2.CC_STAT_AREA].argmax(), :4]
+    reach = SKULL * max(width, height)
+    centres, sizes = (top + height / 2, left + width / 2), brain.shape
+    box = [
+        (max(0, int(c - reach)), min(n, math.ceil(c + reach)))
+        for c, n in zip(centres, sizes, strict=True)
+    ]
+    if max(high - low for low, high in box) > SMALL * max(sizes):
+        return None
+    return tuple(slice(low, high) for low, high in box)
+
+
+def clean_slice(
+    probability: np.ndarray, sure: float = 0.5, brain: np.ndarray | None = None
+) -> np.ndarray:
+    """The mask (H, W), bool, of a slice: no holes, no specks.
+
+    brain: bool, what to clean (where `probability` is over 0.5 if None). The mask is empty where
+    its mean probability is less than `sure`.
+    """
+    mask = fill_voids.fill(probability > 0.5 if brain is None else brain)
+    if not mask.any() or probability[mask].mean() < sure:
+        return np.zeros_like(mask)
+    _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    sizes = about[:, cv2.CC_STAT_AREA]
+    sizes[0] = 0  # what is not the mask
+    kept = sizes >= max(LEAST_AREA * mask.size, 0.02 * sizes.max())
+    return kept[parts]

@@ -1,0 +1,202 @@
+"""The kind of input "tumour": an MRI of several modalities, and its labels.
+
+    source = read_mri("BraTS2021_00000", card)             # z-scored within the brain
+    cubes, grid = to_cubes(source, card)                   # (X, Y, Z, C), as in training
+    shares = in_patches(predict, cubes, (128, 128, 128))   # (X, Y, Z, classes)
+    labels = to_labels(shares, grid, source)               # on the case's own voxels
+
+Channels, normalisation and labels are those of the model's card.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.card import Card
+from common.errors import InputError
+from common.report import add_legend
+from predict.drawing import draw_scan, write_image
+from predict.files import LEFT_RIGHT, describe_grid, write_masks
+from predict.folder import Target
+from predict.network import Network
+from predict.result import Result, Wanted
+from predict.tumour_slice import choose_labels
+from scan.cases import Case, find_case, parse_names
+from scan.nifti import write_scan
+from scan.read import read_case
+from scan.resample import straighten, unstraighten
+from scan.views import VIEWS, normalise
+from scan.volume import Grid, Volume, cut_slabs, measure_box, measure_ml, measure_whole_box
+
+OVERLAP = 0.5  # of neighbouring patches
+BELL = 1 / 8  # of a patch's width: the spread of the weights with which patches are blended
+
+
+@dataclass(frozen=True, eq=False)
+class MRI:
+    """A case as a network sees it.
+
+    scan: its grid (the first modality); seen: (X, Y, Z, C) float32 in [0, 1] on the scan's
+    canonical voxels, 0 outside the brain.
+    """
+
+    scan: Volume
+    seen: np.ndarray
+
+    @property
+    def shown(self) -> Volume:
+        """The first modality in grey, uint8, for people to look at."""
+        return replace(self.scan, hu=np.rint(255 * self.seen[..., 0]).astype(np.uint8))
+
+
+# ---------------------------------------------------------------- what predict/kinds.py asks for
+
+
+def read(path: Path, wanted: Wanted, card: Card) -> MRI:
+    """The MRI in a case folder; InputError for options that are for brain masks alone."""
+    if path.is_file():
+        needed = ", ".join(card.channels)
+        raise InputError(f"{path} is one file, and this model looks at {needed}: give their folder")
+    if wanted.brain or wanted.border or "dicom-seg" in wanted.formats:
+        raise InputError(
+            "--brain, --border and --format dicom-seg are for brain masks of CT: "
+            f"leave them out for {path}"
+        )
+    return read_mri(path, card)
+
+
+def predict(source: MRI, network: Network) -> Result:
+    """The labels of an MRI: by slices whose views are averaged, or by volumes in patches."""
+    card = network.card
+    cubes, grid = to_cubes(source, card)
+    if card.is_3d:
+        network.tell("segmenting", 0)
+        patch = [n or m for n, m in zip(card.input_shape, cubes.shape, strict=True)][:3]
+        shares = in_patches(lambda part: network.probabilities(part[None])[0], cubes, patch)
+    else:
+        trained = [view for view in card.views or () if view in VIEWS]
+        views = network.in_views(cubes, dict.fromkeys(trained or VIEWS, 1))
+        shares = sum(views.values()) / len(views)
+    labels = to_labels(shares, grid, source)
+    names = ", ".join(card.labels.values())
+    return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+
+
+def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Card) -> dict:
+    """Write the labels and the overlay; return what the JSON says, with the mL of every area."""
+    labels, scan = result.mask, source.scan
+    files = write_masks(target, scan, labels, wanted, card)
+    ml = {
+        name: round(measure_ml(np.isin(labels, area), scan), 2) for name, area in card.areas.items()
+    }
+    names = {label: f"{name}: {ml[name]:.1f} mL" for label, name in card.labels.items()}
+    sheet = add_legend(draw_scan(source.shown, labels), names)
+    write_image(target.folder / f"{target.name}_overlay.png", sheet)
+    return {
+        **files,
+        "volume_ml": round(measure_ml(labels > 0, scan), 1),
+        "volumes_ml": ml,
+        "label_values": {card.labels[label]: value for label, value in card.label_values.items()},
+        **describe_grid(scan),
+        "left_right": LEFT_RIGHT,
+        "notes": [*scan.notes, *result.notes],
+    }
+
+
+def show(source: MRI, folder: Path) -> None:
+    """Write what a viewer shows below the labels: the first modality."""
+    write_scan(source.shown, folder / "scan.nii.gz")
+
+
+# ---------------------------------------------------------------- from case to labels
+
+
+def read_mri(case: Case | str | Path, card: Card) -> MRI:
+    """A case, or the one in a folder, with the modalities that the card names.
+
+    Raises InputError when one is missing or cannot be used.
+    """
+    if not isinstance(case, Case):
+        case = find_case(case, card.channels, parse_names(card.names))
+    scan, image = read_case(case)
+    return MRI(scan, normalise(image, card.normalise))
+
+
+def to_cubes(source: MRI, card: Card) -> tuple[np.ndarray, Grid]:
+    """An MRI on the cubes that the network was trained on, (X, Y, Z, C), and their grid.
+
+    For slices it is the whole scan; for volumes the brain's box, at least as large as the
+    network's own shape. Where the card names no spacing, the whole fits this shape.
+    """
+    *shape, _ = card.input_shape
+    shape = np.array([n or 0 for n in (shape if card.is_3d else shape[:1] * 3)])
+    brain = source.seen.any(axis=-1)
+    low, high = measure_box(brain, source.scan) if card.is_3d else measure_whole_box(source.scan)
+    spacing = card.spacing_mm
+    if not spacing:
+        spacing = ((high - low) / shape).max() if shape.all() else source.scan.spacing.min()
+    count = np.ceil((high - low) / spacing - 1e-3)
+    count = np.maximum(count, shape) if card.is_3d else count
+    # by whole voxels from the box, so that voxels of this very size are not resampled
+    start = low - np.floor((spacing * count - (high - low)) / 2 / spacing + 1e-3) * spacing
+    box = np.stack([start, start + spacing * count])
+    parts = [
+        straighten(part, source.scan, float(spacing), box, outside=0)
+        for part in np.moveaxis(source.seen, -1, 0)
+    ]
+    return np.stack([cubes for cubes, _ in parts], axis=-1), parts[0][1]
+
+
+def in_patches(predict: Callable, cubes: np.ndarray, patch: Sequence[int]) -> np.ndarray:
+    """predict(part) for patches of the cubes (X, Y, Z, C), blended to one answer (X, Y, Z, ...).
+
+    Patches overlap by half, and their weights fall off from the middle like a Gaussian (Isensee et
+    al., nnU-Net, Nature Methods 2021). Cubes no larger than `patch` (3,) are one patch.
+    """
+    patch = np.minimum(patch, cubes.shape[:3])
+    weight, total = make_bell(patch), 0.0
+    weights = np.zeros(cubes.shape[:3], np.float32)
+    for place in place_patches(cubes.shape[:3], patch):
+        found = predict(cubes[place])
+        if not np.ndim(total):
+            total = np.zeros((*cubes.shape[:3], *found.shape[3:]), np.float32)
+        total[place] += weight.reshape(*weight.shape, *[1] * (found.ndim - 3)) * found
+        weights[place] += weight
+    total /= weights.reshape(*weights.shape, *[1] * (total.ndim - 3))  # no second copy of it all
+    return total
+
+
+def place_patches(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Where patches lie in a volume: evenly, from face to face, overlapping by OVERLAP or more."""
+    lines = []
+    for size, width in zip(shape, patch, strict=True):
+        count = 1 + math.ceil((size - width) / (width * (1 - OVERLAP)))
+        starts = np.rint(np.linspace(0, size - width, count)).astype(int).tolist()
+        lines.append([slice(start, start + width) for start in starts])
+    return list(itertools.product(*lines))
+
+
+def make_bell(patch: Sequence[int]) -> np.ndarray:
+    """Weights (X, Y, Z), float32, in a patch: 1 in the middle, next to nothing in the corners."""
+    lines = [np.exp(-(((np.arange(n) - (n - 1) / 2) / (BELL * n)) ** 2) / 2) for n in patch]
+    x, y, z = (np.maximum(line, 1e-3).astype(np.float32) for line in lines)
+    return x[:, None, None] * y[:, None] * z
+
+
+def to_labels(shares: np.ndarray, grid: Grid, source: MRI) -> np.ndarray:
+    """The labels (X, Y, Z), uint8 from 1, on the MRI's own voxels; none lies outside the brain.
+
+    `shares` are the probabilities of the classes, (X, Y, Z, classes), or of the only label.
+    """
+    labels = np.zeros_like(source.scan.hu, np.uint8)
+    parts = np.moveaxis(shares, -1, 0) if shares.ndim == 4 else [shares]
+    for region in cut_slabs(grid, source.scan):
+        seen = [unstraighten(part, grid, source.scan, region) for part in parts]
+        labels[region] = choose_labels(seen)
+    return labels * source.seen.any(axis=-1)

@@ -1,0 +1,130 @@
+"""An input on its way: read, predicted, written, each step while the next input is in another.
+
+for work in predict_files(targets, load, wanted, card):
+    print(work.about or work.error)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
+
+from common import SOFTWARE
+from common.card import Card
+from common.errors import InputError
+from common.files import read_json, write_json
+from predict.folder import Target, absolute, claimed, input_version, remove_stale
+from predict.kinds import choose_kind
+from predict.network import Network
+from predict.result import Result, Wanted
+
+
+@dataclass
+class Work:
+    """An input on its way through `read`, `predict` and `write`.
+
+    kind: the module that handles it; source: what that has read, until it is written; version: the
+    input's fingerprint when it was read; about: what its JSON says in the end; error: why there is
+    none; seconds: time spent on it.
+    """
+
+    target: Target
+    kind: ModuleType | None = None
+    version: str = ""
+    source: object = None
+    result: Result | None = None
+    about: dict = field(default_factory=dict)
+    error: InputError | None = None
+    seconds: float = 0.0
+
+
+def predict_files(
+    targets: list[Target],
+    load: Callable[[], Network],
+    wanted: Wanted,
+    card: Card,
+) -> Iterator[Work]:
+    """Predict the inputs and write their results, in order; `load` gives the network.
+
+    While one input is predicted, the next is read and the one before written, each in a thread: at
+    most three are in memory. Reading begins before the network is loaded, hence its `card`.
+    """
+    waiting = in_background(timed(lambda work: read(work, wanted, card)), map(Work, targets))
+    network = load()
+    predicted = map(timed(lambda work: predict(work, network)), waiting)
+    return in_background(timed(lambda work: write(work, network.card, wanted)), predicted)
+
+
+def in_background(function: Callable, items: Iterable) -> Iterator:
+    """function(item) for each item, in order: begun in a thread before the last one is given."""
+    thread, items = ThreadPoolExecutor(1), iter(items)
+
+    def begin():
+        return next((thread.submit(function, item) for item in items), None)
+
+    def results(under_way):
+        while under_way:
+            following = begin()
+            yield under_way.result()
+            under_way = following
+
+    return results(begin())
+
+
+def timed(function: Callable[[Work], None]) -> Callable[[Work], Work]:
+    """A step that adds its time and keeps its InputError; work that failed before is passed on."""
+
+    def run_step(work: Work) -> Work:
+        start = time.perf_counter()
+        if work.error is None:
+            try:
+                function(work)
+            except InputError as error:
+                work.error = error
+            except MemoryError:
+                work.error = InputError(f"{work.target.path} needs more memory than there is")
+            if work.error:
+                work.source = work.result = None
+        work.seconds += time.perf_counter() - start
+        return work
+
+    return run_step
+
+
+def read(work: Work, wanted: Wanted, card: Card) -> None:
+    """Choose the kind of the input and read it; InputError for what cannot be used."""
+    work.version = input_version(work.target)
+    work.kind = choose_kind(work.target.path, card)
+    work.source = work.kind.read(work.target.path, wanted, card)
+
+
+def predict(work: Work, network: Network) -> None:
+    """Find the mask."""
+    work.result = work.kind.predict(work.source, network)
+
+
+def write(work: Work, card: Card, wanted: Wanted) -> None:
+    """Write mask, overlay and, last, the JSON; let go of the scan."""
+    start = time.perf_counter()
+    before = read_json(work.target.json)
+    with claimed(work.target) as target:
+        if target.folder != work.target.folder:
+            before = {}
+        work.target = target
+        about = work.kind.write(target, work.source, work.result, wanted, card)
+        seconds = work.seconds + time.perf_counter() - start
+        about = {
+            "input": str(absolute(target.path)),
+            "input_version": work.version,
+            **about,
+            "model": card.sha256,
+            "software": SOFTWARE,
+            "wanted": asdict(wanted),
+            "seconds": round(seconds, 2),
+        }
+        write_json(target.json, about)
+    remove_stale(target.folder, before, about)
+    work.about, work.source, work.result = about, None, None

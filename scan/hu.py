@@ -1,0 +1,111 @@
+"""Values of a CT in HU: the constants, whether values can be HU of a head, and how they are mended.
+
+hu, notes = clean_values(stored)     # no NaN, no padding, int16 where nothing is lost
+hu, notes = to_hu(hu)                # stored values whose intercept is missing become HU
+reasons = doubt_hu(hu)               # why these cannot be HU of a head; () if they can
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+AIR = -1024  # HU: nothing is darker; padding, also where lossy compression blurred it, becomes AIR
+PADDING = (-1500, -2000, -3024)  # HU: what scanners write outside their round field of view
+BONE = 250.0  # HU: bone is brighter
+BODY = -300.0  # HU: tissue is brighter
+BLANK = -950.0  # HU: air is darker
+STORED = 1024  # scanners add this to HU so that stored values are positive
+SOFT = (-150.0, 150.0)  # HU: the commonest value of a body, be it fat, muscle or brain, lies here
+LARGEST = 1e6  # HU: a larger value, such as the largest float32, stands for no number
+# mm2: the foramen magnum (some 800: Gruber et al., Int J Legal Med 2009) with the mask's error
+FORAMEN_AREA = 900.0
+
+
+def clean_values(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, list[str]]:
+    """Values without NaN, and HU without padding; int16 where no value is lost; notes on it."""
+    notes, nothing = [], AIR if is_hu else 0
+    if array.dtype.kind == "f":
+        most = LARGEST if is_hu else np.inf
+        strange = sum(int((~(np.abs(part) < most)).sum()) for part in chunks(array))
+        if strange:
+            array = np.where(np.abs(array) < most, array, array.dtype.type(nothing))
+            taken = "air" if is_hu else "0"
+            which = "NaN, infinite or over a million" if is_hu else "NaN or infinite"
+            notes.append(f"{strange} voxels that are no number ({which}) taken as {taken}")
+    limits = np.iinfo(np.int16)
+    low, high = array.min(), array.max()
+    fits = limits.min <= low and high <= limits.max
+    whole = array.dtype.kind != "f" or all((p == np.rint(p)).all() for p in chunks(array))
+    array = array.astype(np.int16 if fits and whole else np.float32, copy=False)
+    if is_hu and low < AIR:
+        array = np.maximum(array, AIR, out=array if array.flags.writeable else None)
+        if low <= max(PADDING):
+            notes.append("padding taken as air")
+    return array, notes
+
+
+def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of a few MB each, along the axis that lies farthest apart in memory."""
+    array = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
+    return (array[start : start + 8] for start in range(0, len(array), 8))
+
+
+def to_hu(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A scan's values (any shape) in HU, and a note where they were not.
+
+    Stored values that plainly lack their intercept (all positive, the body near 1024) are shifted
+    by -1024; all others are returned as they are.
+    """
+    body = commonest(hu)
+    if body is None or hu.min() < 0 or not SOFT[0] < body - STORED < SOFT[1]:
+        return hu, ()
+    if not has_bone(hu - np.float32(STORED)):
+        return hu, ()
+    note = (
+        f"values from 0 with the body at {body:.0f} taken as HU + {STORED} (the header lacks the "
+        f"intercept) and shifted by -{STORED}"
+    )
+    return hu - hu.dtype.type(STORED), (note,)
+
+
+def doubt_hu(hu: np.ndarray) -> tuple[str, ...]:
+    """Why values (any shape) cannot be HU of a head, in words; () if they can."""
+    low, high = float(hu.min()), float(hu.max())
+    if low >= 0 and high <= 255:
+        return (f"values from {low:.0f} to {high:.0f} are those of an 8-bit picture, not HU",)
+    if low >= -50:
+        where = f"values from {low:.0f} to {high:.0f} hold no air"
+        return (f"{where}: not HU (MRI, or a missing intercept?)",)
+    body = commonest(hu)
+    if body is None or not SOFT[0] < body < SOFT[1]:
+        words = "no body is seen" if body is None else f"most of the body lies at {body:.0f}"
+        return (f"{words}: not HU (MRI, or a wrong slope or intercept?)",)
+    if not has_bone(hu):
+        return ("no bone is seen (nothing above 250 HU): not HU, or no head",)
+    return ()
+
+
+def commonest(hu: np.ndarray) -> float | None:
+    """The commonest value outside air, to 20; None where there is nothing but air.
+
+    Air lies within a quarter of the range above the lowest value.
+    """
+    sample = thin_sample(hu).astype(np.float32)
+    low, high = sample.min(), np.quantile(sample, 0.995)
+    sample = sample[sample > low + 0.25 * (high - low)]
+    if not len(sample):
+        return None
+    counts, edges = np.histogram(sample, np.arange(sample.min(), sample.max() + 40, 20))
+    return float(edges[counts.argmax()] + 10)
+
+
+def has_bone(hu: np.ndarray) -> bool:
+    """Whether at least 0.1 % of the scan is as dense as bone."""
+    return bool((thin_sample(hu) > BONE).mean() > 0.001)
+
+
+def thin_sample(hu: np.ndarray) -> np.ndarray:
+    """Some 96 to 191 voxels along each axis, evenly spaced."""
+    return hu[tuple(slice(None, None, max(1, n // 96)) for n in hu.shape)]

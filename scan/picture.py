@@ -1,0 +1,163 @@
+"""Picture files: what can be read of a PNG, JPEG or TIFF, and how one is written.
+
+picture = read_picture("slice.png")                # (H, W), uint8 or float32 HU
+channels = read_channels("slice_of_mri.png", 3)    # (H, W, 3), uint8
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import InputError, explained
+from scan.hu import AIR
+
+LUMA = np.float32([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
+COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less
+# Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
+# colours. Their share was up to 0.05 in slices under a cast or sepia with letters, also in JPEG; it
+# was 0.12 and more in slices in the colour maps hot, inferno, jet and viridis, 0.14 in photos
+FAR, LETTERS = 0.08, 0.1
+TINTED = "the picture is coloured in part or as a whole: its brightness was taken as grey"
+cv2.utils.logging.setLogLevel(0)  # we say ourselves, once, why a picture cannot be read
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """A grey picture (H, W): uint8, or float32 HU where a 16-bit file holds HU + 1024.
+
+    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes);
+    other 16-bit pictures are brought to uint8, 65535 to 255.
+    Raises InputError for anything else: missing, empty, truncated, another format, a photo.
+    """
+    return read_noted(path)[0]
+
+
+def read_noted(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture as `read_picture` gives it, and a note if it was not all grey."""
+    grey, notes = to_grey(decode_file(path), Path(path))
+    return to_values(grey), notes
+
+
+def to_values(stored: np.ndarray) -> np.ndarray:
+    """What stored values mean: uint8 as it is, 12 of 16 bits as HU, else the upper 8 of 16 bits."""
+    if stored.dtype == np.uint8:
+        return stored
+    high = stored.max() > 4095
+    return np.rint(stored / 257).astype(np.uint8) if high else stored + np.float32(AIR)
+
+
+def read_channels(path: str | Path, count: int) -> np.ndarray:
+    """The first `count` channels (H, W, count), uint8, of a picture that data.py made of an MRI.
+
+    Raises InputError as `read_picture` does, and for a picture of fewer channels.
+    """
+    image = decode_file(path)
+    image = swap_colours(image.reshape(*image.shape[:2], -1))
+    if image.dtype != np.uint8 or image.shape[2] < count:
+        raise InputError(f"{path} needs {count} channels of 8 bits; give a slice of such an MRI")
+    return np.ascontiguousarray(image[..., :count])
+
+
+def read_mask_picture(path: str | Path) -> np.ndarray:
+    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges.
+
+    Raises InputError for labels, since it cannot know which one is meant.
+    """
+    grey = decode_grey(path)
+    most = grey.max()
+    if 1 < most < 10 and len(values := np.unique(grey)) > 2:
+        raise InputError(
+            f"{path} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
+            "store the one label that is meant as 255 and all else as 0"
+        )
+    return grey > most / 2
+
+
+def decode_grey(path: str | Path) -> np.ndarray:
+    """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
+    return to_grey(decode_file(path), Path(path))[0]
+
+
+def decode_file(path: str | Path) -> np.ndarray:
+    """What a picture file stores, (H, W) or (H, W, channels) in OpenCV's order: uint8 or uint16."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
+    if not content:
+        raise InputError(f"{path} is empty; copy or export it again")
+    for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
+        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
+            raise InputError(f"{path} is truncated; copy or export it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} is no picture that can be read; give a PNG, JPEG or TIFF slice")
+    return image
+
+
+def to_grey(image: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One grey channel (H, W), and a note if there was colour.
+
+    A slice may have coloured letters, and a tint. Raises InputError for a photo or a colour map.
+    """
+    if image.ndim == 2 or image.shape[2] < 3:
+        return image.reshape(*image.shape[:2], -1)[..., 0], ()
+    colours, white = np.ascontiguousarray(image[..., :3]), np.iinfo(image.dtype).max
+    coloured = np.ptp(colours, axis=2) > COLOURED * white
+    if coloured.mean() <= 0.05:
+        grey = cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY)
+        return grey, (TINTED,) if coloured.any() else ()
+    if not is_tinted(colours / np.float32(white)):
+        raise InputError(f"{path} is a colour picture; give a grey slice of a head CT")
+    return to_luminance(colours), (TINTED,)
+
+
+def is_tinted(colours: np.ndarray) -> bool:
+    """Whether colours (H, W, 3) from 0 to 1 are grey under one tint, but for a few letters.
+
+    Then one hue is everywhere, and as strong as the brightness says: a cast, sepia, a blue film. A
+    photo has several hues, and a colour map runs through them.
+    """
+    step = math.ceil(max(colours.shape) / 128)  # JPEG blurs colours
+    seen = cv2.blur(colours, (step, step))[::step, ::step].reshape(-1, 3)
+    brightness, chroma = seen.max(axis=1), seen - seen.mean(axis=1, keepdims=True)
+    hue = np.linalg.svd(chroma.T @ chroma)[0][:, 0]  # where most of the chroma points
+    hue *= np.sign((chroma @ hue).sum())
+    strength, level = chroma @ hue, np.rint(63 * brightness).astype(int)
+    usual = np.zeros(64, np.float32)
+    for n in np.unique(level):
+        usual[n] = max(0, np.median(strength[level == n]))
+    far = np.linalg.norm(chroma - usual[level, None] * hue, axis=1) > FAR
+    lit = brightness > 0.1
+    return np.count_nonzero(far & lit) <= LETTERS * np.count_nonzero(lit)
+
+
+def to_luminance(colours: np.ndarray) -> np.ndarray:
+    """The grey (H, W) under a tint: white is as bright as in the tint's strongest channel."""
+    grey = colours @ LUMA
+    grey *= np.percentile(colours.max(axis=2), 99.9) / max(1, np.percentile(grey, 99.9))
+    return np.clip(np.rint(grey), 0, np.iinfo(colours.dtype).max).astype(colours.dtype)
+
+
+def swap_colours(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) with its first and third channel exchanged: OpenCV has blue first."""
+    return image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2] > 2 else image
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture as PNG: grey (H, W), uint8 or uint16, or (H, W, C) uint8, C from 1 to 4.
+
+    Three channels are red, green and blue, the fourth is opacity; of two, the third is 0.
+    """
+    if picture.ndim == 3:
+        picture = np.pad(picture, ((0, 0), (0, 0), (0, int(picture.shape[2] == 2))))
+        picture = swap_colours(picture)
+    with explained(path):
+        path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

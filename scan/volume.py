@@ -1,0 +1,235 @@
+"""A 3-D scan in memory, straight grids on it, and where its voxels lie.
+
+In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates are mm along the
+volume's own orthonormal axes (`Grid.axes`): every grid and every `box` of one volume lies in them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from common.errors import InputError
+from scan.mask import find_ends
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+# Patient axes to which an array's columns (i), rows (j) and slices (k) run; PS3.3 C.7.3.1.1.2
+POSITIONS = dict(
+    HFS="LPS", HFP="RAS", HFDR="PRS", HFDL="ALS", FFS="RPI", FFP="LAI", FFDR="ARI", FFDL="PLI"
+)
+THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan in canonical orientation, and what is needed to write back on its own grid.
+
+    hu: (X, Y, Z) RAS+; int16 when the source's values are whole and fit, else float32. (Of an MRI,
+    the values of its file.)
+    affine: (4, 4) voxel of `hu` to RAS+ world mm, perhaps oblique or sheared.
+    shifts: (slices, 3) world mm by which each slice lies off the affine (uneven gaps), or None.
+    slice_axis: the axis of `hu` along which the source's slices are stacked.
+    header, orientation: the source's NIfTI header and its nibabel orientation.
+    position: the patient position taken because the header said nothing, else None.
+    slices: of DICOM, which file and frame each source slice is (`dicom_files.Slice`), else None.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    name: str
+    path: Path
+    notes: tuple[str, ...]
+    header: nib.Nifti1Header
+    orientation: np.ndarray
+    slice_axis: int = 2
+    shifts: np.ndarray | None = None
+    position: str | None = None
+    slices: tuple[NamedTuple, ...] | None = None
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) voxel size in mm along the array's axes."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Cubes on a volume's own straight axes.
+
+    axes: (3, 3) unit vectors in its columns, in RAS+ world; start: (3,) mm along them of the
+    first voxel's centre; shape: voxels; spacing: mm.
+    """
+
+    axes: np.ndarray
+    start: np.ndarray
+    shape: tuple[int, int, int]
+    spacing: float
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) voxel of the grid to RAS+ world mm."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.axes * self.spacing
+        affine[:3, 3] = self.axes @ self.start
+        return affine
+
+    @property
+    def centres(self) -> list[np.ndarray]:
+        """The voxel centres along each axis in mm, straight coordinates."""
+        lines = zip(self.start, self.shape, strict=True)
+        return [start + self.spacing * np.arange(count) for start, count in lines]
+
+    def box(self, low, high) -> np.ndarray:
+        """(2, 3) mm: the outer faces of voxels low .. high - 1, as `straighten` takes them."""
+        return self.start + self.spacing * (np.array([low, high]) - 0.5)
+
+
+class Layout(NamedTuple):
+    """How a volume's voxels lie in straight coordinates (mm along `axes`)."""
+
+    axes: np.ndarray  # (3, 3) unit vectors in columns
+    order: tuple[int, int, int]  # the array's axes as slices, rows, columns of a picture
+    pitch: tuple[float, float, float]  # mm between slices, rows, columns
+    index: tuple[np.ndarray, ...]  # of slices, rows, columns once skew pictures are upright
+    skew: float  # columns by which a picture's next row is displaced; nearly always 0
+    heights: np.ndarray  # (slices,) mm along the normal
+    rows: np.ndarray  # (slices,) mm of each slice's first row
+    columns: np.ndarray  # (slices,) mm of each slice's first column
+
+
+def find_layout(volume: Volume) -> Layout:
+    """The Layout of a volume, by a QR of its affine with columns, rows, slices in this order.
+
+    Then the normal is orthogonal to the pictures, and a tilt displaces whole slices in-plane.
+    """
+    s = volume.slice_axis
+    c, r = (axis for axis in range(3) if axis != s)
+    q, upper = np.linalg.qr(volume.affine[:3, [c, r, s]])
+    signs = np.sign(np.diag(upper))
+    q, upper = q * signs, upper * signs[:, None]
+    axes = np.empty((3, 3))
+    axes[:, [c, r, s]] = q
+    slices, rows, columns = (volume.hu.shape[axis] for axis in (s, r, c))
+    firsts = volume.affine[:3, 3] @ q + np.arange(slices)[:, None] * upper[:, 2]
+    if volume.shifts is not None:
+        firsts += volume.shifts @ q
+    skew = upper[0, 1] / upper[0, 0]
+    skew = 0.0 if abs(skew * rows) < 0.1 else float(skew)
+    reach = skew * (rows - 1)
+    upright = np.arange(math.floor(min(reach, 0)), columns + math.ceil(max(reach, 0)))
+    pitch = (upper[2, 2], upper[1, 1], upper[0, 0])
+    index = (np.arange(slices), np.arange(rows), upright)
+    return Layout(axes, (s, r, c), pitch, index, skew, *firsts.T[::-1])
+
+
+def make_grid(lie: Layout, spacing: float, box: np.ndarray | None) -> Grid:
+    """The fewest cubes that cover the box (2, 3) mm or the whole volume, centred on it."""
+    low, high = np.asarray(find_extent(lie) if box is None else box, float)
+    shape = np.maximum(1, np.ceil((high - low) / spacing - 1e-3)).astype(int)
+    start = (low + high - (shape - 1) * spacing) / 2
+    return Grid(lie.axes, start, tuple(shape.tolist()), spacing)
+
+
+def find_extent(lie: Layout) -> np.ndarray:
+    """(2, 3) mm: the outer faces of all voxels, straight coordinates."""
+    box = np.empty((2, 3))
+    firsts = (lie.heights, lie.rows, lie.columns)
+    for axis, first, pitch, index in zip(lie.order, firsts, lie.pitch, lie.index, strict=True):
+        ends = (index[0], index[-1]) if first is not lie.heights else (0, 0)
+        box[0, axis] = first.min() + pitch * (ends[0] - 0.5)
+        box[1, axis] = first.max() + pitch * (ends[1] + 0.5)
+    return box
+
+
+def measure_whole_box(volume: Volume) -> np.ndarray:
+    """(2, 3) mm: the outer faces of all of a volume's voxels, straight coordinates."""
+    return find_extent(find_layout(volume))
+
+
+def measure_box(mask: np.ndarray, volume: Volume) -> np.ndarray:
+    """(2, 3) mm: the outer faces of a mask's voxels, in the coordinates of `straighten`."""
+    lie = find_layout(volume)
+    low, high = find_ends(mask)
+    slices, rows, columns = np.stack([low, high - 1])[:, lie.order].T
+    part, lean, outwards = slice(slices[0], slices[1] + 1), lie.skew * rows, np.array([-0.5, 0.5])
+    down, across = lie.rows[part], lie.columns[part]
+    leaning = columns + outwards + [lean.min(), lean.max()]
+    faces = [
+        lie.heights[slices] + lie.pitch[0] * outwards,
+        [down.min(), down.max()] + lie.pitch[1] * (rows + outwards),
+        [across.min(), across.max()] + lie.pitch[2] * leaning,
+    ]
+    return np.array(faces)[np.argsort(lie.order)].T
+
+
+def measure_ml(mask: np.ndarray, volume: Volume) -> float:
+    """The volume in mL of a canonical mask (X, Y, Z); a slice reaches halfway to its neighbours."""
+    lie = find_layout(volume)
+    thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
+    voxels = np.count_nonzero(mask, axis=lie.order[1:])
+    return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
+
+
+def crop_slices(volume: Volume, slices: slice) -> Volume:
+    """Some slices (along `volume.slice_axis`) of a scan, to be looked at: not to be written."""
+    axis = volume.slice_axis
+    region = tuple(slices if n == axis else slice(None) for n in range(3))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * slices.start
+    shifts = None if volume.shifts is None else volume.shifts[slices]
+    return replace(volume, hu=volume.hu[region], affine=affine, shifts=shifts)
+
+
+def thin_out(volume: Volume, spacing: float) -> Volume:
+    """A scan with the fewest of its voxels that lie at most `spacing` mm apart, to be looked at."""
+    steps = np.maximum(1, spacing // volume.spacing).astype(int)
+    affine = volume.affine @ np.diag([*steps, 1])
+    step = steps[volume.slice_axis]
+    shifts = None if volume.shifts is None else volume.shifts[::step]
+    hu = volume.hu[tuple(slice(None, None, n) for n in steps)]
+    return replace(volume, hu=hu, affine=affine, shifts=shifts)
+
+
+def cut_slabs(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[slice, ...]]:
+    """Slabs of at most `depth` source slices, together all canonical voxels within the grid."""
+    lie = find_layout(volume)
+    low, high = (face[list(lie.order)] for face in grid.box((0, 0, 0), grid.shape))
+    inside = np.flatnonzero((low[0] <= lie.heights) & (lie.heights <= high[0]))
+    for start in range(0, len(inside), depth):
+        part = inside[start : start + depth]
+        slab = [slice(int(part[0]), int(part[-1]) + 1)]
+        for axis, firsts in ((1, lie.rows), (2, lie.columns)):
+            count = volume.hu.shape[lie.order[axis]]
+            first = math.floor((low[axis] - firsts[part].max()) / lie.pitch[axis])
+            last = math.ceil((high[axis] - firsts[part].min()) / lie.pitch[axis])
+            if axis == 2 and lie.skew:
+                first, last = 0, count
+            slab.append(slice(min(max(first, 0), count), min(max(last + 1, 0), count)))
+        yield tuple(slab[axis] for axis in np.argsort(lie.order))
+
+
+def check_grid(shape: tuple, affine: np.ndarray, path: str | Path, volume: Volume, advice: str):
+    """Raise InputError unless a canonical shape and affine are those of `volume`.
+
+    Corners may lie a tenth of a voxel apart. `path` is the file, `advice` what to do about it.
+    """
+    if shape != volume.hu.shape:
+        raise InputError(
+            f"{path} has shape {shape} and its scan {volume.path} {volume.hu.shape}; {advice}"
+        )
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
+    corners = corners * np.array([*np.subtract(shape, 1), 1])[:, None]
+    apart = np.linalg.norm((affine - volume.affine) @ corners, axis=0).max()
+    if apart > 0.1 * volume.spacing.min():
+        raise InputError(
+            f"{path} lies {apart:.2f} mm off its scan {volume.path} (their affines differ); "
+            f"{advice}"
+        )

@@ -1,0 +1,63 @@
+"""The socket and the server (waitress) behind the page.
+
+server = make_server(app, open_socket("127.0.0.1", 8000), most_bytes=2 << 30, too_much="…")
+server.run()
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+
+import waitress
+from flask import Flask
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
+
+from common.errors import InputError
+
+
+class Refusal(ErrorTask):
+    """An error of waitress itself, in JSON like every other answer of the API."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        words = self.channel.server.too_much if error.code == 413 else error.body
+        content = json.dumps({"error": words}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.content_length = len(content)
+        self.set_close_on_finish()
+        self.write(content)
+
+
+class Channel(HTTPChannel):
+    error_task_class = Refusal
+
+
+def make_server(app: Flask, listener: socket.socket, most_bytes: int, too_much: str):
+    """The server of the app at a socket. It reads no more of a request than `most_bytes`, and
+    answers a larger one with `too_much`."""
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    server = waitress.create_server(
+        app,
+        sockets=[listener],
+        threads=8,
+        ident=None,
+        channel_timeout=60,
+        max_request_body_size=most_bytes + 1,
+    )
+    server.channel_class, server.too_much = Channel, too_much
+    return server
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket at the address; InputError when it is taken or no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        advice = "choose another --port or --host"
+        raise InputError(f"cannot serve at {host}:{port}: {reason}; {advice}") from error

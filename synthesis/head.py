@@ -1,0 +1,183 @@
+"""A head's anatomy at 1 mm, from a label map or from nothing: tissues, the brain's cavity, bone.
+
+    head = load_anatomy("seg_01.nii.gz")     # or make_phantom(seed)
+
+A label map says where each tissue lies: FreeSurfer numbers for the brain, 500 and above for the
+rest of the head, as in SynthSeg's training maps (Billot et al., Medical Image Analysis 86, 2023).
+
+HU ranges: Lev and Gonzalez, "CT angiography and CT perfusion imaging", in Brain Mapping: The
+Methods (2002); Bushberg et al., The Essential Physics of Medical Imaging (2011); Buzug, Computed
+Tomography (2008).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import erfinv
+
+from scan.mask import keep_largest
+from synthesis.files import BRAINSTEM, read_label_map
+from synthesis.phantom import make_phantom_labels
+
+AIR_HU = -1000.0  # HU of air, by definition
+
+
+class Tissue(NamedTuple):
+    """numbers in label maps; mean HU, its standard deviation between scans, texture within one."""
+
+    numbers: tuple[int, ...]
+    mean: float
+    spread: float
+    texture: float
+
+
+GREY_MATTER = (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58)
+WHITE_MATTER = (2, 7, BRAINSTEM, 28, 41, 46, 60, 77, 85, 136, 163, 192)
+CORD = 512
+TISSUES = {
+    "air": Tissue((0,), AIR_HU, 5, 0),
+    "grey": Tissue(GREY_MATTER, 38, 3, 2),
+    "white": Tissue(WHITE_MATTER, 29, 3, 1.5),
+    "csf": Tissue((4, 5, 14, 15, 24, 25, 43, 44, 57), 8, 4, 2),
+    "artery": Tissue((502,), 45, 5, 2),
+    "vein": Tissue((514,), 48, 6, 2),
+    "eye": Tissue((506,), 10, 5, 2),
+    "orbit": Tissue((), -95, 12, 8),  # its fat
+    "sinus": Tissue((), AIR_HU, 5, 0),
+    "muscle": Tissue((507, 508), 55, 8, 6),
+    "fat": Tissue((), -95, 12, 8),
+    "mucosa": Tissue((509,), 40, 15, 15),
+    "skin": Tissue((511,), 45, 20, 10),
+    "cord": Tissue((CORD, 530), 35, 4, 2),
+    "cortical": Tissue((515,), 1150, 250, 90),
+    "cancellous": Tissue((516,), 380, 130, 80),
+}
+INDEX = {name: i for i, name in enumerate(TISSUES)}
+BRAIN_TISSUES = ("grey", "white", "csf", "artery", "vein", "cord")
+SIGMOID_ABOVE_FORAMEN = 12.0  # mm: lower veins are jugular and lie outside the skull
+# A sinus lies flat on the brain. A vein in a foramen of the skull base (the jugular bulb, a
+# condylar vein) stands out like a finger of at most this radius in mm, and is outside too.
+FORAMEN_VEIN = 6.0
+ORBIT = 16.0  # mm around an eye: soft tissue there belongs to the orbit
+CUT_BELOW_BRAINSTEM = 2.0  # mm: the foramen magnum, seen from the brainstem's lowest voxel
+CANAL = 26.0  # mm around the canal's axis: what lies there below the foramen is outside
+LOWEST = 30.0  # mm below the foramen: all that is lower is outside
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A head at 1 mm, RAS+: tissue indices and two signed distances in mm, negative inside.
+
+    `inner` is the distance to the inner table (the brain cavity), `outer` to the outer surface of
+    the skull; both hold within some 6 mm of their surface and are flat beyond it. `centre` is the
+    middle of the cavity and `base` that of the foramen magnum, in voxels; `down` is the unit
+    vector of the canal through it.
+    """
+
+    tissue: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+    centre: np.ndarray
+    base: np.ndarray
+    down: np.ndarray
+    name: str
+
+
+@lru_cache(maxsize=2)
+def load_anatomy(path: str) -> Anatomy:
+    """Read a head's label map; InputError when the file holds none."""
+    return make_anatomy(read_label_map(path), Path(path).name.split(".")[0])
+
+
+@lru_cache(maxsize=2)
+def make_phantom(seed: int) -> Anatomy:
+    """Make a procedural head."""
+    return make_anatomy(make_phantom_labels(seed), f"phantom_{seed:04d}")
+
+
+def make_anatomy(labels: np.ndarray, name: str) -> Anatomy:
+    """Turn a label volume (X, Y, Z) at 1 mm into an Anatomy, cropped to the head."""
+    dense = ndimage.uniform_filter((labels > 0).astype(np.float32), 5) > 0.6
+    box = ndimage.find_objects(dense.astype(np.uint8))[0]
+    labels = labels[tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)]
+    base, down = find_foramen(labels)
+    tissue = np.zeros(labels.shape, np.uint8)
+    for index, kind in enumerate(TISSUES.values()):
+        tissue[np.isin(labels, kind.numbers)] = index
+    cavity = find_cavity(tissue, base, down)
+    soft = tissue == INDEX["muscle"]
+    tissue[soft & (ndimage.distance_transform_edt(tissue != INDEX["eye"]) < ORBIT)] = INDEX["orbit"]
+    air = tissue == INDEX["air"]
+    filled = [ndimage.binary_fill_holes(~air[..., z]) for z in range(air.shape[2])]
+    tissue[air & np.stack(filled, -1)] = INDEX["sinus"]
+    inner = signed_distance(cavity)
+    outer = signed_distance(cavity | is_any(tissue, "cortical", "cancellous"), sigma=1.5)
+    centre = np.array(ndimage.center_of_mass(cavity))
+    return Anatomy(tissue, inner, outer, centre, base, down, name)
+
+
+def is_any(tissue: np.ndarray, *names: str) -> np.ndarray:
+    """Where the tissue (indices, any shape) is one of these names (bool)."""
+    return np.isin(tissue, [INDEX[name] for name in names])
+
+
+def find_foramen(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The canal's centre at the skull base (3,) in voxels and its unit direction downwards (3,)."""
+    stem = np.argwhere(labels == BRAINSTEM)
+    low = stem[stem[:, 2] < stem[:, 2].min() + 3].mean(0)
+    canal = np.argwhere((labels == BRAINSTEM) | (labels == CORD))
+    near = canal[np.linalg.norm(canal - low, axis=1) < 22]
+    down = np.linalg.svd(near - near.mean(0), full_matrices=False)[2][0]
+    down *= -np.sign(down[2])
+    return low + CUT_BELOW_BRAINSTEM * down, down
+
+
+def find_cavity(tissue: np.ndarray, base: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """The inside of the skull (X, Y, Z) bool: brain, CSF and sinuses, cut at the foramen."""
+    along, across = canal_coordinates(tissue.shape, base, down)
+    in_canal = (along > 0) & (across < CANAL)
+    inside = is_any(tissue, "grey", "white", "csf") & ~in_canal & ~(along > LOWEST)
+    inside = keep_largest(ndimage.binary_opening(inside, iterations=2))
+    inside |= close_gaps(inside) & is_any(tissue, *BRAIN_TISSUES) & ~in_canal
+    sinuses = (tissue == INDEX["vein"]) & (along < -SIGMOID_ABOVE_FORAMEN)
+    with_veins = ndimage.binary_propagation(inside, mask=inside | sinuses)
+    inside |= open_mask(with_veins, FORAMEN_VEIN)
+    return keep_largest(ndimage.binary_fill_holes(inside))
+
+
+def close_gaps(mask: np.ndarray) -> np.ndarray:
+    """Close a mask (bool, 1 mm) with a ball of 6 mm, at half its resolution."""
+    small = ndimage.zoom(np.pad(mask, 16).astype(np.float32), 0.5, order=1) > 0.5
+    grown = ndimage.distance_transform_edt(~small) <= 3
+    closed = (ndimage.distance_transform_edt(grown) > 3).astype(np.float32)
+    zoom = np.divide(np.array(mask.shape) + 32, closed.shape)
+    return (ndimage.zoom(closed, zoom, order=1) > 0.5)[16:-16, 16:-16, 16:-16]
+
+
+def open_mask(mask: np.ndarray, radius: float) -> np.ndarray:
+    """The part of a mask that a ball of `radius` voxels covers without leaving the mask (bool)."""
+    centres = ndimage.distance_transform_edt(mask) > radius
+    return mask & (ndimage.distance_transform_edt(~centres) <= radius)
+
+
+def canal_coordinates(shape, base, down) -> tuple[np.ndarray, np.ndarray]:
+    """Each voxel's distance along the canal (mm, positive below the foramen) and from its axis."""
+    offsets = [np.arange(n, dtype=np.float32) - b for n, b in zip(shape, base, strict=True)]
+    x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
+    along = x * down[0] + y * down[1] + z * down[2]
+    return along, np.sqrt(np.maximum(x**2 + y**2 + z**2 - along**2, 0))
+
+
+def signed_distance(mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:
+    """A smooth signed distance (voxels, float16, negative inside) that holds within 3 sigma.
+
+    The mask is blurred: at a flat edge that gives the error function of the distance, which is
+    then inverted.
+    """
+    level = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    level = np.clip(2 * level - 1, -0.9973, 0.9973)
+    return (-np.sqrt(2) * sigma * erfinv(level)).astype(np.float16)

@@ -1,0 +1,182 @@
+"""Batches of a dataset folder for Keras, read and augmented by threads while the network trains.
+
+train_pairs, val_pairs = read_pairs("files/dataset")
+check_masks(train_pairs, seed=0)                              # InputError if nothing is in them
+batches = TrainingSlices(train_pairs, 160, 32, WINDOW)        # size, batch, window in HU
+images, masks = batches[0]
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError, quietly, warn
+from dataset.read import Pair, read_dataset, read_pair
+from scan.picture import decode_grey
+from scan.views import air_of, fit_labels, fit_square, normalise
+from training.augment import augment_sample
+
+with quietly():
+    import keras
+
+
+class Slices(keras.utils.PyDataset):
+    """Batches (image, mask) of a list of pairs in order, float32 in [0, 1].
+
+    Images are (batch, size, size, channels) for slices and (batch, *size, channels) for volumes,
+    whose `size` is their grid. Masks are as large and have one channel, which holds the label where
+    there are several. `window` in HU is for pictures that hold HU. `workers` threads read.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], size, batch: int, window, workers: int = 2):
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=2 * workers)
+        self.pairs, self.size, self.batch, self.window = pairs, size, batch, window
+        self.busy = 0.0  # seconds that the threads spent here
+        self.error = None  # TensorFlow hides a thread's exception in one of its own
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.pairs) / self.batch)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        start = time.perf_counter()
+        try:
+            samples = [self.sample(number) for number in self.numbers(index)]
+        except Exception as error:
+            self.error = error
+            raise
+        self.busy += time.perf_counter() - start
+        return stack_samples(samples)
+
+    def spread(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """One batch of at most `most` pairs, spread evenly over the list."""
+        chosen = np.linspace(0, len(self.pairs) - 1, min(most, len(self.pairs))).astype(int)
+        return stack_samples([self.sample(number) for number in chosen])
+
+    def numbers(self, index: int) -> range:
+        """The numbers of the samples in a batch."""
+        return range(index * self.batch, min((index + 1) * self.batch, len(self.pairs)))
+
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask, fitted and normalised as for a prediction."""
+        pair = self.pairs[number]
+        image, mask = read_pair(pair)
+        if mask.ndim == 2:  # volumes are stored on their grid
+            image, _ = fit_square(image, self.size, outside=air_of(image))
+            if pair.labels > 1:
+                mask, _ = fit_labels(mask, self.size)
+            else:
+                mask, _ = fit_square(mask, self.size, is_mask=True)
+        return normalise(image, self.window), mask if pair.labels > 1 else mask > 0
+
+
+class TrainingSlices(Slices):
+    """Shuffled and augmented batches, `steps` an epoch (default: once through the pairs).
+
+    A sample depends on the seed and on its number since the run began, and on nothing else. The
+    numbers run through the list again and again, shuffled anew each time, however long an epoch is:
+    a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(self, *args, steps: int | None = None, seed: int = 0, **options):
+        super().__init__(*args, **options)
+        self.steps, self.seed = steps or max(1, len(self.pairs) // self.batch), seed
+        self.epoch = 0  # set by Progress
+        self.order = functools.lru_cache(2)(self.order)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def numbers(self, index: int) -> range:
+        first = (self.epoch * self.steps + index) * self.batch
+        return range(first, first + self.batch)
+
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        turn, place = divmod(number, len(self.pairs))
+        pair = self.pairs[self.order(turn)[place]]
+        rng = np.random.default_rng((self.seed, number))
+        return augment_sample(*read_pair(pair), rng, self.size, self.window, pair.labels)
+
+    def order(self, turn: int) -> np.ndarray:
+        """The order of the pairs in their `turn`-th shuffle."""
+        return np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
+
+
+def stack_samples(samples: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of image and mask as one batch, float32, both with an axis of channels."""
+    images, masks = (
+        np.stack(part).astype(np.float32, copy=False) for part in zip(*samples, strict=True)
+    )
+    return images if images.ndim > masks.ndim else images[..., None], masks[..., None]
+
+
+# ---------------------------------------------------------------- pairs, and a look at their masks
+
+
+def read_pairs(
+    folder: str | Path, views: Sequence[str] | None = None
+) -> tuple[list[Pair], list[Pair]]:
+    """Training and validation pairs of a dataset folder, of some `views` or of all."""
+    splits = read_dataset(folder)
+    train_pairs, val_pairs = (
+        [pair for pair in splits.get(split, []) if not views or pair.view in views]
+        for split in ("Train", "Val")
+    )
+    for split, pairs in (("Train", train_pairs), ("Val", val_pairs)):
+        if not pairs:
+            asked = f" of the views {' '.join(views)}" if views else ""
+            raise InputError(f"{folder} has no {split} pairs{asked}: make some with data.py")
+    return train_pairs, val_pairs
+
+
+def check_masks(
+    pairs: Sequence[Pair], seed: int, names: Iterable[str] = ("brain",), count: int = 200
+) -> None:
+    """Look at some masks before hours are spent; raises InputError if they cannot be learned.
+
+    `names` are the labels'. Pictures of a single label may hold any two greys; those of several
+    hold the labels themselves.
+    """
+    chosen = [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+    greys = [find_greys(pair) for pair in chosen if pair.labels == 1 and not pair.place]
+    shares = np.array([label_shares(pair) for pair in chosen])
+    if greys := [line for line in greys if line]:
+        warn(
+            f"{len(greys)} of {len(chosen)} masks looked at are not 0/1 ({greys[0]}): what is "
+            "brighter than half counts as brain; store masks as PNG of 0 and 255"
+        )
+    if not shares.any():
+        raise InputError(
+            f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "
+            f"look at {chosen[0].mask}"
+        )
+    for name, share in zip(names, shares.T, strict=True):
+        print(
+            f"  {np.count_nonzero(share) / len(share):.0%} of {len(share)} masks looked at hold "
+            f"{name}, on average {share.mean():.1%} of the picture"
+        )
+
+
+def find_greys(pair: Pair) -> str | None:
+    """One line about a mask that is not 0/1, None for one that is."""
+    values = np.unique(decode_grey(pair.mask))
+    if len(values) > 2 or values[-1] not in (0, 1, 255):
+        return f"{pair.mask} holds {len(values)} grey values"
+    return None
+
+
+def label_shares(pair: Pair) -> np.ndarray:
+    """The share of a pair's mask that each label has; InputError for a label that has no name."""
+    mask = read_pair(pair)[1]
+    shares = np.bincount(mask.ravel().astype(np.uint8), minlength=pair.labels + 1) / mask.size
+    if len(shares) > pair.labels + 1:
+        raise InputError(
+            f"{pair.mask} holds the label {len(shares) - 1}, its dataset only up to "
+            f"{pair.labels}; make the dataset again"
+        )
+    return shares[1:]
