@@ -11,7 +11,9 @@ from ask import MOST_MB, MOST_PARTS, Site, files_in
 from make import egg, layers, make_network, save_nifti, write_case
 
 from model import export_model
+from predict import brain
 from predict.network import MODEL, Network
+from scan.read import read_volume
 from scan.views import normalise, stack
 from synthesis.ct import make_scan
 
@@ -140,3 +142,9 @@ def site(around, sample, tumour_model):
 def done(site, cta_file):
     """The job of a NIfTI scan that was sent."""
     return site.send(("Doe_Jane cta.nii.gz", cta_file.read_bytes()))
+
+
+@pytest.fixture(scope="session")
+def found(network, cta_file):
+    """The mask of the phantom's CTA, as the scan lies in memory."""
+    return brain.predict(read_volume(cta_file), network)

@@ -23,12 +23,6 @@ from scan.read import read_volume
 from scan.views import VIEWS
 
 
-@pytest.fixture(scope="session")
-def found(network, cta_file):
-    """The mask of the phantom's CTA, as the scan lies in memory."""
-    return brain.predict(read_volume(cta_file), network)
-
-
 @pytest.mark.parametrize("flips", [(1, 1, -1), (-1, -1, 1)])
 def test_a_head_upside_down_gets_nearly_the_same_mask(
     network, cta, found, flips, tmp_path, save_nifti_as

@@ -100,7 +100,7 @@ def source_of(folder):
 
 def test_voxels_of_the_networks_own_size_are_not_resampled(tmp_path, labels, brain):
     source = source_of(write_case(tmp_path / "x", labels, brain))
-    card = to_card(CARD | {"input_shape": [48, 48, 48, 2], "spacing_mm": 1.0})
+    card = to_card(CARD | {"dimensions": 3, "input_shape": [48, 48, 48, 2], "spacing_mm": 1.0})
     cubes, grid = to_cubes(source, card)
     assert cubes.shape == (48, 48, 48, 2) and grid.spacing == 1
     start = np.rint(grid.start - source.scan.affine[:3, 3]).astype(int)
@@ -115,7 +115,8 @@ def test_voxels_of_the_networks_own_size_are_not_resampled(tmp_path, labels, bra
 
 def test_without_a_spacing_the_brain_is_brought_into_the_grid(tmp_path, labels, brain):
     source = source_of(write_case(tmp_path / "x", labels, brain))
-    cubes, grid = to_cubes(source, to_card(CARD | {"input_shape": [16, 16, 16, 2]}))
+    card = to_card(CARD | {"dimensions": 3, "input_shape": [16, 16, 16, 2]})
+    cubes, grid = to_cubes(source, card)
     assert cubes.shape[:3] == (16, 16, 16)
     assert grid.spacing == pytest.approx(np.ptp(np.argwhere(brain)[:, 1]) / 16, rel=0.05)
     slices, grid = to_cubes(source, to_card(CARD | {"input_shape": [24, 24, 2]}))
