@@ -1,9 +1,8 @@
 """SynthSeg's 20 head label maps, fetched once and checked; `python synthetic.py --download DIR`.
 
 Billot et al., SynthSeg, Medical Image Analysis 86 (2023); github.com/BBillot/SynthSeg, Apache-2.0.
-The checksums are of copies that carry their makers' time stamps of 2021 and were not packed anew.
-We take it from their names that the numbers are those of the originals (training_seg_01.nii.gz is
-seg_01.nii.gz here); any other file is refused.
+The checksums are those of files that the makers packed in 2021. A file's number is taken from its
+name: training_seg_01.nii.gz is seg_01.nii.gz here. A file with another checksum is refused.
 """
 
 from __future__ import annotations

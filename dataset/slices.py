@@ -122,8 +122,8 @@ def keep_slices(
 ) -> np.ndarray:
     """Indices of the slices to keep: `choose_slices` among those that are worth it.
 
-    Such a slice lies within `options.range` of the axis. At least a share of `options.least` of it
-    is labelled; or nothing is, and at least a share of SHOWN shows something.
+    Such a slice lies within `options.range` of the axis. Its labelled share is at least
+    `options.least`. One without any label differs from the background in a share of SHOWN or more.
     """
     low, high = options.range
     places = (np.arange(len(images)) + 0.5) / len(images)

@@ -1,9 +1,9 @@
 """The mask's edge at the scan's own resolution: the last voxel that shows no bone.
 
-The network says on cubes of 1.5 mm what lies inside the skull. There a person who draws ends where
-the grey is no longer that of the inside, thick slices included: a voxel that holds some bone is
-brighter. What is as bright without any bone, as contrast and fresh blood are, the network knows:
-that stays. In thin slices with contrast, vessels are followed from where it knows them.
+The network says on cubes of 1.5 mm what lies inside the skull. People who draw a mask stop at the
+first voxel that is brighter than the brain, in thick slices too: bone in a voxel makes it brighter.
+Contrast and fresh blood are as bright without any bone. The network knows them, so they stay. In
+thin slices with contrast, vessels are followed from where the network knows them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import cv2
 import numpy as np
 import scipy  # scipy.ndimage takes 0.3 s to load, at its first use: a picture needs none of it
 
-# HU above the brain: a voxel that is brighter holds a tenth of bone or more
-# (synthesis.ct.BONE_SHARE of some 700 HU)
-BONE = 70.0
-# The least probability of being inside the skull of a voxel that shows no bone, and of one that is
-# as bright as bone; or, of this one, of being a bright thing inside. Chosen on three real scans
-# (benchmarks/README.md)
-SOFT, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
-# Vessels are followed in slices of at most THIN mm if KNOWN cubes or more are surely contrast: they
+# HU above the brain: a brighter voxel holds a tenth of bone (synthesis.ct.BONE_SHARE) or more, for
+# bone of some 700 HU
+SHOWS_BONE = 70.0
+# LIKELY: a voxel without bone needs this probability of being inside the skull. BRIGHT: a voxel as
+# bright as bone needs this one; or it needs HYPERDENSE of being a bright thing inside. Chosen on
+# three real scans (benchmarks/README.md)
+LIKELY, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
+# Vessels are followed in slices of at most THIN_SLICES mm if KNOWN cubes or more are surely contrast: they
 # have at most BRIGHTER times the HU of nine in ten of these, and lie at most STEPS cubes from them.
 # Chosen on two synthetic CTAs
-THIN, KNOWN, BRIGHTER, STEPS = 2.0, 12, 1.15, 8
+THIN_SLICES, KNOWN, BRIGHTER, STEPS = 2.0, 12, 1.15, 8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 
@@ -46,7 +46,7 @@ def find_inside(
 ) -> Inside:
     """The Inside of a scan with voxels up to `thickness` mm long; from probabilities and HU, each
     (X, Y, Z) on cubes."""
-    if thickness <= THIN:
+    if thickness <= THIN_SLICES:
         vessels = find_vessels(share, hyperdense, cubes)
         share, hyperdense = (np.where(vessels, np.float32(1), f) for f in (share, hyperdense))
     deep = scipy.ndimage.binary_erosion(share > 0.5, iterations=3)
@@ -57,9 +57,9 @@ def find_inside(
 def find_vessels(share: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray) -> np.ndarray:
     """Cubes (X, Y, Z), bool, in vessels full of contrast; none where there is hardly any contrast.
 
-    They are as bright as the vessels that the network surely knows. They are joined to these by
-    cubes at least two thick (the blurred face of bone, as bright, is thinner), or the network half
-    knows them.
+    They are as bright as the vessels that the network surely knows. A path of bright cubes, two
+    thick, joins them to these; the blurred face of bone is thinner. Or the network gives them half
+    of the usual probability.
     """
     low, high = CONTRAST
     known = (hyperdense > 0.5) & (cubes > low)
@@ -83,7 +83,7 @@ def decide(hu, share, hyperdense, brain: float) -> np.ndarray:
     `hu`.
     """
     bright = (share > BRIGHT) | (hyperdense > HYPERDENSE)
-    return np.where(hu < brain + BONE, share > SOFT, bright)
+    return np.where(hu < brain + SHOWS_BONE, share > LIKELY, bright)
 
 
 def smoothed(hu: np.ndarray, spacing: np.ndarray, axis: int) -> np.ndarray:

@@ -53,7 +53,8 @@ from scan.volume import (
 # The head is looked for on cubes COARSE times larger, in every COARSE_EVERY-th slice
 COARSE, COARSE_EVERY = 2, 4
 MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
-ROOM = 6.0  # mm between brain and the box's face, at least: half of what is mostly left of MARGIN
+# mm between the brain and the box's face, at least: half of what is mostly left of MARGIN
+ROOM = 6.0
 THICK = 4.0  # mm along a voxel: between two there is nothing new
 # Every EVERY-th slice of a view is looked at, for 0.0001 of Dice (benchmarks/README.md); across
 # thick slices every EVERY_THICK-th
@@ -63,7 +64,7 @@ FUNNEL = 3.0  # mm of a narrow lower end that are left for the skull's funnel ab
 # was 0.2 to 0.4, for heads 0.8 and more
 ALIKE = 0.5
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
-LEAKED = 2  # cubes: what hangs on the brain by fewer has leaked through a foramen
+LEAKED = 2  # cubes around the eroded brain: a part farther off hangs by less than three cubes
 TOO_THIN = "less than 30 mm of a head: neither its volume nor its views can be checked"
 BLANKED = "the scan was blanked out in {} slices at the {}: the mask ends before them"
 NOTHING_LEFT = "--border has left nothing of the mask"
@@ -301,8 +302,8 @@ def enlarge(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
 def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
     """By view, which n-th slice of a scan on cubes of `spacing` mm goes through the network.
 
-    It is every EVERY-th. Where voxels are over THICK long, only what is new along them; slices so
-    thick, seen from the side, are stripes: there it is every EVERY_THICK-th.
+    It is every EVERY-th. Across voxels that are over THICK long, it is one slice a voxel. The other
+    views of such a scan show stripes: there it is every EVERY_THICK-th.
     """
     every = EVERY_THICK if scan.spacing[scan.slice_axis] > THICK else EVERY
     apart = zip(VIEWS, reversed(scan.spacing), strict=True)  # axial is across z
@@ -324,7 +325,7 @@ def compare_views(views: dict[str, np.ndarray], every: dict[str, int]) -> dict[s
 def clean_volume(probability: np.ndarray) -> np.ndarray:
     """A volume's probability (X, Y, Z) with only its largest component above 0.5, and no holes.
 
-    What hangs on it by less than three cubes is no part of it: it has leaked through a foramen.
+    A part that hangs on it by less than three cubes is removed: it has leaked through a foramen.
     """
     core = keep_largest(ndimage.binary_erosion(probability > 0.5, border_value=1))
     near = ndimage.binary_dilation(core, iterations=LEAKED)

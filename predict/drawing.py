@@ -16,7 +16,7 @@ from scan.views import VIEWS, normalise, pixel_spacing, stack
 
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 AROUND = 40.0  # mm around a brain: face and neck, in which a mask may have leaked, but no shoulders
-THIN = 30.0  # mm: in less than this the other two views see nothing but a stripe
+THIN_SCAN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 
 
 def to_stored(mask: np.ndarray, card: Card) -> np.ndarray:
@@ -39,9 +39,9 @@ def as_grey(picture: np.ndarray) -> np.ndarray:
 
 
 def find_thin_axis(scan) -> int | None:
-    """The axis along which a Volume is one slice or few, less than THIN; None for any other."""
+    """The axis along which a Volume is one slice or few, less than THIN_SCAN; None for any other."""
     axis = int(np.argmin(scan.hu.shape * scan.spacing))
-    return axis if scan.hu.shape[axis] * scan.spacing[axis] < THIN else None
+    return axis if scan.hu.shape[axis] * scan.spacing[axis] < THIN_SCAN else None
 
 
 def draw_scan(scan, mask: np.ndarray, most: int = 40, height: int = 256) -> np.ndarray:

@@ -144,8 +144,8 @@ def mirrored(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray,
     """Cubes (X, Y, Z[, C]) with their mirror image beyond each face where a head is `cut`, and the
     slices in which the cubes themselves lie.
 
-    Faces that a view's slices do not reach stay as they are. A head that ends in a straight line
-    looks like none that the network knows, or like a neck.
+    Only faces at the edges of a view's slices are mirrored. Without the mirror image the head would
+    end in a straight line, which the network does not know and may take for a neck.
     """
     across = 2 - VIEWS.index(view)
     widths = [tuple(MIRRORED * cut[:, axis] * (axis != across)) for axis in range(3)]

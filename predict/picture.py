@@ -27,8 +27,9 @@ from scan.views import air_of, fit_square, normalise, unfit_square
 SMALL, SKULL = 0.75, 0.8
 FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
 BRAIN_WINDOW = (0.0, 100.0)  # HU
-# As bright as bone in a picture, a share of its brightest; a clot that touches the skull, at least
-# a share of the brain. Chosen, with FINER, on 25 real slices (benchmarks/README.md)
+# WHITE: at this share of a picture's maximum, a pixel is as bright as bone. CLOT: at this share of
+# the brain's area, a white patch is a clot. Chosen, with FINER, on 25 real slices
+# (benchmarks/README.md)
 WHITE, CLOT = 0.95, 0.015
 LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is taken for a false alarm
 NOTHING = "no brain was found in this slice"
@@ -79,11 +80,11 @@ def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     A head that is small in its picture is looked at once more, closer. What shows bone is left
     out: of HU as in a scan, of grey values what `find_spurs` finds.
     """
-    share, bright = find_inside(picture, network)
+    share, bright = ask_network(picture, network)
     if not (share > 0.5).any():  # perhaps the head is too small to be seen so coarsely
-        share, bright = find_inside(picture, network, times=2)
+        share, bright = ask_network(picture, network, times=2)
     if (box := box_of_head(share > 0.5)) is not None:
-        near = find_inside(np.ascontiguousarray(picture[box]), network)
+        near = ask_network(np.ascontiguousarray(picture[box]), network)
         share, bright = np.zeros_like(share), np.zeros_like(bright)
         share[box], bright[box] = near
     brain = share > 0.5
@@ -94,13 +95,13 @@ def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     return clean_slice(share, network.card.sure, brain)
 
 
-def find_inside(
+def ask_network(
     picture: np.ndarray, network: Network, times: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The probabilities (H, W) of being inside the skull, and of being bright there.
 
-    The network sees `times` the usual pixels a side. HU are seen in a brain window, too, which
-    shows the base of the brain better; but nothing of what is white in it.
+    The network sees `times` the usual pixels a side. It sees HU in a brain window, too, which shows
+    the base of the brain better. Pixels that are white there keep the first answer.
     """
     size, multiple = network.size, network.card.multiple
     if max(picture.shape) > size:

@@ -3,7 +3,8 @@
     signs = measure_scan(...) | measure_answer(...)
     verdict = judge(signs, doubt_hu(scan.hu))
 
-Signs are plain numbers; LIMITS alone says which of them are worth a look and which are a failure.
+Reasons also come from `doubt_hu` (are these HU?) and, for a thin scan, from predict/brain.py. Signs
+are plain numbers; LIMITS alone says which of them are worth a look and which are a failure.
 benchmarks/calibration.py shows how well that works. Left and right cannot be told from a head, so
 no sign stands for them.
 """

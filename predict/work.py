@@ -59,7 +59,7 @@ def predict_files(
 
 
 def in_background(function: Callable, items: Iterable) -> Iterator:
-    """function(item) for each item, in order: begun in a thread before the last one is given."""
+    """Yield function(item) in order; the next one starts in a thread before a result is given."""
     thread, items = ThreadPoolExecutor(1), iter(items)
 
     def begin():

@@ -10,8 +10,12 @@ import numpy as np
 from scan.hu import BLANK, BODY, BONE
 from scan.volume import Volume, cut_slabs, find_layout, make_grid
 
-BARE, GONE = 0.5, 0.25  # shares of a slice's bone and of its tissue: more is missing in the next
-CURVED = 200.0  # mm: no head is flatter, so its last slice is at most 2 pi times this times the gap
+# A head was blanked out if more than these shares of a slice's bone and of its tissue lie against
+# blank voxels in the next slice
+BARE, GONE = 0.5, 0.25
+# mm: a head's top is rounder than a ball of this radius, so the area of its last slice is at most 2
+# pi times this times the gap
+CURVED = 200.0
 FINE = 3.0  # mm: bone is wider, so pixels this far apart show it
 
 
@@ -37,9 +41,9 @@ def find_sound_slices(volume: Volume, box: np.ndarray) -> slice:
 def find_blank(slices: np.ndarray, pixel: float, gap: float) -> int:
     """The first of some slices (N, H, W) in HU from which a head was blanked out; N for none.
 
-    Pixels have `pixel` mm2, and slices lie `gap` mm apart. Skin covers all bone. So where most of
-    a slice's bone, and much else, lies bare against air, there was more, unless the head just ends
-    between two slices. What comes after has no skull.
+    Pixels have `pixel` mm2, and slices lie `gap` mm apart. Skin covers all bone, so bone against
+    air means that something was removed. A head that ends between two slices is the exception.
+    After a blanked slice there is no skull.
     """
     bone, tissue, blank = slices > BONE, slices > BODY, slices < BLANK
     bones, tissues, bare, gone = (

@@ -105,7 +105,7 @@ class Series:
 
     @property
     def unusable(self) -> dict[str, bool]:
-        """Whether each flaw is there, in words, that forbids to make a volume of it."""
+        """{flaw in words: whether it is there}: each forbids to make a volume of the series."""
         missing = self.slices[0].missing
         return {
             "colour or empty pictures": not self.grey,
@@ -114,7 +114,7 @@ class Series:
 
     @property
     def unlike(self) -> dict[str, bool]:
-        """Whether each sign is there, in words, that it is no head CT."""
+        """{sign in words: whether it is there}: each sign says that the series is no head CT."""
         modality = self.header.get("Modality") or "not stated"
         captured = "Secondary Capture" in self.class_name
         part = str(self.header.get("BodyPartExamined") or "").upper()
@@ -127,7 +127,7 @@ class Series:
 
     @property
     def lesser(self) -> dict[str, bool]:
-        """Whether each reason is there, in words, for another series, weightiest first."""
+        """{reason in words: is it there}: each speaks for another series, weightiest first."""
         known = not self.slices[0].missing
         return {
             f"fewer than {TEST_SHOT} slices": self.count < TEST_SHOT,

@@ -32,10 +32,10 @@ def straighten(
     """Resample an array on the volume's canonical voxels onto cubes along its own straight axes.
 
     Returns float32 in the axis order of `array`, and its Grid. Gantry tilt and uneven gaps are
-    undone: every slice is put where it truly lies. A cube is the mean, over its own width, of the
-    linear interpolant of the samples; where it is no wider than they are, the interpolant.
-    box: (2, 3) mm in straight coordinates (see `Grid.box`), else the whole volume. It may reach
-    beyond the scan: there, and in the corners that a tilt leaves, cubes are `outside`.
+    undone: every slice is put where it truly lies. Values are interpolated linearly. A cube wider
+    than a voxel gets their mean over its width, another the value at its centre. box: (2, 3) mm in
+    straight coordinates (see `Grid.box`), else the whole volume. It may reach beyond the scan:
+    there, and in the corners that a tilt leaves, cubes are `outside`.
     """
     lie = find_layout(volume)
     grid = make_grid(lie, float(spacing), box)
@@ -121,8 +121,9 @@ def straighten_labels(labels: np.ndarray, volume: Volume, grid: Grid) -> np.ndar
 def weigh(source, pitch: float, target, width: float = 0.0) -> scipy.sparse.csr_array:
     """(targets, samples): means of the linear interpolant over `width` around each target.
 
-    A sample has the width `pitch`, so the mean is taken over sqrt(width^2 - pitch^2): variances
-    of box kernels add. The end samples reach half a pitch outwards; beyond, weights are missing.
+    A sample is already a mean over `pitch`, so only the missing width is averaged: variances of box
+    kernels add, so that is sqrt(width^2 - pitch^2). The end samples reach half a pitch outwards;
+    beyond, weights are missing.
     """
     width = math.sqrt(max(width**2 - pitch**2, 0))
     count = max(1, math.ceil(2 * width / pitch))

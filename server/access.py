@@ -1,4 +1,7 @@
-"""Who may ask the page for something: no other site's page, by no name that is not the server's."""
+"""Who may ask the page for something.
+
+Requests from other sites' pages are refused, and requests whose Host is not the server's own name.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@
     upload = take_upload(parts, folder)           # Upload, or Refused in one clear line
     upload = take_upload(parts, folder, {"x_flair.nii.gz": "flair", "x_t1ce.nii.gz": "t1ce"})
 
-The name that a file came with is only ever shown. A file's first bytes say what it is. Its header
-says how large it is once unpacked, and the readers unpack no more than that.
+`check_size` bounds voxels and pixels. The bytes of one upload are bounded by --max-mb (app.py),
+those of a DICOM zip by scan/dicom_files.py. The name that a file came with is only ever shown. A
+file's first bytes say what it is. Its header says how large it is once unpacked, and the readers
+unpack no more than that.
 """
 
 from __future__ import annotations

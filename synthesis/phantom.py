@@ -10,7 +10,7 @@ from scipy import ndimage
 
 SHAPE = (220, 240, 290)  # voxels of 1 mm
 CENTRE = (110, 112, 185)  # voxel in the middle of the brain
-FLATTER = 1.25  # the lower half of every ellipsoid is by this factor less high than the upper
+FLATTER = 1.25  # the upper half of every ellipsoid is higher than the lower by this factor
 
 
 class Axes(NamedTuple):

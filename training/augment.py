@@ -3,8 +3,8 @@ gets blood, other windows, blur, noise and writing.
 
     image, mask = augment_sample(*read_pair(pair), np.random.default_rng((seed, number)), size=160)
 
-Pictures of a CT come from any viewer at any angle, and MRI upright from their own files; that
-alone decides what is done to an image.
+A picture of a CT may be turned by any angle. An MRI lies upright. This difference alone chooses
+what is done to an image.
 """
 
 from __future__ import annotations
