@@ -21,9 +21,9 @@ SHOWS_BONE = 70.0
 # bright as bone needs this one; or it needs HYPERDENSE of being a bright thing inside. Chosen on
 # three real scans (benchmarks/README.md)
 LIKELY, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
-# Vessels are followed in slices of at most THIN_SLICES mm if KNOWN cubes or more are surely contrast: they
-# have at most BRIGHTER times the HU of nine in ten of these, and lie at most STEPS cubes from them.
-# Chosen on two synthetic CTAs
+# Vessels are followed in slices of at most THIN_SLICES mm, if KNOWN cubes or more are surely
+# contrast. They have at most BRIGHTER times the HU of nine in ten of these, and lie at most STEPS
+# cubes from them. Chosen on two synthetic CTAs
 THIN_SLICES, KNOWN, BRIGHTER, STEPS = 2.0, 12, 1.15, 8
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off

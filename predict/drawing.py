@@ -39,7 +39,7 @@ def as_grey(picture: np.ndarray) -> np.ndarray:
 
 
 def find_thin_axis(scan) -> int | None:
-    """The axis along which a Volume is one slice or few, less than THIN_SCAN; None for any other."""
+    """The axis along which a Volume is one slice or few, less than THIN_SCAN; else None."""
     axis = int(np.argmin(scan.hu.shape * scan.spacing))
     return axis if scan.hu.shape[axis] * scan.spacing[axis] < THIN_SCAN else None
 
