@@ -19,8 +19,6 @@ from scan.cases import (
     list_visible,
     parse_names,
 )
-from scan.dicom_files import read_study_uid
-from scan.dicom_series import list_slices
 
 
 def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]:
@@ -56,6 +54,8 @@ def list_inside(folder: Path, card: Card) -> list[Path]:
     if masks:
         few = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
         warn(f"{folder}: {few} of other files there left out, such as {masks[0].name}")
+    from scan.dicom_series import list_slices  # 50 ms, which a file that is named need not wait for
+
     scans = [path for found in list_dicom(folder) for path in list_slices(found) or [found]]
     return [file for file in files if file not in masks] + scans
 
@@ -77,6 +77,8 @@ def list_dicom(folder: Path) -> list[Path]:
     ]
     below = [found for path in folders for found in list_dicom(path)]
     if len(below) > 1:
+        from scan.dicom_files import read_study_uid  # as above
+
         studies = set(map(read_study_uid, below))
         return [folder] if len(studies) == 1 and "" not in studies else below
     return below

@@ -14,6 +14,8 @@ LATE = {  # imports of ours inside functions, and why
     ("predict.kinds", "predict.brain"): "as above",
     ("predict.kinds", "predict.dicom_slice"): "as above",
     ("predict.network", "model"): "who only predicts needs neither Keras nor TensorFlow",
+    ("predict.inputs", "scan.dicom_series"): "a picture need not wait for DICOM",
+    ("predict.inputs", "scan.dicom_files"): "as above",
     ("app", "synthetic"): "each worker of the page would wait a second for it",
 }
 
