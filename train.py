@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common import SOFTWARE
 from common.card import BRAIN, HEAD, Card, read_card
 from common.errors import InputError, explained, quietly, run
 from common.files import read_json
@@ -385,6 +386,7 @@ def compose_card(settings: Settings, card: Card, run_id: str) -> dict:
         "seed": settings.seed,
         "backend": f"{keras.backend.backend()}, keras {keras.version()}, {settings.precision}",
         "python": sys.version.split()[0],
+        "software": SOFTWARE,
         "run": run_id,
     }
 

@@ -104,11 +104,12 @@ def near(mask, distance: float):
 
 
 def largest(mask):
-    """The largest connected part of a mask (bool)."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from scan.mask import keep_largest
+    """The largest connected part of a mask (bool), by what every tool's environment has."""
+    import numpy as np
+    from scipy.ndimage import label
 
-    return keep_largest(mask)
+    parts, count = label(mask)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) if count else mask
 
 
 def soft_tissue(scan, low: float = 0, contrast: float = 100):

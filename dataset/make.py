@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common import SOFTWARE
 from common.card import find_regions
 from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
@@ -101,6 +102,7 @@ def describe_dataset(sources: list[Source], options: Options, words: str, splits
         "splits": splits,
         "seed": options.seed,
         "source": words,
+        "software": SOFTWARE,
         "licence": options.licence,
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
     }
