@@ -94,7 +94,7 @@ def held_out(args) -> list[tuple[str, Path]]:
             if not target.exists():
                 make(path, args.seed + 10 * number + kind, look, FLIPS[(number + kind) % 4], target)
             scans.append((name, target))
-    return scans
+    return scans[:: args.every]
 
 
 def make(labels: Path, seed: int, look: dict, axes: str, target: Path) -> None:
@@ -318,6 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     add("test", choices=list(TESTS))
     add("--labels", metavar="DIR", help="label maps that the training did not see")
     add("--data", metavar="DIR", help="real scans")
+    add("--every", type=int, default=1, metavar="N", help="every N-th scan alone (%(default)s)")
     add("--cache", default="files/held_out", help="where made scans are kept")
     add("--seed", type=int, default=5000, help="of the made scans (%(default)s)")
     add("--model", default=None, help="default: the shipped one")
