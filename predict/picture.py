@@ -19,12 +19,14 @@ from predict.drawing import as_grey, outlined, to_stored, write_image
 from predict.folder import Target
 from predict.network import Network
 from predict.result import Result, Wanted
+from scan.hu import BODY
 from scan.picture import read_noted
 from scan.views import air_of, fit_square, normalise, unfit_square
 
-# A head is looked at closer where its box is smaller than this share of the picture. The box
-# reaches SKULL times the brain's larger side from the brain's middle
-SMALL, SKULL = 0.75, 0.8
+# A head or a brain is looked at closer where its box is smaller than SMALL of the picture. The box
+# reaches so many times its longer side from its middle: REACH for the head, SKULL for the brain
+SMALL, REACH, SKULL = 0.75, 0.6, 0.8
+DARK = 0.12  # share of a picture's brightest pixel: what is darker is air
 FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
 BRAIN_WINDOW = (0.0, 100.0)  # HU
 # WHITE: at this share of a picture's maximum, a pixel is as bright as bone. CLOT: at this share of
@@ -77,39 +79,51 @@ def show(source, folder: Path) -> None:
 def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     """The brain mask (H, W), bool, of a slice.
 
-    A head that is small in its picture is looked at once more, closer. What shows bone is left
-    out: of HU as in a scan, of grey values what `find_spurs` finds.
+    A head that is small in its picture is looked at alone. A brain that is small in it is looked at
+    once more, closer; the surer of both looks counts.
+    """
+    mask = np.zeros(picture.shape, bool)
+    head = box_of_head(picture)
+    part = np.ascontiguousarray(picture[head])
+    found, sure = look(part, network)
+    if sure >= network.card.sure and (box := box_of_skull(found)) is not None:
+        near, surer = look(np.ascontiguousarray(part[box]), network)
+        if surer > sure:
+            found = np.zeros_like(found)
+            found[box] = near
+    if sure >= network.card.sure:
+        mask[head] = found
+    return mask
+
+
+def look(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]:
+    """The brain mask (H, W), bool, that the network sees in a picture, and its mean probability.
+
+    What shows bone is left out: of HU as in a scan, of grey values what `find_spurs` finds.
     """
     share, bright = ask_network(picture, network)
-    if not (share > 0.5).any():  # perhaps the head is too small to be seen so coarsely
-        share, bright = ask_network(picture, network, times=2)
-    if (box := box_of_head(share > 0.5)) is not None:
-        near = ask_network(np.ascontiguousarray(picture[box]), network)
-        share, bright = np.zeros_like(share), np.zeros_like(bright)
-        share[box], bright[box] = near
     brain = share > 0.5
     if picture.dtype == np.uint8:
         brain &= ~find_spurs(brain, picture)
     elif brain.any():
         brain = decide(picture, share, bright, np.median(picture[brain]))
-    return clean_slice(share, network.card.sure, brain)
+    mask = clean_slice(share, brain)
+    return mask, float(share[mask].mean()) if mask.any() else 0.0
 
 
-def ask_network(
-    picture: np.ndarray, network: Network, times: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def ask_network(picture: np.ndarray, network: Network) -> tuple[np.ndarray, np.ndarray]:
     """The probabilities (H, W) of being inside the skull, and of being bright there.
 
-    The network sees `times` the usual pixels a side. It sees HU in a brain window, too, which shows
-    the base of the brain better. Pixels that are white there keep the first answer.
+    The network sees HU in a brain window, too, which shows the base of the brain better. Pixels
+    that are white there keep the first answer.
     """
     size, multiple = network.size, network.card.multiple
     if max(picture.shape) > size:
         size = round(FINER * size / multiple) * multiple
-    seen = average_turns(picture, network, times * size, network.window)
+    seen = average_turns(picture, network, size, network.window)
     share, bright = network.inside(seen), network.hyperdense(seen)
     if picture.dtype != np.uint8:
-        too = network.inside(average_turns(picture, network, times * size, BRAIN_WINDOW))
+        too = network.inside(average_turns(picture, network, size, BRAIN_WINDOW))
         share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
     return share, bright
 
@@ -144,17 +158,35 @@ def find_spurs(brain: np.ndarray, picture: np.ndarray) -> np.ndarray:
     return small[parts]
 
 
-def box_of_head(brain: np.ndarray) -> tuple[slice, slice] | None:
-    """The box (rows, columns) of the head around a brain mask (H, W) in its picture.
+def box_of_head(picture: np.ndarray) -> tuple[slice, slice]:
+    """The box (rows, columns) of the largest thing in a picture, or all of it if not much larger.
+
+    A thing is joined and not black: over DARK of the brightest, or denser than air.
+    """
+    lit = picture > (DARK * picture.max() if picture.dtype == np.uint8 else BODY)
+    return box_around(lit, REACH) or (slice(None), slice(None))
+
+
+def box_of_skull(brain: np.ndarray) -> tuple[slice, slice] | None:
+    """The box (rows, columns) of the skull around a brain mask (H, W) in its picture.
 
     None where there is no brain, or where the box is not much smaller than the picture.
     """
-    _, _, about, _ = cv2.connectedComponentsWithStats(brain.astype(np.uint8), connectivity=4)
+    return box_around(brain, SKULL)
+
+
+def box_around(mask: np.ndarray, reach: float) -> tuple[slice, slice] | None:
+    """The box (rows, columns) around the largest part of a mask (H, W), bool.
+
+    It extends `reach` times the part's longer side from its middle. None where nothing is in the
+    mask, or where the box is not smaller than SMALL of the picture.
+    """
+    _, _, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     if len(about) == 1:
         return None
     left, top, width, height = about[1 + about[1:, cv2.CC_STAT_AREA].argmax(), :4]
-    reach = SKULL * max(width, height)
-    centres, sizes = (top + height / 2, left + width / 2), brain.shape
+    reach = reach * max(width, height)
+    centres, sizes = (top + height / 2, left + width / 2), mask.shape
     box = [
         (max(0, int(c - reach)), min(n, math.ceil(c + reach)))
         for c, n in zip(centres, sizes, strict=True)
@@ -164,17 +196,14 @@ def box_of_head(brain: np.ndarray) -> tuple[slice, slice] | None:
     return tuple(slice(low, high) for low, high in box)
 
 
-def clean_slice(
-    probability: np.ndarray, sure: float = 0.5, brain: np.ndarray | None = None
-) -> np.ndarray:
+def clean_slice(probability: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
     """The mask (H, W), bool, of a slice: no holes, no specks.
 
-    brain: bool, what to clean (where `probability` is over 0.5 if None). The mask is empty where
-    its mean probability is less than `sure`.
+    brain: bool, what to clean (where `probability` is over 0.5 if None).
     """
     mask = fill_voids.fill(probability > 0.5 if brain is None else brain)
-    if not mask.any() or probability[mask].mean() < sure:
-        return np.zeros_like(mask)
+    if not mask.any():
+        return mask
     _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     sizes = about[:, cv2.CC_STAT_AREA]
     sizes[0] = 0  # what is not the mask

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from predict.picture import box_of_head, clean_slice, find_mask
+from predict import picture as slices
+from predict.picture import box_of_head, box_of_skull, clean_slice, find_mask
 from scan.mask import dice
 from scan.views import normalise, stack
 
@@ -58,17 +59,42 @@ def test_the_closer_look_holds_the_head_and_is_not_taken_for_little():
     brain = np.zeros((512, 400), bool)
     brain[100:160, 20:60] = True
     brain[300:303, 200:203] = True  # a speck
-    rows, columns = box_of_head(brain)
+    rows, columns = box_of_skull(brain)
     assert (rows.start, rows.stop) == (82, 178) and (columns.start, columns.stop) == (0, 88)
     brain[50:450, 50:350] = True
-    assert box_of_head(brain) is None and box_of_head(np.zeros((9, 9), bool)) is None
+    assert box_of_skull(brain) is None and box_of_skull(np.zeros((9, 9), bool)) is None
 
 
-def test_a_slice_of_which_the_network_is_not_sure_has_no_brain():
-    probability = np.zeros((100, 100), np.float32)
-    probability[20:70, 20:70] = 0.7
-    assert clean_slice(probability).sum() == clean_slice(probability, 0.6).sum() == 2500
-    assert not clean_slice(probability, 0.8).any()
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_small_head_is_cut_out_and_a_large_one_is_not(dtype):
+    picture = np.full((400, 512), 0 if dtype == np.uint8 else -1000, dtype)
+    picture[100:200, 50:150] = 90
+    picture[:4, -60:] = 90  # letters
+    assert box_of_head(picture) == (slice(90, 210), slice(40, 160))
+    picture[20:380, 30:500] = 90
+    assert box_of_head(picture) == (slice(None), slice(None))
+
+
+@pytest.mark.parametrize(
+    ("shares", "seen"), [((0.7, 0.99), None), ((0.9, 0.95), 1), ((0.95, 0.9), 0)]
+)
+def test_the_surer_of_two_looks_counts_and_none_where_the_first_is_not_sure(
+    network, monkeypatch, shares, seen
+):
+    looks = iter(range(2))
+
+    def ask(picture, network):
+        number = next(looks)
+        share = np.zeros(picture.shape, np.float32)
+        share[picture > 100 + number] = shares[number]
+        return share, 0 * share
+
+    monkeypatch.setattr(slices, "ask_network", ask)
+    monkeypatch.setattr(slices, "find_spurs", lambda brain, picture: np.zeros_like(brain))
+    picture = np.full((300, 300), 50, np.uint8)
+    picture[100:150, 100:150], picture[100:150, 100:125] = 101, 200
+    mask = find_mask(picture, network)
+    assert mask.sum() == {None: 0, 0: 50 * 50, 1: 50 * 25}[seen]
 
 
 def test_how_sure_a_network_must_be_of_a_slice_is_in_its_card(network, cta, monkeypatch):
