@@ -79,11 +79,12 @@ def show(source, folder: Path) -> None:
 def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     """The brain mask (H, W), bool, of a slice.
 
-    A head that is small in its picture is looked at alone. A brain that is small in it is looked at
-    once more, closer; the surer of both looks counts.
+    A head that is small in its picture is looked at alone, if the network would see it coarsely.
+    A brain that is small in it is looked at once more, closer; the surer of both looks counts.
     """
     mask = np.zeros(picture.shape, bool)
-    head = box_of_head(picture)
+    larger = max(picture.shape) > network.size
+    head = box_of_head(picture) if larger else (slice(None), slice(None))
     part = np.ascontiguousarray(picture[head])
     found, sure = look(part, network)
     if sure >= network.card.sure and (box := box_of_skull(found)) is not None:
