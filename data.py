@@ -36,8 +36,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_inputs(add)
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
     add_pictures(add)
-    three = {"nargs": 3, "metavar": ("TRAIN", "VAL", "TEST"), "default": [80, 10, 10]}
-    add("--split", type=float, help="shares of the cases (80 10 10)", **three)
+    shares, names = [80, 10, 10], ("TRAIN", "VAL", "TEST")
+    help_split = "shares of the cases (80 10 10)"
+    add("--split", nargs=3, type=float, default=shares, metavar=names, help=help_split)
     add("--seed", type=int, default=0, help="of split, slices and synthetic scans (%(default)s)")
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes (%(default)s)")
     add("--overwrite", action="store_true", help="throw away the dataset in --out first")

@@ -33,6 +33,7 @@ from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour, tumour_slice
 from predict.drawing import as_grey, to_stored, write_image
 from predict.folder import Target, absolute, plan
+from predict.kinds import choose_kind
 from predict.network import MODEL, Network
 from scan import cases
 from scan.cases import PICTURES, SCANS, Case, parse_names
@@ -129,12 +130,11 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
 
     Raises InputError when image or mask cannot be used, or the results cannot be written.
     """
+    score_item = SCORERS.get(choose_kind(target.path, network.card), score_scan)
+    rows = score_item(item, target, network)
     if isinstance(item, Case):
-        rows = score_case(item, target, network)
         mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(target.path)}
     else:
-        is_picture = item.place or item.image.name.lower().endswith(PICTURES)
-        rows = (score_picture if is_picture else score_scan)(item, target, network)
         mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
     rows = [{"Image": target.name} | row for row in rows]
     found = [
@@ -150,25 +150,33 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
     return [row | told for row in rows]
 
 
-def score_picture(pair: Pair, target: Target, network: Network) -> list[dict]:
-    """A row for the brain, or for each label and region of an MRI's slice."""
+def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
+    """One row for the brain in a slice."""
+    seen, mask = read_slice_pair(pair)
+    mask, prediction = mask > 0, picture.find_mask(seen, network)
+    write_pictures(target, seen, mask, prediction)
+    return [row_of(mask, prediction) | {"Kind": "slice"}]
+
+
+def score_tumour_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
+    """A row for each label and region of an MRI's slice."""
+    seen, mask = read_slice_pair(pair)
+    prediction = tumour_slice.find_mask(seen, network).astype(mask.dtype)
+    drawn = [part if part.dtype == bool else paint_labels(part) for part in (mask, prediction)]
+    write_pictures(target, seen, *drawn)
+    rows = []
+    for name, area in network.card.areas.items():
+        scored = row_of(np.isin(mask, area), np.isin(prediction, area))
+        rows.append({"Region": name} | scored | {"Kind": "slice"})
+    return rows
+
+
+def read_slice_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_pair`; InputError for a pair of volumes."""
     seen, mask = read_pair(pair)
     if mask.ndim > 2:
         raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
-    kind = tumour_slice if network.card.is_mri else picture
-    prediction = kind.find_mask(seen, network)
-    if mask.dtype == bool or kind is picture:
-        mask, prediction = mask > 0, prediction > 0
-    drawn = [part if part.dtype == bool else paint_labels(part) for part in (mask, prediction)]
-    write_pictures(target, seen, *drawn)
-    if kind is picture:
-        return [row_of(mask, prediction) | {"Kind": "slice"}]
-    return [
-        {"Region": name}
-        | row_of(*(np.isin(part, area) for part in (mask, prediction)))
-        | {"Kind": "slice"}
-        for name, area in network.card.areas.items()
-    ]
+    return seen, mask
 
 
 def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
@@ -206,6 +214,14 @@ def score_case(case: Case, target: Target, network: Network) -> list[dict]:
         {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
         for name, area in card.areas.items()
     ]
+
+
+SCORERS = {
+    picture: score_slice,
+    tumour_slice: score_tumour_slice,
+    brain: score_scan,
+    tumour: score_case,
+}
 
 
 def row_of_region(truth: np.ndarray, found: np.ndarray, scan: Volume) -> dict:
@@ -263,10 +279,10 @@ def score_all(items: list[Pair | Case], out: Path, network: Network):
 
 
 def path_of(item: Pair | Case) -> Path:
-    """The path after which a result is named: the picture or scan, the record's name, or a folder
-    of the case's name."""
+    """The path after which a result is named: the picture or scan; of a record a picture of its
+    name, of a case a folder of its name."""
     if isinstance(item, Pair):
-        return item.image.with_name(item.name) if item.place else item.image
+        return item.image.with_name(f"{item.name}.png") if item.place else item.image
     folder = next(iter(item.files.values())).parent
     return folder if folder.resolve().name == item.name else folder / item.name
 

@@ -23,9 +23,9 @@ from common import SOFTWARE
 from common.card import find_regions
 from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
+from common.workers import in_parallel
 from dataset.options import Options, Source
 from dataset.read import DESCRIPTION, MANIFEST, SPLITS, read_description, read_rows
-from dataset.workers import in_parallel
 from dataset.write import store_scan, write_rows
 
 

@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.report import add_verdict
 from predict import picture
 from predict.border import Inside, decide, find_inside, smoothed
-from predict.drawing import draw_scan, find_thin_axis, write_image
+from predict.drawing import draw_scan, write_image
 from predict.files import LEFT_RIGHT, describe_grid, write_masks
 from predict.folder import Target
 from predict.network import UNCUT, Network
@@ -41,10 +41,12 @@ from scan.read import read_volume
 from scan.resample import straighten, unstraighten
 from scan.views import VIEWS, normalise
 from scan.volume import (
+    THIN_SCAN,
     Grid,
     Volume,
     crop_slices,
     cut_slabs,
+    find_thin_axis,
     measure_ml,
     measure_whole_box,
     thin_out,
@@ -65,7 +67,9 @@ FUNNEL = 3.0  # mm of a narrow lower end that are left for the skull's funnel ab
 ALIKE = 0.5
 LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
 LEAKED = 2  # cubes around the eroded brain: a part farther off hangs by less than three cubes
-TOO_THIN = "less than 30 mm of a head: neither its volume nor its views can be checked"
+TOO_THIN = (
+    f"less than {THIN_SCAN:.0f} mm of a head: neither its volume nor its views can be checked"
+)
 BLANKED = "the scan was blanked out in {} slices at the {}: the mask ends before them"
 NOTHING_LEFT = "--border has left nothing of the mask"
 NO_HEAD = "no brain was found, so the mask is empty: is this a scan of a head?"

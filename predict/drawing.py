@@ -13,10 +13,10 @@ from common.report import draw_labels, draw_mask, make_sheet
 from scan.mask import find_box
 from scan.picture import write_picture
 from scan.views import VIEWS, normalise, pixel_spacing, stack
+from scan.volume import Volume, find_thin_axis
 
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 AROUND = 40.0  # mm around a brain: face and neck, in which a mask may have leaked, but no shoulders
-THIN_SCAN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 
 
 def to_stored(mask: np.ndarray, card: Card) -> np.ndarray:
@@ -38,14 +38,8 @@ def as_grey(picture: np.ndarray) -> np.ndarray:
     return np.rint(255 * normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
 
 
-def find_thin_axis(scan) -> int | None:
-    """The axis along which a Volume is one slice or few, less than THIN_SCAN; else None."""
-    axis = int(np.argmin(scan.hu.shape * scan.spacing))
-    return axis if scan.hu.shape[axis] * scan.spacing[axis] < THIN_SCAN else None
-
-
-def draw_scan(scan, mask: np.ndarray, most: int = 40, height: int = 256) -> np.ndarray:
-    """An RGB sheet of a Volume's slices with its mask's outline, or with its labels in colours.
+def draw_scan(scan: Volume, mask: np.ndarray, most: int = 40, height: int = 256) -> np.ndarray:
+    """An RGB sheet of a scan's slices with its mask's outline, or with its labels in colours.
 
     It shows at most `most` axial slices, two coronal and two sagittal ones, `height` pixels high;
     of a thin scan its own slices alone. The scan is in HU, or grey (uint8). What is drawn ends

@@ -34,6 +34,7 @@ BRAIN_WINDOW = (0.0, 100.0)  # HU
 # (benchmarks/README.md)
 WHITE, CLOT = 0.95, 0.015
 LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is taken for a false alarm
+EVERYTHING = slice(None), slice(None)
 NOTHING = "no brain was found in this slice"
 
 
@@ -82,18 +83,18 @@ def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     A head that is small in its picture is looked at alone, if the network would see it coarsely.
     A brain that is small in it is looked at once more, closer; the surer of both looks counts.
     """
-    mask = np.zeros(picture.shape, bool)
-    larger = max(picture.shape) > network.size
-    head = box_of_head(picture) if larger else (slice(None), slice(None))
+    head = box_of_head(picture) if max(picture.shape) > network.size else EVERYTHING
     part = np.ascontiguousarray(picture[head])
     found, sure = look(part, network)
-    if sure >= network.card.sure and (box := box_of_skull(found)) is not None:
+    mask = np.zeros(picture.shape, bool)
+    if sure < network.card.sure:
+        return mask
+    if (box := box_around(found, SKULL)) is not None:
         near, surer = look(np.ascontiguousarray(part[box]), network)
         if surer > sure:
             found = np.zeros_like(found)
             found[box] = near
-    if sure >= network.card.sure:
-        mask[head] = found
+    mask[head] = found
     return mask
 
 
@@ -165,15 +166,7 @@ def box_of_head(picture: np.ndarray) -> tuple[slice, slice]:
     A thing is joined and not black: over DARK of the brightest, or denser than air.
     """
     lit = picture > (DARK * picture.max() if picture.dtype == np.uint8 else BODY)
-    return box_around(lit, REACH) or (slice(None), slice(None))
-
-
-def box_of_skull(brain: np.ndarray) -> tuple[slice, slice] | None:
-    """The box (rows, columns) of the skull around a brain mask (H, W) in its picture.
-
-    None where there is no brain, or where the box is not much smaller than the picture.
-    """
-    return box_around(brain, SKULL)
+    return box_around(lit, REACH) or EVERYTHING
 
 
 def box_around(mask: np.ndarray, reach: float) -> tuple[slice, slice] | None:

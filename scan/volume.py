@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POSITIONS = dict(
     HFS="LPS", HFP="RAS", HFDR="PRS", HFDL="ALS", FFS="RPI", FFP="LAI", FFDR="ARI", FFDL="PLI"
 )
+THIN_SCAN = 30.0  # mm: in less than this the other two views see nothing but a stripe
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -176,6 +177,12 @@ def measure_ml(mask: np.ndarray, volume: Volume) -> float:
     thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
     voxels = np.count_nonzero(mask, axis=lie.order[1:])
     return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
+
+
+def find_thin_axis(volume: Volume) -> int | None:
+    """The axis along which a scan is one slice or few, less than THIN_SCAN; else None."""
+    axis = int(np.argmin(volume.hu.shape * volume.spacing))
+    return axis if volume.hu.shape[axis] * volume.spacing[axis] < THIN_SCAN else None
 
 
 def crop_slices(volume: Volume, slices: slice) -> Volume:

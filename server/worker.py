@@ -23,7 +23,7 @@ from common.card import Card
 from common.errors import InputError
 from common.files import write_json
 from common.report import CYAN, label_colour, to_hex
-from dataset.workers import die_with_parent
+from common.workers import die_with_parent
 from predict import work
 from predict.folder import Target
 from predict.network import Network

@@ -4,12 +4,14 @@ import cv2
 import keras
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pydicom
 from nibabel import orientations
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 import data
+import test as scoring
 from dataset.read import read_dataset
 from model import save_model
 from scan.views import normalise
@@ -298,3 +300,23 @@ def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
+
+
+# ---------------------------------------------------------------- test.py
+
+
+def run_test(folder, model, tmp_path, *more):
+    """Run test.py on a folder; return its exit code and score.csv."""
+    code = scoring.main(
+        [
+            str(folder),
+            *map(str, more),
+            "--model",
+            str(model),
+            "--out",
+            str(tmp_path / "results"),
+            "--scores",
+            str(tmp_path / "score.csv"),
+        ]
+    )
+    return code, pd.read_csv(tmp_path / "score.csv", dtype={"Image": str})

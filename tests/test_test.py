@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from make import run_test
 from sklearn.metrics import f1_score, jaccard_score
 
 import data
@@ -64,22 +65,6 @@ def slices(tmp_path):
     return folder
 
 
-def score(folder, model, tmp_path, *more):
-    code = scoring.main(
-        [
-            str(folder),
-            *map(str, more),
-            "--model",
-            str(model),
-            "--out",
-            str(tmp_path / "results"),
-            "--scores",
-            str(tmp_path / "score.csv"),
-        ]
-    )
-    return code, pd.read_csv(tmp_path / "score.csv", dtype={"Image": str})
-
-
 def test_what_is_bright_inside_the_skull_counts_as_brain(slices, greys, tmp_path):
     """In the slices of synthetic.py, whose masks hold 1 and 2: as their brain alone is scored."""
     about = {"labels": HEAD, "channels": ["ct"], "window": [-200, 800]}
@@ -94,7 +79,7 @@ def test_what_is_bright_inside_the_skull_counts_as_brain(slices, greys, tmp_path
         rows.append(f"Test,a,a,{kind[1]},{int(kind[2])},{where}")
     header = "split,case,scan,view,index,image,mask"
     (slices / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
-    code, table = score(slices, greys, tmp_path)
+    code, table = run_test(slices, greys, tmp_path)
     assert code == 0 and len(table) == 2
     truth, prediction = disc(60).ravel() > 0, disc(40).ravel() > 0
     assert table.F1.min() == pytest.approx(f1_score(truth, prediction), abs=1e-5)
@@ -102,7 +87,7 @@ def test_what_is_bright_inside_the_skull_counts_as_brain(slices, greys, tmp_path
 
 
 def test_slices_are_scored_and_written(slices, greys, tmp_path, capsys):
-    code, table = score(slices, greys, tmp_path)
+    code, table = run_test(slices, greys, tmp_path)
     assert code == 0
     assert list(table)[:6] == ["Image", "Accuracy", "F1", "Jaccard", "Recall", "Precision"]
     row = table.set_index("Image").loc["a_axial_000"]
@@ -121,7 +106,7 @@ def test_slices_are_scored_and_written(slices, greys, tmp_path, capsys):
 
 
 def test_brain_slices_empty_slices_and_cases_are_told_apart(slices, greys, tmp_path, capsys):
-    table = score(slices, greys, tmp_path)[1]
+    table = run_test(slices, greys, tmp_path)[1]
     shown = capsys.readouterr().out
     assert "slices with a brain: 3" in shown
     assert f"F1 {table.F1[table.Brain > 0].mean():.4f}" in shown
@@ -144,7 +129,7 @@ def test_two_inputs_of_one_name_keep_their_results(greys, tmp_path):
         write(tmp_path / part / "images/same.png", disc(radius, GREY))
         write(tmp_path / part / "masks/same.png", disc(radius))
     for part in ("one", "two", "one"):
-        score(tmp_path / part, greys, tmp_path)
+        run_test(tmp_path / part, greys, tmp_path)
     for number, radius in (("", 40), ("_2", 60)):
         path = tmp_path / f"results/same_prediction{number}/same_predicted_mask.png"
         np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), disc(radius))
@@ -164,7 +149,7 @@ def test_scans_are_scored_in_mm(greys, tmp_path, capsys):
         nib.save(nib.Nifti1Image(hu, affine), tmp_path / f"{name}.nii.gz")
         mask = ball(20).astype(np.uint8)
         nib.save(nib.Nifti1Image(mask, affine), tmp_path / f"{name}_mask.nii.gz")
-    code, table = score(tmp_path, greys, tmp_path)
+    code, table = run_test(tmp_path, greys, tmp_path)
     table = table.set_index("Image")
     assert code == 0 and table.Dice["x"] > 0.9
     assert table.HD95["y"] == pytest.approx(4, abs=2) and table.NSD["x"] > table.NSD["y"]
@@ -184,7 +169,7 @@ def test_a_scan_is_scored_as_pred_predicts_it(greys, tmp_path):
     hu = np.select([ball(20), ball(24)], [40, 1000], -1000).astype(np.int16)
     nib.save(nib.Nifti1Image(hu + np.int16(1024), affine), tmp_path / "x.nii.gz")
     nib.save(nib.Nifti1Image(ball(20).astype(np.uint8), affine), tmp_path / "x_mask.nii.gz")
-    row = score(tmp_path, greys, tmp_path)[1].iloc[0]
+    row = run_test(tmp_path, greys, tmp_path)[1].iloc[0]
     assert row.Dice > 0.9
     mask = np.asarray(nib.load(tmp_path / "results/x_prediction/x_predicted_mask.nii.gz").dataobj)
     assert row.mL == pytest.approx(mask.sum() * 8e-3, rel=1e-5)
@@ -195,7 +180,7 @@ def test_scans_with_pictures_beside_them_are_scored(greys, tmp_path):
     for name, array in (("x", hu), ("x_mask", ball(20).astype(np.uint8))):
         nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), tmp_path / f"{name}.nii.gz")
     write(tmp_path / "x_prediction/x_overlay.png", disc(40))
-    assert score(tmp_path, greys, tmp_path)[1].Kind.tolist() == ["scan"]
+    assert run_test(tmp_path, greys, tmp_path)[1].Kind.tolist() == ["scan"]
 
 
 def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
@@ -222,7 +207,7 @@ def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
                 str(tmp_path / form),
             ]
         )
-        tables.append(score(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
+        tables.append(run_test(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
     assert len(tables[0]) == 3
     pd.testing.assert_frame_equal(*tables)
 
@@ -232,7 +217,7 @@ def test_a_bad_pair_does_not_stop_the_others_and_the_exit_code_tells(
 ):
     (slices / "Test/images/a_axial_001.png").write_bytes(b"")
     write(slices / "Test/masks/b_axial_000.png", disc(40, size=99))
-    code, table = score(slices, greys, tmp_path)
+    code, table = run_test(slices, greys, tmp_path)
     assert code == 2 and len(table) == 3
     shown = capsys.readouterr().err
     assert "a_axial_001.png is empty" in shown and "b_axial_000.png" in shown
@@ -240,7 +225,7 @@ def test_a_bad_pair_does_not_stop_the_others_and_the_exit_code_tells(
 
 def test_a_mask_of_labels_is_refused(slices, greys, tmp_path, capsys):
     write(slices / "Test/masks/a_axial_000.png", disc(60, 2) - disc(20, 1))
-    assert score(slices, greys, tmp_path)[0] == 2
+    assert run_test(slices, greys, tmp_path)[0] == 2
     assert "holds the labels 0 1 2" in capsys.readouterr().err
 
 

@@ -112,9 +112,8 @@ def identify_run(settings: Settings, pairs: Sequence[Pair]) -> dict:
 
     `pairs` are those to train and those to validate.
     """
-    free = MAY_CHANGE | (
-        {"epochs"} if settings.schedule == "plateau" else set()
-    )  # a cosine needs them
+    # a cosine ends where it was to end; the other schedule does not know the last epoch
+    free = MAY_CHANGE | ({"epochs"} if settings.schedule == "plateau" else set())
     chosen = {name: value for name, value in vars(settings).items() if name not in free}
     names = "\n".join(str(pair.image) for pair in pairs)
     made = json.dumps(read_json(Path(settings.data) / DESCRIPTION), sort_keys=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from predict import picture as slices
-from predict.picture import box_of_head, box_of_skull, clean_slice, find_mask
+from predict.picture import SKULL, box_around, box_of_head, clean_slice, find_mask
 from scan.mask import dice
 from scan.views import normalise, stack
 
@@ -59,10 +59,11 @@ def test_the_closer_look_holds_the_head_and_is_not_taken_for_little():
     brain = np.zeros((512, 400), bool)
     brain[100:160, 20:60] = True
     brain[300:303, 200:203] = True  # a speck
-    rows, columns = box_of_skull(brain)
+    rows, columns = box_around(brain, SKULL)
     assert (rows.start, rows.stop) == (82, 178) and (columns.start, columns.stop) == (0, 88)
     brain[50:450, 50:350] = True
-    assert box_of_skull(brain) is None and box_of_skull(np.zeros((9, 9), bool)) is None
+    assert box_around(brain, SKULL) is None
+    assert box_around(np.zeros((9, 9), bool), SKULL) is None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

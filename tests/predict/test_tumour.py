@@ -12,11 +12,21 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from make import CARD, FLAIR, T1CE, VALUES, contrast, egg, layers, make_network, write_case
+from make import (
+    CARD,
+    FLAIR,
+    T1CE,
+    VALUES,
+    contrast,
+    egg,
+    layers,
+    make_network,
+    run_test,
+    write_case,
+)
 
 import data
 import pred
-import test as scoring
 from common.card import to_card
 from common.errors import InputError
 from common.report import label_colour
@@ -237,27 +247,12 @@ def test_a_slice_of_several_channels_gets_its_labels(tmp_path, labels, brain, ne
 # ---------------------------------------------------------------- test.py
 
 
-def score(folder, model, tmp_path):
-    code = scoring.main(
-        [
-            str(folder),
-            "--model",
-            str(model),
-            "--out",
-            str(tmp_path / "results"),
-            "--scores",
-            str(tmp_path / "score.csv"),
-        ]
-    )
-    return code, pd.read_csv(tmp_path / "score.csv")
-
-
 def test_cases_get_a_row_for_each_label_and_region(tmp_path, labels, brain, networks, capsys):
     write_case(tmp_path / "in/a", labels, brain)
     drawn = write_case(tmp_path / "in/b", labels, brain) / "b_seg.nii.gz"
     other = np.where(labels == 4, 2, labels).astype(np.uint8)  # its rim was taken for oedema
     nib.save(nib.Nifti1Image(other, nib.load(drawn).affine), drawn)
-    code, table = score(tmp_path / "in", networks["volume"], tmp_path)
+    code, table = run_test(tmp_path / "in", networks["volume"], tmp_path)
     assert code == 0
     assert list(table)[:4] == ["Image", "Region", "Accuracy", "F1"]
     assert table.Image.tolist() == ["a"] * 5 + ["b"] * 5
@@ -304,7 +299,7 @@ def test_slices_in_pictures_are_scored_by_label_and_region(tmp_path, labels, bra
             str(tmp_path / "set"),
         ]
     )
-    code, rows = score(tmp_path / "set", networks["slices"], tmp_path)
+    code, rows = run_test(tmp_path / "set", networks["slices"], tmp_path)
     (case,) = read_description(tmp_path / "set").splits["Test"]
     assert code == 0 and len(rows) == 3 * 5 and (rows.Dice == 1).all()
     assert set(rows.Image) == {f"{case}_slice_{index:04d}" for index in (14, 16, 18)}
@@ -328,4 +323,4 @@ def test_a_dataset_that_has_no_test_case_is_refused(tmp_path, networks):
     splits = {"Train": ["a"], "Val": [], "Test": []}
     (tmp_path / "dataset.json").write_text(json.dumps({"cases": known, "splits": splits}))
     with pytest.raises(InputError, match="holds no MRI case"):
-        score(tmp_path, networks["volume"], tmp_path)
+        run_test(tmp_path, networks["volume"], tmp_path)

@@ -21,7 +21,7 @@ def test_two_processes_give_the_same_as_one(tmp_path):
 def test_workers_die_with_a_killed_parent(tmp_path):
     body = """
 import os, time
-from dataset.workers import in_parallel
+from common.workers import in_parallel
 def work(folder):
     open(f"{folder}/{os.getpid()}", "w").close()
     time.sleep(60)
