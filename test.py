@@ -30,7 +30,7 @@ from common.files import write_json
 from common.report import paint_labels, plot_boxes, plot_ranking
 from dataset.read import Pair, case_and_view, read_dataset, read_description, read_pair
 from metrics import region_scores, scores, surface_scores
-from predict import brain, picture, tumour, tumour_slice
+from predict import brain, picture, tumour
 from predict.drawing import as_grey, to_stored, write_image
 from predict.folder import Target, absolute, plan
 from predict.kinds import choose_kind
@@ -151,7 +151,9 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
 
 
 def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
-    """One row for the brain in a slice."""
+    """One row for the brain in a slice, or a row for each label and region of an MRI's."""
+    if network.card.is_mri:
+        return score_tumour_slice(pair, target, network)
     seen, mask = read_slice_pair(pair)
     mask, prediction = mask > 0, picture.find_mask(seen, network)
     write_pictures(target, seen, mask, prediction)
@@ -161,7 +163,7 @@ def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
 def score_tumour_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
     """A row for each label and region of an MRI's slice."""
     seen, mask = read_slice_pair(pair)
-    prediction = tumour_slice.find_mask(seen, network).astype(mask.dtype)
+    prediction = picture.find_mask(seen, network).astype(mask.dtype)
     drawn = [part if part.dtype == bool else paint_labels(part) for part in (mask, prediction)]
     write_pictures(target, seen, *drawn)
     rows = []
@@ -218,7 +220,6 @@ def score_case(case: Case, target: Target, network: Network) -> list[dict]:
 
 SCORERS = {
     picture: score_slice,
-    tumour_slice: score_tumour_slice,
     brain: score_scan,
     tumour: score_case,
 }

@@ -31,14 +31,17 @@ def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
-        inside = [path] if path.is_file() else list_inside(path, card or Card())
-        if not inside:
-            raise InputError(f"{path} holds no scan and no picture (NIfTI, DICOM, PNG, JPEG)")
-        found += [p for p in inside if p not in found]
+        here = [path] if path.is_file() else list_inputs(path, card or Card())
+        if not here:
+            needed = "scan and no picture (NIfTI, DICOM, PNG, JPEG)"
+            if card and card.is_mri:
+                needed = f"file of {' or '.join(card.channels)}, and no picture"
+            raise InputError(f"{path} holds no {needed}")
+        found += [p for p in here if p not in found]
     return found
 
 
-def list_inside(folder: Path, card: Card) -> list[Path]:
+def list_inputs(folder: Path, card: Card) -> list[Path]:
     """The inputs in a folder: pictures, scans and DICOM series; or case folders for an MRI's card.
 
     Masks that lie beside their scans are left out.
@@ -86,27 +89,17 @@ def list_dicom(folder: Path) -> list[Path]:
 
 def list_cases(folder: Path, card: Card) -> list[Path]:
     """The folder, if it holds a file of one of the card's modalities; else the pictures in it, and
-    the same in all folders below. Raises InputError for a folder that holds none."""
-    found = list_cases_inside(folder, card)
-    if not found:
-        needed = " or ".join(card.channels)
-        raise InputError(f"{folder} holds no file of {needed}, and no picture")
-    return found
-
-
-def list_cases_inside(folder: Path, card: Card) -> list[Path]:
-    """As `list_cases`, [] for a folder that holds none."""
-    inside = list_visible(folder)
-    scans = [path for path in inside if path.name.lower().endswith(SCANS)]
+    the same in all folders below."""
+    entries = list_visible(folder)
+    scans = [path for path in entries if path.name.lower().endswith(SCANS)]
     if any(find_channel(path.name, card) for path in scans):
         return [folder]
     pictures = [
         path
-        for path in inside
+        for path in entries
         if path.name.lower().endswith(PICTURES) and not MASK_NAME.search(get_stem(path).lower())
     ]
-    below = [q for path in inside if path.is_dir() for q in list_cases_inside(path, card)]
-    return pictures + below
+    return pictures + [q for path in entries if path.is_dir() for q in list_cases(path, card)]
 
 
 def find_channel(name: str, card: Card) -> str:

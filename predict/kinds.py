@@ -15,19 +15,20 @@ from pathlib import Path
 from types import ModuleType
 
 from common.card import Card
-from predict import picture, tumour_slice
-from scan.cases import PICTURES
+from predict import picture
+from scan.cases import PICTURES, is_dicom
 
 
 def choose_kind(path: Path, card: Card) -> ModuleType:
     """The module for an input, by what it is and what the model's card asks for."""
     if path.name.lower().endswith(PICTURES):
-        return tumour_slice if card.is_mri else picture
+        return picture
     # what follows brings SciPy and nibabel, for which a picture need not wait half a second
     if card.is_mri:
         from predict import tumour
 
         return tumour
-    from predict import brain, dicom_slice
+    from predict import brain
+    from scan.read import has_no_place
 
-    return dicom_slice if dicom_slice.is_for(path) else brain
+    return picture if is_dicom(path) and has_no_place(path) else brain

@@ -1,6 +1,7 @@
-"""The kind of input "picture": one slice of a head CT as PNG, JPEG or TIFF.
+"""The kind of input "picture": one slice, as PNG, JPEG or TIFF, or as DICOM with no place in space.
 
-A slice is uint8 (H, W) as somebody exported it, or float32 HU.
+It is uint8 (H, W) as somebody exported it, or float32 HU; for an MRI's network uint8 (H, W, C), a
+channel for each modality, as data.py writes it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from predict.drawing import as_grey, outlined, to_stored, write_image
 from predict.folder import Target
 from predict.network import Network
 from predict.result import Result, Wanted
-from scan.hu import BODY
-from scan.picture import read_noted
+from scan.cases import PICTURES
+from scan.hu import BODY, doubt_hu, to_hu
+from scan.picture import read_channels, read_noted
 from scan.views import air_of, fit_square, normalise, unfit_square
 
 # A head or a brain is looked at closer where its box is smaller than SMALL of the picture. The box
@@ -35,23 +37,33 @@ BRAIN_WINDOW = (0.0, 100.0)  # HU
 WHITE, CLOT = 0.95, 0.015
 LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is taken for a false alarm
 EVERYTHING = slice(None), slice(None)
-NOTHING = "no brain was found in this slice"
 
 
 def read(path: Path, wanted: Wanted, card: Card) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A picture and notes on it; InputError for what cannot be read."""
+    """A slice and notes on it; InputError for what cannot be read or has other channels."""
     if card.is_3d:
         raise InputError(f"{path} is a slice, and this model looks at volumes: give a scan")
-    picture, notes = read_noted(path)
+    if card.is_mri:
+        picture, notes = read_channels(path, len(card.channels)), ()
+    elif path.name.lower().endswith(PICTURES):
+        picture, notes = read_noted(path)
+    else:
+        from scan.read import read_slice  # pydicom, for which a picture need not wait
+
+        picture, notes = read_slice(path)
+        picture, mended = to_hu(picture)
+        notes = (*notes, *mended, *doubt_hu(picture))
     return picture, (*notes, *wanted.notes_of_slice)
 
 
 def predict(source: tuple[np.ndarray, tuple[str, ...]], network: Network) -> Result:
-    """The brain mask of a slice."""
+    """The brain mask of a slice, or the labels of an MRI's."""
     picture, notes = source
     network.tell("segmenting", 0)
     mask = find_mask(picture, network)
-    return Result(mask, notes=notes if mask.any() else (*notes, NOTHING))
+    missed = "nothing" if network.card.is_mri else "no brain"
+    none = () if mask.any() else (f"{missed} was found in this slice",)
+    return Result(mask, notes=(*notes, *none))
 
 
 def write(target: Target, source, result: Result, wanted: Wanted, card: Card) -> dict:
@@ -78,11 +90,14 @@ def show(source, folder: Path) -> None:
 
 
 def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
-    """The brain mask (H, W), bool, of a slice.
+    """The brain mask (H, W), bool, of a slice, or the labels, uint8, of an MRI's.
 
     A head that is small in its picture is looked at alone, if the network would see it coarsely.
     A brain that is small in it is looked at once more, closer; the surer of both looks counts.
     """
+    if network.card.is_mri:  # several parts of a tumour and small ones are kept
+        seen = average_turns(picture, network, network.size, network.window)
+        return choose_labels([seen] if seen.ndim == 2 else np.moveaxis(seen, -1, 0))
     head = box_of_head(picture) if max(picture.shape) > network.size else EVERYTHING
     part = np.ascontiguousarray(picture[head])
     found, sure = look(part, network)
@@ -109,7 +124,7 @@ def look(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]:
         brain &= ~find_spurs(brain, picture)
     elif brain.any():
         brain = decide(picture, share, bright, np.median(picture[brain]))
-    mask = clean_slice(share, brain)
+    mask = clean_slice(brain)
     return mask, float(share[mask].mean()) if mask.any() else 0.0
 
 
@@ -128,6 +143,11 @@ def ask_network(picture: np.ndarray, network: Network) -> tuple[np.ndarray, np.n
         too = network.inside(average_turns(picture, network, size, BRAIN_WINDOW))
         share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
     return share, bright
+
+
+def choose_labels(parts) -> np.ndarray:
+    """The likeliest labels, uint8, from the probabilities of all classes, or of the only label."""
+    return (parts[0] > 0.5 if len(parts) == 1 else np.argmax(parts, axis=0)).astype(np.uint8)
 
 
 def average_turns(picture: np.ndarray, network: Network, size: int, window: tuple) -> np.ndarray:
@@ -190,12 +210,9 @@ def box_around(mask: np.ndarray, reach: float) -> tuple[slice, slice] | None:
     return tuple(slice(low, high) for low, high in box)
 
 
-def clean_slice(probability: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
-    """The mask (H, W), bool, of a slice: no holes, no specks.
-
-    brain: bool, what to clean (where `probability` is over 0.5 if None).
-    """
-    mask = fill_voids.fill(probability > 0.5 if brain is None else brain)
+def clean_slice(mask: np.ndarray) -> np.ndarray:
+    """The mask (H, W), bool, of a slice without holes and specks."""
+    mask = fill_voids.fill(mask)
     if not mask.any():
         return mask
     _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)

@@ -25,8 +25,8 @@ from predict.drawing import draw_scan, write_image
 from predict.files import LEFT_RIGHT, describe_grid, write_masks
 from predict.folder import Target
 from predict.network import Network
+from predict.picture import choose_labels
 from predict.result import Result, Wanted
-from predict.tumour_slice import choose_labels
 from scan.cases import Case, find_case, parse_names
 from scan.nifti import write_scan
 from scan.read import read_case

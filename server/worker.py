@@ -76,7 +76,7 @@ def run_worker(pipe, tasks: dict[str, Path]) -> None:
             task: Network(model, tell=lambda *told: pipe.send(told))
             for task, model in tasks.items()
         }
-        for kind in ("brain", "dicom_slice", "tumour"):  # else the first scan would wait for them
+        for kind in ("brain", "tumour"):  # else the first scan would wait for them
             importlib.import_module(f"predict.{kind}")
         pipe.send(("ready", ""))
     except InputError as error:

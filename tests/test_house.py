@@ -12,7 +12,8 @@ LOW = {"model": ("common",), "metrics": ("common",)}
 LATE = {  # imports of ours inside functions, and why
     ("predict.kinds", "predict.tumour"): "a picture must not wait for nibabel and SciPy",
     ("predict.kinds", "predict.brain"): "as above",
-    ("predict.kinds", "predict.dicom_slice"): "as above",
+    ("predict.kinds", "scan.read"): "as above",
+    ("predict.picture", "scan.read"): "as above",
     ("predict.network", "model"): "who only predicts needs neither Keras nor TensorFlow",
     ("predict.inputs", "scan.dicom_series"): "a picture need not wait for DICOM",
     ("predict.inputs", "scan.dicom_files"): "as above",
