@@ -18,13 +18,12 @@ import numpy as np
 from common.card import to_contiguous
 from common.errors import InputError
 from dataset.options import Options, Source
-from scan.canonical import make_volume
 from scan.nifti import read_labels, read_mask
 from scan.picture import decode_grey, read_channels
 from scan.read import read_case, read_volume
 from scan.resample import straighten, straighten_labels
 from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
-from scan.volume import Volume, measure_box
+from scan.volume import Volume, make_volume, measure_box
 from synthesis.ct import make_scan
 
 SHOWN = 0.01  # a slice without label is kept if at least this share of it shows something

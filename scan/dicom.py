@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common import THREADS
 from common.errors import InputError
-from scan.canonical import check_affine, to_volume
 from scan.dicom_files import (
     MOST_BYTES,
     Files,
@@ -30,7 +30,7 @@ from scan.dicom_files import (
 from scan.dicom_series import Series, choose_series, explain_choice, find_series, find_slice
 from scan.hu import PADDING, clean_values
 from scan.nib import nib
-from scan.volume import POSITIONS, THREADS, Volume
+from scan.volume import POSITIONS, Volume, check_affine, to_volume
 
 if TYPE_CHECKING:
     import pydicom

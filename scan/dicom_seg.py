@@ -13,9 +13,8 @@ import numpy as np
 
 from common import NAME, VERSION
 from common.errors import InputError, replacing
-from scan.canonical import to_source_order
 from scan.dicom_files import Files, clean_text, find_patient_words, parse_dicom
-from scan.volume import Volume
+from scan.volume import Volume, to_source_order
 
 if TYPE_CHECKING:
     import pydicom

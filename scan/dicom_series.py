@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common import THREADS
 from common.errors import InputError
 from scan.dicom_files import (
     Files,
@@ -31,7 +32,6 @@ from scan.dicom_files import (
     read_image,
     to_whole,
 )
-from scan.volume import THREADS
 
 if TYPE_CHECKING:
     import pydicom

@@ -15,10 +15,9 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from common.errors import InputError, replacing
-from scan.canonical import check_affine, make_affine, to_source_order, to_volume
 from scan.hu import AIR
 from scan.nib import nib
-from scan.volume import Volume, check_grid
+from scan.volume import Volume, check_affine, check_grid, make_affine, to_source_order, to_volume
 
 DAMAGED = (OSError, EOFError, ValueError, zlib.error)
 # nibabel raises these for a file that is no image, or a damaged one

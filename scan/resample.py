@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import scipy  # scipy.sparse is loaded at its first use, which a picture does not have
 
+from common import THREADS
 from scan.hu import AIR
-from scan.volume import THREADS, Grid, Volume, find_layout, make_grid
+from scan.volume import Grid, Volume, find_layout, make_grid
 
 NEAR = 1e-6  # of a pitch: room for rounding at a voxel's face
 

@@ -1,5 +1,8 @@
 """A 3-D scan in memory, straight grids on it, and where its voxels lie.
 
+volume = to_volume(array, affine, header, "scan", path, notes)     # of an array as a file stores it
+volume = make_volume(array, affine, "phantom")                     # of one that comes from no file
+
 In memory a volume is RAS+ (nibabel's closest canonical). Straight coordinates are mm along the
 volume's own orthonormal axes (`Grid.axes`): every grid and every `box` of one volume lies in them.
 """
@@ -7,26 +10,25 @@ volume's own orthonormal axes (`Grid.axes`): every grid and every `box` of one v
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
+from scan.hu import clean_values
 from scan.mask import find_ends
-
-if TYPE_CHECKING:
-    import nibabel as nib
+from scan.nib import nib
 
 # Patient axes to which an array's columns (i), rows (j) and slices (k) run; PS3.3 C.7.3.1.1.2
 POSITIONS = dict(
     HFS="LPS", HFP="RAS", HFDR="PRS", HFDL="ALS", FFS="RPI", FFP="LAI", FFDR="ARI", FFDL="PLI"
 )
 THIN_SCAN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-THREADS = min(4, os.cpu_count() or 1)
+LONGEST = 2500.0  # mm: no scanner's table is longer
+AS_IS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation of a RAS+ array
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,81 @@ class Layout(NamedTuple):
     columns: np.ndarray  # (slices,) mm of each slice's first column
 
 
+# ---------------------------------------------------------------- from a file's array to a Volume
+
+
+def to_volume(
+    array, affine, header, name, path, notes, shifts=None, position=None, slices=None, is_hu=True
+) -> Volume:
+    """Turn a source array (I, J, K) with its affine into a Volume."""
+    orientation = nib.io_orientation(affine)
+    hu, found = clean_values(nib.apply_orientation(array, orientation), is_hu)
+    affine_of_hu = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape)
+    third = 2 if shifts is not None else find_slice_axis(affine)
+    axis, sign = orientation[third].astype(int)
+    if shifts is not None and sign < 0:
+        shifts = shifts[::-1]
+    place = (int(axis), shifts, position, slices)
+    return Volume(hu, affine_of_hu, name, path, (*notes, *found), header, orientation, *place)
+
+
+def make_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
+    """A Volume of a RAS+ array (X, Y, Z) that comes from no file."""
+    header = nib.Nifti1Image(array, affine).header
+    return Volume(array, affine, name, Path(name), (), header, AS_IS)
+
+
+def to_source_order(array: np.ndarray, volume: Volume) -> np.ndarray:
+    """A canonical array as the volume's source stores it."""
+    if array.shape != volume.hu.shape:
+        raise ValueError(f"mask of shape {array.shape} for a scan of {volume.hu.shape}")
+    back = nib.orientations.ornt_transform(AS_IS, volume.orientation)
+    return nib.apply_orientation(array, back)
+
+
+def check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
+    """Raise InputError for an affine without 3-D geometry, or of a scan longer than any table."""
+    with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        upright = abs(np.linalg.det(affine[:3, :3] / sizes))
+    if not (np.isfinite(affine).all() and upright > 1e-3):
+        raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")
+    length = (sizes * shape[:3]).max()
+    if length > LONGEST:
+        raise InputError(f"{path} is {length / 1000:.1f} m long by its header; repair its spacing")
+
+
+def make_affine(position: str, zooms, shape) -> np.ndarray:
+    """The affine of an array that a scanner shows in `position`, centred on the origin."""
+    towards = dict(zip("RASLPI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([towards[letter] for letter in POSITIONS[position]], axis=1)
+    affine[:3, :3] *= np.asarray(zooms, float)
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape[:3]) - 1) / 2
+    return affine
+
+
+def find_slice_axis(affine: np.ndarray) -> int:
+    """The source axis along which slices are stacked, however the file orders its axes.
+
+    A tilt leaves the other two orthogonal. Without one it is the axis of the odd spacing; of cubes
+    it is the one most along the body.
+    """
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    unit = affine[:3, :3] / size
+
+    def rate(axis: int) -> tuple:
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        skew = abs(unit[:, first] @ unit[:, second])
+        odd = abs(np.log(size[axis] ** 2 / (size[first] * size[second])))
+        return -round(skew, 3), round(odd, 2), abs(unit[2, axis])
+
+    return max((2, 1, 0), key=rate)
+
+
+# ---------------------------------------------------------------- where voxels lie
+
+
 def find_layout(volume: Volume) -> Layout:
     """The Layout of a volume, by a QR of its affine with columns, rows, slices in this order.
 
@@ -139,20 +216,15 @@ def make_grid(lie: Layout, spacing: float, box: np.ndarray | None) -> Grid:
     return Grid(lie.axes, start, tuple(shape.tolist()), spacing)
 
 
-def find_extent(lie: Layout) -> np.ndarray:
-    """(2, 3) mm: the outer faces of all voxels, straight coordinates."""
-    box = np.empty((2, 3))
-    firsts = (lie.heights, lie.rows, lie.columns)
-    for axis, first, pitch, index in zip(lie.order, firsts, lie.pitch, lie.index, strict=True):
-        ends = (index[0], index[-1]) if first is not lie.heights else (0, 0)
-        box[0, axis] = first.min() + pitch * (ends[0] - 0.5)
-        box[1, axis] = first.max() + pitch * (ends[1] + 0.5)
-    return box
-
-
 def measure_whole_box(volume: Volume) -> np.ndarray:
     """(2, 3) mm: the outer faces of all of a volume's voxels, straight coordinates."""
     return find_extent(find_layout(volume))
+
+
+def find_extent(lie: Layout) -> np.ndarray:
+    """(2, 3) mm: the outer faces of all voxels, and of the upright pictures where they are skew."""
+    slices, rows, columns = (index[[0, -1]] for index in lie.index)
+    return find_faces(lie, slices, rows, columns)
 
 
 def measure_box(mask: np.ndarray, volume: Volume) -> np.ndarray:
@@ -160,15 +232,19 @@ def measure_box(mask: np.ndarray, volume: Volume) -> np.ndarray:
     lie = find_layout(volume)
     low, high = find_ends(mask)
     slices, rows, columns = np.stack([low, high - 1])[:, lie.order].T
-    part, lean, outwards = slice(slices[0], slices[1] + 1), lie.skew * rows, np.array([-0.5, 0.5])
-    down, across = lie.rows[part], lie.columns[part]
-    leaning = columns + outwards + [lean.min(), lean.max()]
-    faces = [
-        lie.heights[slices] + lie.pitch[0] * outwards,
-        [down.min(), down.max()] + lie.pitch[1] * (rows + outwards),
-        [across.min(), across.max()] + lie.pitch[2] * leaning,
-    ]
-    return np.array(faces)[np.argsort(lie.order)].T
+    lean = np.sort(lie.skew * rows)
+    return find_faces(lie, slices, rows, columns + lean)
+
+
+def find_faces(lie: Layout, slices, rows, columns) -> np.ndarray:
+    """(2, 3) mm: the outer faces of the voxels from the first to the last (2,) along each axis."""
+    part = slice(slices[0], slices[1] + 1)
+    box = np.empty((2, 3))
+    firsts, ends = (lie.heights, lie.rows, lie.columns), ((0, 0), rows, columns)
+    for axis, first, pitch, (low, high) in zip(lie.order, firsts, lie.pitch, ends, strict=True):
+        box[0, axis] = first[part].min() + pitch * (low - 0.5)
+        box[1, axis] = first[part].max() + pitch * (high + 0.5)
+    return box
 
 
 def measure_ml(mask: np.ndarray, volume: Volume) -> float:
@@ -232,9 +308,9 @@ def check_grid(shape: tuple, affine: np.ndarray, path: str | Path, volume: Volum
         raise InputError(
             f"{path} has shape {shape} and its scan {volume.path} {volume.hu.shape}; {advice}"
         )
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
-    corners = corners * np.array([*np.subtract(shape, 1), 1])[:, None]
-    apart = np.linalg.norm((affine - volume.affine) @ corners, axis=0).max()
+    corners = np.indices((2, 2, 2)).reshape(3, 8) * np.subtract(shape, 1)[:, None]
+    off = affine - volume.affine
+    apart = np.linalg.norm(off[:3, :3] @ corners + off[:3, 3:], axis=0).max()
     if apart > 0.1 * volume.spacing.min():
         raise InputError(
             f"{path} lies {apart:.2f} mm off its scan {volume.path} (their affines differ); "

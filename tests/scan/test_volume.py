@@ -14,12 +14,19 @@ from scipy.spatial.transform import Rotation
 
 from common.errors import InputError
 from scan.blanked import find_sound_slices
-from scan.canonical import make_volume
 from scan.hu import AIR
 from scan.nifti import read_mask, write_mask
 from scan.read import read_volume
 from scan.resample import straighten, unstraighten
-from scan.volume import POSITIONS, Volume, crop_slices, cut_slabs, measure_ml, thin_out
+from scan.volume import (
+    POSITIONS,
+    Volume,
+    crop_slices,
+    cut_slabs,
+    make_volume,
+    measure_ml,
+    thin_out,
+)
 
 GE = Path(__file__).parents[3] / "shared/data/ct/ge_dicom"
 ORIENTATIONS = [
