@@ -186,7 +186,7 @@ def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
 
     HD95 and NSD take voxels as if they stood at right angles: a gantry's tilt is left out.
     """
-    scan = brain.read_scan(pair.image)
+    scan = brain.read(pair.image)
     mask = read_mask(pair.mask, scan)
     prediction = brain.predict(scan, network).mask
     write_mask(prediction, scan, target.folder / f"{target.name}_predicted_mask.nii.gz")

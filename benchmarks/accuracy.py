@@ -33,7 +33,7 @@ import cv2  # noqa: E402
 
 from common.errors import InputError, run  # noqa: E402
 from metrics import surface_scores  # noqa: E402
-from predict.brain import predict, read_scan  # noqa: E402
+from predict.brain import predict, read  # noqa: E402
 from predict.network import MODEL, Network  # noqa: E402
 from predict.picture import find_mask  # noqa: E402
 from scan import cases  # noqa: E402
@@ -43,7 +43,7 @@ from scan.picture import read_mask_picture, read_picture  # noqa: E402
 from scan.read import read_volume  # noqa: E402
 from scan.views import VIEWS, normalise, stack  # noqa: E402
 from synthesis import ct  # noqa: E402
-from synthesis.files import find_label_maps  # noqa: E402
+from synthesis.head import find_label_maps  # noqa: E402
 
 # Five kinds of scan for each label map: what synthetic.py would otherwise draw.
 KINDS = {
@@ -237,7 +237,7 @@ def overlap(truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 def drawn_scan(network: Network, path: Path, drawn: Path) -> dict:
     """The row of a scan with its drawn mask, and with X_vessels where there are."""
-    scan = read_scan(path)
+    scan = read(path)
     truth, mask = read_mask(drawn, scan), predict(scan, network).mask
     row = {"name": path.name.split(".")[0], "kind": "scan"} | overlap(truth, mask)
     row |= surface_scores(truth, mask, scan.spacing, tolerance=1.0)

@@ -30,17 +30,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import InputError, run  # noqa: E402
-from predict.brain import predict, read_scan  # noqa: E402
+from predict.brain import predict, read  # noqa: E402
 from predict.network import MODEL, Network  # noqa: E402
 from predict.verdict import GRADES, OK  # noqa: E402
 from scan.cases import get_stem  # noqa: E402
 from scan.mask import dice  # noqa: E402
 from scan.views import normalise  # noqa: E402
 from synthesis import ct  # noqa: E402
-from synthesis.files import (
-    find_label_maps,  # noqa: E402
-    read_neck,  # noqa: E402
-)
+from synthesis.head import find_label_maps  # noqa: E402
+from synthesis.surroundings import read_neck  # noqa: E402
 
 SETS = {"tune": 9000, "report": 9700}  # first seed; 9500 was reported once, then tuned on, too
 NECKS = slice(0, 4), slice(4, 8)  # of headneck/: those of each set
@@ -237,7 +235,7 @@ def measure(network: Network, args) -> pd.DataFrame:
         for group, kind, case in tqdm(cases(args), unit="scan"):
             nib.save(nib.Nifti1Image(np.float32(case.hu), case.affine), path)
             truth = nib.as_closest_canonical(nib.Nifti1Image(np.uint8(case.mask), case.affine))
-            scan = read_scan(path)
+            scan = read(path)
             result = predict(replace(scan, hu=scan.hu.copy()), network)
             rows.append(
                 {

@@ -1,7 +1,7 @@
 """The kind of input "brain": a head CT or CTA, as NIfTI or DICOM.
 
 The head is looked for coarsely. In its box the network sees the scan in three views on cubes; their
-mean is cleaned, cut at the foramen magnum and brought to the scan's own voxels (predict/border.py).
+mean is cleaned, cut at the foramen magnum and brought to the scan's own voxels (predict/edge.py).
 """
 
 from __future__ import annotations
@@ -19,20 +19,13 @@ from common.card import Card
 from common.errors import InputError
 from common.report import add_verdict
 from predict import picture
-from predict.border import Inside, decide, find_inside, smoothed
 from predict.drawing import draw_scan, write_image
+from predict.edge import THIN_SLICES, decide, find_vessels, measure_brain, smooth_slices
 from predict.files import LEFT_RIGHT, describe_grid, write_masks
 from predict.folder import Target
 from predict.network import UNCUT, Network
 from predict.result import Result, Wanted
-from predict.verdict import (
-    FACES,
-    Verdict,
-    judge,
-    measure_answer,
-    measure_scan,
-    seen_voxels,
-)
+from predict.verdict import FACES, Verdict, judge, measure_answer, measure_scan, seen_voxels
 from scan.blanked import find_sound_slices
 from scan.hu import FORAMEN_AREA, doubt_hu, to_hu
 from scan.mask import dice, find_box, find_ends, grow_mask, keep_largest, tidy_mask
@@ -80,13 +73,13 @@ class Answer:
     """What the network says about a head, on cubes of `grid`, (X, Y, Z) float32 each.
 
     views: by view, the probability that a cube lies inside the skull; inside: their mean, cleaned;
-    hyperdense: the probability that a cube is bright and inside; cubes: HU.
+    hyperdense: the probability that a cube is bright and inside; hu: of the cubes.
     """
 
     views: dict[str, np.ndarray]
     inside: np.ndarray
     hyperdense: np.ndarray
-    cubes: np.ndarray
+    hu: np.ndarray
     grid: Grid
 
 
@@ -106,17 +99,15 @@ class Head:
 # ---------------------------------------------------------------- what predict/kinds.py asks for
 
 
-def read(path: Path, wanted: Wanted, card: Card) -> Volume:
-    """A scan in HU; InputError for what is no scan, or has no DICOM for the SEG wanted."""
-    scan = read_scan(path, wanted.series)
+def read(path: Path, wanted: Wanted | None = None, card: Card | None = None) -> Volume:
+    """A scan in HU, also where the file's values are plainly shifted.
+
+    Raises InputError for what is no scan, or has no DICOM for the SEG wanted.
+    """
+    wanted = wanted or Wanted()
+    scan = read_volume(path, series=wanted.series)
     if "dicom-seg" in wanted.formats and scan.slices is None:
         raise InputError(f"{path} is no DICOM scan: leave --format dicom-seg out")
-    return scan
-
-
-def read_scan(path: str | Path, series: int | None = None) -> Volume:
-    """A scan whose values are HU; values that are plainly shifted are mended."""
-    scan = read_volume(path, series=series)
     hu, notes = to_hu(scan.hu)
     return replace(scan, hu=hu, notes=(*scan.notes, *notes))
 
@@ -195,8 +186,8 @@ def predict_thin(scan: Volume, network: Network) -> Result:
 
 def segment(scan: Volume, head: Head, network: Network) -> Result:
     """The mask of the head that was found in a scan."""
-    answer = look(scan, head, network)
-    every = slices_seen(scan, answer.grid.spacing)
+    answer = ask_views(scan, head, network)
+    every = choose_every(scan, answer.grid.spacing)
     brain, alike = answer.inside > 0.5, compare_views(answer.views, every)
     if not brain.any() or max(alike.values()) < ALIKE:
         return no_head(scan)
@@ -204,12 +195,13 @@ def segment(scan: Volume, head: Head, network: Network) -> Result:
     parts = list(cut_slabs(crop_grid(answer.grid, brain), scan, depth=16))
     with ThreadPoolExecutor(2) as pool:
         measured = pool.submit(
-            measure_answer, answer.views, every, brain, answer.cubes, answer.grid.spacing
+            measure_answer, answer.views, every, brain, answer.hu, answer.grid.spacing
         )
-        inside = find_inside(answer.inside, answer.hyperdense, answer.cubes, max(scan.spacing))
+        answer = follow_vessels(answer) if max(scan.spacing) <= THIN_SLICES else answer
+        brain_hu = measure_brain(answer.inside, answer.hu)
 
         def fill(region):
-            mask[region] = refine(inside, answer.grid, scan, region)
+            mask[region] = refine(answer, brain_hu, scan, region)
 
         for done, _ in enumerate(pool.map(fill, parts)):
             network.tell("refining", done / len(parts))
@@ -219,13 +211,23 @@ def segment(scan: Volume, head: Head, network: Network) -> Result:
     return Result(mask, alike, verdict=judge_scan(mask, scan, measured.result()))
 
 
-def refine(inside: Inside, grid: Grid, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
-    """The mask, bool, of a region of the scan, from what lies inside on the cubes of `grid`."""
-    share, hyperdense = (
-        unstraighten(field, grid, scan, region) for field in (inside.share, inside.hyperdense)
+def follow_vessels(answer: Answer) -> Answer:
+    """The answer with vessels full of contrast as surely inside, and bright there."""
+    vessels = find_vessels(answer.inside, answer.hyperdense, answer.hu)
+    inside, bright = (
+        np.where(vessels, np.float32(1), p) for p in (answer.inside, answer.hyperdense)
     )
-    hu = smoothed(scan.hu[region], scan.spacing, scan.slice_axis)
-    return decide(hu, share, hyperdense, inside.hu)
+    return replace(answer, inside=inside, hyperdense=bright)
+
+
+def refine(answer: Answer, brain_hu: float, scan: Volume, region: tuple[slice, ...]) -> np.ndarray:
+    """The mask, bool, of a region of the scan, from the answer on cubes and the brain's HU."""
+    inside, hyperdense = (
+        unstraighten(cubes, answer.grid, scan, region)
+        for cubes in (answer.inside, answer.hyperdense)
+    )
+    hu = smooth_slices(scan.hu[region], scan.spacing, scan.slice_axis)
+    return decide(hu, inside, hyperdense, brain_hu)
 
 
 def no_head(scan: Volume) -> Result:
@@ -241,7 +243,7 @@ def judge_scan(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> Verdi
     return judge(signs, doubt_hu(scan.hu))
 
 
-# ---------------------------------------------------------------- the network's look at a head
+# ---------------------------------------------------------------- the network on a head
 
 
 def find_head(scan: Volume, network: Network) -> Head | None:
@@ -252,9 +254,8 @@ def find_head(scan: Volume, network: Network) -> Head | None:
     if box is None:
         return None
     cut = np.abs(box - whole) < ROOM  # scalp and skull alone are thicker
-    whole = np.where(
-        cut, measure_whole_box(scan), whole
-    )  # coarse cubes reach beyond: air, mirrored
+    # coarse cubes reach beyond the scan: air, mirrored
+    whole = np.where(cut, measure_whole_box(scan), whole)
     if cut.any() and (again := find_brain(cubes, grid, network, cut)) is not None:
         box = again
     return Head(enlarge(box, MARGIN, whole), whole, cut)
@@ -266,34 +267,34 @@ def find_brain(cubes: np.ndarray, grid: Grid, network: Network, cut=UNCUT) -> np
     seen = normalise(cubes, network.window)
     every = dict.fromkeys(VIEWS, COARSE_EVERY)
     views = network.in_views(seen, every, "finding the head", cut)
-    answer = network.inside(sum(views.values()) / len(views))
+    inside = network.to_inside(sum(views.values()) / len(views))
     # in a head that is cut low, one view may see brain where the others see a neck
     for sure in (0.5, 0.3):
-        found = keep_largest(answer > sure)
+        found = keep_largest(inside > sure)
         if found.sum() * grid.spacing**3 / 1000 >= LEAST_BRAIN:
             return grid.box(*find_ends(found))
     return None
 
 
-def look(scan: Volume, head: Head, network: Network) -> Answer:
+def ask_views(scan: Volume, head: Head, network: Network) -> Answer:
     """The network's answer in the box of a scan's head.
 
     Brain closer than ROOM to a face of the box was seen only in part, here and coarsely: the box is
     made larger there, within the whole scan, and looked at again.
     """
     cubes, grid = straighten(scan.hu, scan, network.spacing, head.box)
-    every = slices_seen(scan, grid.spacing)
+    every = choose_every(scan, grid.spacing)
     views = network.in_views(normalise(cubes, network.window), every, cut=head.cut)
     mean = sum(views.values()) / len(views)
-    inside = cut_canal(clean_volume(network.inside(mean)), grid.spacing)
+    inside = cut_canal(clean_volume(network.to_inside(mean)), grid.spacing)
     brain = inside > 0.5
     if brain.any():
         close = np.abs(grid.box(*find_ends(brain)) - head.box) < ROOM
         wider = enlarge(head.box, 2 * MARGIN * close, head.whole)
         if (wider != head.box).any():
-            return look(scan, replace(head, box=wider), network)
-    views = {view: network.inside(seen) for view, seen in views.items()}
-    return Answer(views, inside, network.hyperdense(mean), cubes, grid)
+            return ask_views(scan, replace(head, box=wider), network)
+    views = {view: network.to_inside(seen) for view, seen in views.items()}
+    return Answer(views, inside, network.to_hyperdense(mean), cubes, grid)
 
 
 def enlarge(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
@@ -303,7 +304,7 @@ def enlarge(box: np.ndarray, mm, whole: np.ndarray) -> np.ndarray:
     return np.stack([np.maximum(low, whole[0]), np.minimum(high, whole[1])])
 
 
-def slices_seen(scan: Volume, spacing: float) -> dict[str, int]:
+def choose_every(scan: Volume, spacing: float) -> dict[str, int]:
     """By view, which n-th slice of a scan on cubes of `spacing` mm goes through the network.
 
     It is every EVERY-th. Across voxels that are over THICK long, it is one slice a voxel. The other

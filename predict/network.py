@@ -69,10 +69,6 @@ def load_keras(path: Path):
 BACKENDS = {"openvino": load_openvino, "keras": load_keras}
 
 
-def say_nothing(stage: str, share: float) -> None:
-    """What a Network tells about its progress when nobody asks."""
-
-
 class Network:
     """A trained network and its card.
 
@@ -80,9 +76,9 @@ class Network:
     Raises InputError when `model` is not a network that train.py could have written.
     """
 
-    def __init__(self, model: str | Path = MODEL, backend: str = "openvino", tell=say_nothing):
+    def __init__(self, model: str | Path = MODEL, backend: str = "openvino", tell=None):
         self.run, self.card = BACKENDS[backend](Path(model))
-        self.tell = tell
+        self.tell = tell or (lambda stage, share: None)
         *shape, self.channels = self.card.input_shape
         self.size = shape[0] or SIZE
         self.window = self.card.window or WINDOW
@@ -111,12 +107,12 @@ class Network:
         found = np.concatenate(parts)[tuple(map(slice, (count, *shape)))]
         return found[..., 0] if found.shape[-1] == 1 else found
 
-    def inside(self, probability: np.ndarray) -> np.ndarray:
+    def to_inside(self, probability: np.ndarray) -> np.ndarray:
         """The probability (…) of being inside the skull, from that of one (…) or all classes
         (…, C)."""
         return probability if self.classes == 1 else 1 - probability[..., 0]
 
-    def hyperdense(self, probability: np.ndarray) -> np.ndarray:
+    def to_hyperdense(self, probability: np.ndarray) -> np.ndarray:
         """The probability (…) of being bright and inside the skull; 0 for a network that has not
         learned to tell."""
         return np.zeros_like(probability) if self.classes == 1 else probability[..., 2]
@@ -128,19 +124,19 @@ class Network:
 
         Only every n-th slice of a view (n = `every[view]`) goes through the network; the rest are
         interpolated. Where the head is `cut` (bool (2, 3), by the scan's low and high faces), the
-        slices go on beyond the face: see `mirrored`.
+        slices go on beyond the face: see `mirror_cut_faces`.
         """
         found = {}
         for view, step in every.items():
             self.tell(stage, len(found) / len(every))
-            whole, inside = mirrored(seen, cut, view)
+            whole, original = mirror_cut_faces(seen, cut, view)
             slices = stack(whole, view)
             some = self.probabilities(slices[::step])
-            found[view] = unstack(interpolated(some, step, len(slices)), view)[inside]
+            found[view] = unstack(interpolate(some, step, len(slices)), view)[original]
         return found
 
 
-def mirrored(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray, tuple]:
+def mirror_cut_faces(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray, tuple]:
     """Cubes (X, Y, Z[, C]) with their mirror image beyond each face where a head is `cut`, and the
     slices in which the cubes themselves lie.
 
@@ -150,13 +146,13 @@ def mirrored(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray,
     across = 2 - VIEWS.index(view)
     widths = [tuple(MIRRORED * cut[:, axis] * (axis != across)) for axis in range(3)]
     sizes = zip(widths, cubes.shape[:3], strict=True)
-    inside = tuple(slice(low, low + size) for (low, _), size in sizes)
+    original = tuple(slice(low, low + size) for (low, _), size in sizes)
     if not cut.any():
-        return cubes, inside
-    return np.pad(cubes, widths + [(0, 0)] * (cubes.ndim - 3), "reflect"), inside
+        return cubes, original
+    return np.pad(cubes, widths + [(0, 0)] * (cubes.ndim - 3), "reflect"), original
 
 
-def interpolated(slices: np.ndarray, every: int, count: int) -> np.ndarray:
+def interpolate(slices: np.ndarray, every: int, count: int) -> np.ndarray:
     """`count` slices where every `every`-th is given, (N, H, W[, C]): linear in between, and
     beyond the last one as it is."""
     if every == 1:

@@ -15,8 +15,8 @@ import numpy as np
 
 from common.card import Card
 from common.errors import InputError
-from predict.border import decide
 from predict.drawing import as_grey, outlined, to_stored, write_image
+from predict.edge import decide
 from predict.folder import Target
 from predict.network import Network
 from predict.result import Result, Wanted
@@ -100,12 +100,12 @@ def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
         return choose_labels([seen] if seen.ndim == 2 else np.moveaxis(seen, -1, 0))
     head = box_of_head(picture) if max(picture.shape) > network.size else EVERYTHING
     part = np.ascontiguousarray(picture[head])
-    found, sure = look(part, network)
+    found, sure = mask_once(part, network)
     mask = np.zeros(picture.shape, bool)
     if sure < network.card.sure:
         return mask
     if (box := box_around(found, SKULL)) is not None:
-        near, surer = look(np.ascontiguousarray(part[box]), network)
+        near, surer = mask_once(np.ascontiguousarray(part[box]), network)
         if surer > sure:
             found = np.zeros_like(found)
             found[box] = near
@@ -113,7 +113,7 @@ def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
     return mask
 
 
-def look(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]:
+def mask_once(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]:
     """The brain mask (H, W), bool, that the network sees in a picture, and its mean probability.
 
     What shows bone is left out: of HU as in a scan, of grey values what `find_spurs` finds.
@@ -138,9 +138,9 @@ def ask_network(picture: np.ndarray, network: Network) -> tuple[np.ndarray, np.n
     if max(picture.shape) > size:
         size = round(FINER * size / multiple) * multiple
     seen = average_turns(picture, network, size, network.window)
-    share, bright = network.inside(seen), network.hyperdense(seen)
+    share, bright = network.to_inside(seen), network.to_hyperdense(seen)
     if picture.dtype != np.uint8:
-        too = network.inside(average_turns(picture, network, size, BRAIN_WINDOW))
+        too = network.to_inside(average_turns(picture, network, size, BRAIN_WINDOW))
         share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
     return share, bright
 

@@ -191,16 +191,16 @@ def measure_answer(
     surface = max(np.count_nonzero(shell[seen]), 1)
     wavering = np.count_nonzero((mean[seen] > 0.1) & (mean[seen] < 0.9))
     smooth = ndimage.uniform_filter(cubes, 3)
-    inside = smooth[mask]
+    values = smooth[mask]
     width = 2 * round(NEAR_BONE / spacing) + 1
     return measure_agreement(views, every, mask) | {
         "border_mm": wavering / surface * spacing,
         "scattered": 1 - np.count_nonzero(mask & (mean > 0.5)) / max((mean > 0.5).sum(), 1),
         "near_bone": np.mean(ndimage.maximum_filter(cubes, width)[shell] > BONE),
         "faces_air": np.mean(ndimage.minimum_filter(smooth, 3)[shell] < BODY),
-        "bone_inside": np.mean(inside > 700),
-        "fat_inside": np.mean(inside < -30),
-        "median_hu": np.median(inside),
+        "bone_inside": np.mean(values > 700),
+        "fat_inside": np.mean(values < -30),
+        "median_hu": np.median(values),
         "tail_mm": measure_tail(mask, spacing),
     }
 

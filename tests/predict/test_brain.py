@@ -13,10 +13,10 @@ from predict.brain import (
     BLANKED,
     NO_HEAD,
     TOO_THIN,
+    choose_every,
     clean_volume,
     compare_views,
     cut_canal,
-    slices_seen,
 )
 from scan.mask import dice
 from scan.read import read_volume
@@ -59,11 +59,11 @@ def blind(seen):
 
 def test_what_no_two_views_see_alike_is_no_brain(network, cta_file, monkeypatch):
     """As the tongue in scans of a neck; one view that fails does not stop the other two."""
-    scan, views, look = read_volume(cta_file), network.in_views, brain.look
+    scan, views, ask_views = read_volume(cta_file), network.in_views, brain.ask_views
     thirds = dict(zip(VIEWS, (0.9, 0.6, 0.0), strict=True))
 
     def apart(*args, **words):
-        answer = look(*args, **words)
+        answer = ask_views(*args, **words)
         heights = np.linspace(0, 1, answer.inside.shape[2])
         seen = {
             v: s * (heights >= thirds[v]) * (heights < thirds[v] + 0.4)
@@ -71,10 +71,10 @@ def test_what_no_two_views_see_alike_is_no_brain(network, cta_file, monkeypatch)
         }
         return replace(answer, views=seen)
 
-    monkeypatch.setattr(brain, "look", apart)
+    monkeypatch.setattr(brain, "ask_views", apart)
     result = brain.predict(scan, network)
     assert not result.mask.any() and result.notes == (NO_HEAD,)
-    monkeypatch.setattr(brain, "look", look)
+    monkeypatch.setattr(brain, "ask_views", ask_views)
 
     def two_views(*args, **words):
         seen = views(*args, **words)
@@ -102,7 +102,7 @@ def test_a_trunk_has_no_brain(network, shared):
 )
 def test_of_views_finer_than_the_scan_fewer_slices_are_seen(spacing, slice_axis, seen):
     scan = SimpleNamespace(spacing=np.array(spacing), slice_axis=slice_axis)
-    every = slices_seen(scan, 1.5)
+    every = choose_every(scan, 1.5)
     assert every == dict(zip(("axial", "coronal", "sagittal"), seen, strict=True))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import InputError
 from model import export_model, save_model
-from predict.network import MIRRORED, UNCUT, Network, interpolated, mirrored
+from predict.network import MIRRORED, UNCUT, Network, interpolate, mirror_cut_faces
 from predict.picture import find_mask
 from scan.mask import dice
 from scan.views import stack
@@ -21,7 +21,7 @@ def test_probabilities_of_any_size_are_those_of_the_padded_picture(network):
 
 
 def test_between_slices_lie_their_mixtures_and_beyond_the_last_itself():
-    shown = interpolated(np.array([0.0, 3.0, 9.0])[:, None, None], every=3, count=8)
+    shown = interpolate(np.array([0.0, 3.0, 9.0])[:, None, None], every=3, count=8)
     np.testing.assert_allclose(shown.ravel(), [0, 1, 2, 3, 5, 7, 9, 9])
 
 
@@ -77,12 +77,12 @@ def test_slices_go_on_as_their_mirror_image_where_a_head_is_cut():
     cubes = np.random.default_rng(0).random((60, 50, 48))
     cut = np.array([[True, False, False], [False, False, True]])
     n = MIRRORED
-    axial, inside = mirrored(cubes, cut, "axial")
+    axial, inside = mirror_cut_faces(cubes, cut, "axial")
     np.testing.assert_array_equal(axial, np.concatenate([cubes[n:0:-1], cubes]))
     np.testing.assert_array_equal(axial[inside], cubes)
-    sagittal, inside = mirrored(cubes, cut, "sagittal")
+    sagittal, inside = mirror_cut_faces(cubes, cut, "sagittal")
     np.testing.assert_array_equal(sagittal[..., 48:], cubes[..., -2 : -2 - n : -1])
     np.testing.assert_array_equal(sagittal[inside], cubes)
-    uncut, inside = mirrored(cubes, UNCUT, "coronal")
+    uncut, inside = mirror_cut_faces(cubes, UNCUT, "coronal")
     np.testing.assert_array_equal(uncut[inside], cubes)
     assert uncut.shape == cubes.shape

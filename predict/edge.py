@@ -8,8 +8,6 @@ thin slices with contrast, vessels are followed from where the network knows the
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 import scipy  # scipy.ndimage takes 0.3 s to load, at its first use: a picture needs none of it
@@ -25,36 +23,18 @@ LIKELY, BRIGHT, HYPERDENSE = 0.4, 0.7, 0.3
 # contrast. They have at most BRIGHTER times the HU of nine in ten of these, and lie at most STEPS
 # cubes from them. Chosen on two synthetic CTAs
 THIN_SLICES, KNOWN, BRIGHTER, STEPS = 2.0, 12, 1.15, 8
+DEEP = 3  # cubes from the network's border, inwards and outwards: a round number
 CONTRAST = (120.0, 600.0)  # HU of vessels in a CTA: above fresh blood, below metal
 NOISE = 0.4  # mm: standard deviation of the blur, in a slice, that takes a scan's noise off
 
 
-class Inside(NamedTuple):
-    """What the network says about a head.
-
-    share, hyperdense: (X, Y, Z) float32, the probability that a cube lies inside the skull, and
-    that it is bright there; hu: the brain's median HU.
-    """
-
-    share: np.ndarray
-    hyperdense: np.ndarray
-    hu: float
+def measure_brain(inside: np.ndarray, cubes: np.ndarray) -> float:
+    """The brain's median HU, away from its border (DEEP) where there is so much of it."""
+    deep = scipy.ndimage.binary_erosion(inside > 0.5, iterations=DEEP)
+    return float(np.median(cubes[deep if deep.any() else inside > 0.5]))
 
 
-def find_inside(
-    share: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray, thickness: float
-) -> Inside:
-    """The Inside of a scan with voxels up to `thickness` mm long; from probabilities and HU, each
-    (X, Y, Z) on cubes."""
-    if thickness <= THIN_SLICES:
-        vessels = find_vessels(share, hyperdense, cubes)
-        share, hyperdense = (np.where(vessels, np.float32(1), f) for f in (share, hyperdense))
-    deep = scipy.ndimage.binary_erosion(share > 0.5, iterations=3)
-    brain = cubes[deep if deep.any() else share > 0.5]
-    return Inside(share, hyperdense, float(np.median(brain)))
-
-
-def find_vessels(share: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray) -> np.ndarray:
+def find_vessels(inside: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray) -> np.ndarray:
     """Cubes (X, Y, Z), bool, in vessels full of contrast; none where there is hardly any contrast.
 
     They are as bright as the vessels that the network surely knows. A path of bright cubes, two
@@ -66,27 +46,26 @@ def find_vessels(share: np.ndarray, hyperdense: np.ndarray, cubes: np.ndarray) -
     if np.count_nonzero(known) < KNOWN:
         return np.zeros_like(known)
     high = min(high, BRIGHTER * np.quantile(cubes[known], 0.9))
-    near = scipy.ndimage.binary_dilation(share > 0.5, iterations=3)
+    near = scipy.ndimage.binary_dilation(inside > 0.5, iterations=DEEP)
     bright = (cubes > low) & (cubes < high) & near
     known &= bright
     thick = scipy.ndimage.binary_opening(bright, np.ones((2, 2, 2))) | known
     followed = scipy.ndimage.binary_dilation(known, iterations=STEPS, mask=thick)
-    half_known = (hyperdense > HYPERDENSE / 2) | (share > 0.5)
+    half_known = (hyperdense > HYPERDENSE / 2) | (inside > 0.5)
     return bright & (scipy.ndimage.binary_dilation(followed) | half_known)
 
 
-def decide(hu, share, hyperdense, brain: float) -> np.ndarray:
+def decide(hu, inside, hyperdense, brain_hu: float) -> np.ndarray:
     """Which voxels (…) of HU are in the mask, bool.
 
     A voxel is in where the network takes it for inside the skull. One as bright as bone must be
-    surely inside, or known as bright. `share` and `hyperdense` are as in `Inside`, `brain` is its
-    `hu`.
+    surely inside, or known as bright. `inside` and `hyperdense` are the probabilities of both.
     """
-    bright = (share > BRIGHT) | (hyperdense > HYPERDENSE)
-    return np.where(hu < brain + SHOWS_BONE, share > LIKELY, bright)
+    bright = (inside > BRIGHT) | (hyperdense > HYPERDENSE)
+    return np.where(hu < brain_hu + SHOWS_BONE, inside > LIKELY, bright)
 
 
-def smoothed(hu: np.ndarray, spacing: np.ndarray, axis: int) -> np.ndarray:
+def smooth_slices(hu: np.ndarray, spacing: np.ndarray, axis: int) -> np.ndarray:
     """HU (X, Y, Z) as float32, blurred by NOISE in every slice across `axis`."""
     rows, columns = (NOISE / mm for mm in np.delete(spacing, axis))
     slices = np.moveaxis(hu, axis, 0)

@@ -1,10 +1,10 @@
-"""border.py on a ball of brain in a skull, whose edges are known to a fraction of a voxel."""
+"""edge.py on a ball of brain in a skull, whose edges are known to a fraction of a voxel."""
 
 import numpy as np
 import pytest
 
-from predict.border import decide, find_inside
-from predict.brain import refine
+from predict.brain import Answer, follow_vessels, refine
+from predict.edge import THIN_SLICES, decide, measure_brain
 from scan.read import read_volume
 from scan.resample import straighten
 from scan.volume import cut_slabs
@@ -45,10 +45,13 @@ def refined(hu, distance, path, save_nifti_as, thickness=1, hyperdense=None, noi
     if hyperdense is not None:
         bright, _ = straighten(in_slices(hyperdense, thickness), scan, 1.5, outside=0)
         bright = np.minimum(bright, inside)
-    edge = find_inside(inside, bright, cubes, max(scan.spacing))
+    answer = Answer({}, inside, bright, cubes, grid)
+    if thickness <= THIN_SLICES:
+        answer = follow_vessels(answer)
+    brain_hu = measure_brain(answer.inside, answer.hu)
     mask = np.zeros(scan.hu.shape, bool)
     for region in cut_slabs(grid, scan):
-        mask[region] = refine(edge, grid, scan, region)
+        mask[region] = refine(answer, brain_hu, scan, region)
     return mask
 
 
