@@ -31,10 +31,10 @@ from common.report import paint_labels, plot_boxes, plot_ranking
 from dataset.read import Pair, case_and_view, read_dataset, read_description, read_pair
 from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour
-from predict.drawing import as_grey, to_stored, write_image
 from predict.folder import Target, absolute, plan
 from predict.kinds import choose_kind
 from predict.network import MODEL, Network
+from predict.picture import as_grey, to_stored, write_image
 from scan import cases
 from scan.cases import PICTURES, SCANS, Case, parse_names
 from scan.nifti import read_labels, read_mask, write_mask

@@ -19,9 +19,8 @@ from common.card import Card
 from common.errors import InputError
 from common.report import add_verdict
 from predict import picture
-from predict.drawing import draw_scan, write_image
 from predict.edge import THIN_SLICES, decide, find_vessels, measure_brain, smooth_slices
-from predict.files import LEFT_RIGHT, describe_grid, write_masks
+from predict.files import describe_scan, draw_scan, write_masks
 from predict.folder import Target
 from predict.network import UNCUT, Network
 from predict.result import Result, Wanted
@@ -134,16 +133,15 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write_masks, target, scan, mask, wanted, card)
         sheet = add_verdict(draw_scan(scan, mask), verdict.grade, verdict.reasons)
-        write_image(target.folder / f"{target.name}_overlay.png", sheet)
+        picture.write_image(target.folder / f"{target.name}_overlay.png", sheet)
         files = written.result()
     return {
         **files,
         "volume_ml": round(measure_ml(mask, scan), 1),
-        **describe_grid(scan),
+        **describe_scan(scan),
         "verdict": verdict.grade,
         "reasons": list(verdict.reasons),
         "signs": verdict.signs,
-        "left_right": LEFT_RIGHT,
         "view_agreement": result.agreement,
         "notes": [*scan.notes, *result.notes, *lost],
     }

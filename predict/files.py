@@ -1,21 +1,28 @@
-"""The files of a scan's result: its masks in each format, the brain alone, what the JSON says."""
+"""The files of a scan's result: its masks in each format, the brain alone, an overlay, its JSON."""
 
 from __future__ import annotations
 
 import re
 
+import cv2
 import numpy as np
 
 from common.card import Card
 from common.files import write_json
-from predict.drawing import to_stored, write_image
+from common.report import make_sheet
 from predict.folder import Target
+from predict.picture import as_grey, outline, to_stored, write_image
 from predict.result import Wanted
 from scan.dicom_seg import write_dicom_seg
+from scan.mask import find_box
 from scan.nifti import write_brain, write_mask
-from scan.views import stack
-from scan.volume import Volume
+from scan.views import VIEWS, pixel_spacing, stack
+from scan.volume import Volume, find_thin_axis
 
+# mm around a brain: face and neck, in which a mask may have leaked, but no shoulders. By eye
+AROUND = 40.0
+MOST_AXIAL, MOST_OTHERS = 40, 2  # slices of a view on a sheet. Round numbers
+TILE = 256  # pixels: height of a slice there
 LEFT_RIGHT = "left and right are the header's: no picture of a head can confirm them"
 
 
@@ -52,12 +59,13 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
     return files
 
 
-def describe_grid(scan: Volume) -> dict:
-    """What a JSON says of a scan's voxels."""
+def describe_scan(scan: Volume) -> dict:
+    """What a JSON says of a scan's voxels and sides."""
     return {
         "shape": list(scan.hu.shape),
         "spacing_mm": [round(float(s), 4) for s in scan.spacing],
         "affine": np.round(scan.affine, 6).tolist(),
+        "left_right": LEFT_RIGHT,
     }
 
 
@@ -71,3 +79,48 @@ def name_bids_mask(name: str) -> str | None:
         return None
     pairs = [pair for pair in name.split("_")[:-1] if not pair.startswith("desc-")]
     return "_".join([*pairs, "desc-brain", "mask"])
+
+
+# ---------------------------------------------------------------- the overlay
+
+
+def draw_scan(scan: Volume, mask: np.ndarray, height: int = TILE) -> np.ndarray:
+    """An RGB sheet of a scan's slices with its mask's outline, or with its labels in colours.
+
+    It shows axial, coronal and sagittal slices, `height` pixels high; of a thin scan its own slices
+    alone. The scan is in HU, or grey (uint8). What is drawn ends AROUND a brain.
+    """
+    tiles, axis = [], find_thin_axis(scan)
+    views = VIEWS if axis is None else VIEWS[2 - axis :][:1]  # axial lies across z, sagittal x
+    hu = scan.hu
+    if mask.dtype == bool and mask.any():
+        box = find_box(mask, np.divide(AROUND, scan.spacing))
+        hu, mask = hu[box], mask[box]
+    for view in views:
+        pictures, masks = stack(hu, view), stack(mask, view)
+        size = np.multiply(pictures.shape[1:], pixel_spacing(scan.spacing, view))
+        width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))
+        for index in choose_shown(masks, MOST_AXIAL if view == views[0] else MOST_OTHERS):
+            picture = as_grey(np.ascontiguousarray(pictures[index]))
+            picture = cv2.resize(picture, (width, tall), interpolation=cv2.INTER_AREA)
+            tiles.append(outline(picture, resize_mask(masks[index], width, tall)))
+    return make_sheet(tiles)
+
+
+def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A mask (H, W) in another size: by half of each pixel's area, labels by the nearest pixel."""
+    if mask.dtype != bool:
+        mask = np.ascontiguousarray(mask)
+        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    area = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return area > 0.5
+
+
+def choose_shown(masks: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` evenly spaced slices, top first, with a brain in them if any."""
+    hit = np.flatnonzero(masks.any(axis=(1, 2)))
+    span = np.arange(hit[0], hit[-1] + 1) if len(hit) else np.arange(len(masks))
+    if most < len(span):
+        edges = np.linspace(0, len(span), most + 1)
+        span = span[((edges[1:] + edges[:-1]) / 2).astype(int)]
+    return span[::-1]

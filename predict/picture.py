@@ -13,16 +13,16 @@ import cv2
 import fill_voids
 import numpy as np
 
-from common.card import Card
-from common.errors import InputError
-from predict.drawing import as_grey, outlined, to_stored, write_image
+from common.card import Card, to_stored_values
+from common.errors import InputError, replacing
+from common.report import draw_labels, draw_mask
 from predict.edge import decide
 from predict.folder import Target
 from predict.network import Network
 from predict.result import Result, Wanted
 from scan.cases import PICTURES
 from scan.hu import BODY, doubt_hu, to_hu
-from scan.picture import read_channels, read_noted
+from scan.picture import read_channels, read_noted, write_picture
 from scan.views import air_of, fit_square, normalise, unfit_square
 
 # A head or a brain is looked at closer where its box is smaller than SMALL of the picture. The box
@@ -30,6 +30,7 @@ from scan.views import air_of, fit_square, normalise, unfit_square
 SMALL, REACH, SKULL = 0.75, 0.6, 0.8
 DARK = 0.12  # share of a picture's brightest pixel: what is darker is air
 FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
+OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 BRAIN_WINDOW = (0.0, 100.0)  # HU
 # WHITE: at this share of a picture's maximum, a pixel is as bright as bone. CLOT: at this share of
 # the brain's area, a white patch is a clot. Chosen, with FINER, on 25 real slices
@@ -71,7 +72,7 @@ def write(target: Target, source, result: Result, wanted: Wanted, card: Card) ->
     mask = result.mask
     path = target.folder / f"{target.name}_predicted_mask.png"
     write_image(path, to_stored(mask, card))
-    write_image(target.folder / f"{target.name}_overlay.png", outlined(as_grey(source[0]), mask))
+    write_image(target.folder / f"{target.name}_overlay.png", outline(as_grey(source[0]), mask))
     kind = "brain" if mask.dtype == bool else "labelled"
     return {
         "mask": path.name,
@@ -84,6 +85,34 @@ def write(target: Target, source, result: Result, wanted: Wanted, card: Card) ->
 def show(source, folder: Path) -> None:
     """Write what a viewer shows below the mask: the slice in grey."""
     write_image(folder / "picture.png", as_grey(source[0]))
+
+
+# ---------------------------------------------------------------- pictures of a result
+
+
+def to_stored(mask: np.ndarray, card: Card) -> np.ndarray:
+    """A mask as a file holds it: 0 and 255 for bool, the card's own values for labels."""
+    if mask.dtype == bool:
+        return np.uint8(255) * mask
+    return to_stored_values(mask, card.label_values.values())
+
+
+def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A grey picture with the outline of its mask, or with its labels in colours."""
+    return (draw_mask if mask.dtype == bool else draw_labels)(picture, mask)
+
+
+def as_grey(picture: np.ndarray) -> np.ndarray:
+    """A picture as uint8 (H, W): the first channel of an MRI, HU in the window of a CTA."""
+    if picture.dtype == np.uint8:
+        return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., 0])
+    return np.rint(255 * normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a grey (H, W) or RGB (H, W, 3) uint8 picture, whole or not at all."""
+    with replacing(path) as temporary:
+        write_picture(temporary, image)
 
 
 # ---------------------------------------------------------------- from slice to mask

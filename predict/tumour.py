@@ -21,11 +21,10 @@ import numpy as np
 from common.card import Card
 from common.errors import InputError
 from common.report import add_legend
-from predict.drawing import draw_scan, write_image
-from predict.files import LEFT_RIGHT, describe_grid, write_masks
+from predict.files import describe_scan, draw_scan, write_masks
 from predict.folder import Target
 from predict.network import Network
-from predict.picture import choose_labels
+from predict.picture import choose_labels, write_image
 from predict.result import Result, Wanted
 from scan.cases import Case, find_case, parse_names
 from scan.nifti import write_scan
@@ -103,8 +102,7 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
         "volume_ml": round(measure_ml(labels > 0, scan), 1),
         "volumes_ml": ml,
         "label_values": {card.labels[label]: value for label, value in card.label_values.items()},
-        **describe_grid(scan),
-        "left_right": LEFT_RIGHT,
+        **describe_scan(scan),
         "notes": [*scan.notes, *result.notes],
     }
 

@@ -25,7 +25,7 @@ import synthetic
 import test
 import train
 from common.errors import run
-from predict import drawing
+from predict import picture as slices
 from predict.network import MODEL
 from scan.mask import dice
 from synthesis.ct import make_scan
@@ -420,13 +420,13 @@ def test_a_full_disk_is_called_so(tmp_path, picture, shell, monkeypatch):
     """A device that is full, in place of the file: what the system says then is ENOSPC."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    whole = drawing.write_picture
+    whole = slices.write_picture
 
     def write_picture(path, image):
         path.symlink_to("/dev/full")
         whole(path, image)
 
-    monkeypatch.setattr(drawing, "write_picture", write_picture)
+    monkeypatch.setattr(slices, "write_picture", write_picture)
     one_error(shell(pred.main, picture, "--out", tmp_path / "out"), "the disk is full")
     assert not files_in(tmp_path / "out")
 

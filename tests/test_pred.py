@@ -195,7 +195,7 @@ def test_a_result_that_was_half_replaced_is_made_anew(slice_file, tmp_path, monk
     def full(*_):
         raise InputError("the disk is full")
 
-    monkeypatch.setattr(picture, "outlined", full)  # after the mask was written
+    monkeypatch.setattr(picture, "outline", full)  # after the mask was written
     assert run(path, "--overwrite", out=out) == 2
     monkeypatch.undo()
     assert run(path, out=out) == 0

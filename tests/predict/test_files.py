@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from predict.drawing import choose_shown, draw_scan
+from predict.files import choose_shown, draw_scan
 from scan.mask import find_box
 
 
