@@ -21,89 +21,75 @@ from pathlib import Path
 
 from common.errors import InputError, run, warn
 from dataset.make import make_dataset, remove_dataset
-from dataset.options import to_options, to_sources
+from dataset.options import Options, to_options, to_sources
 from dataset.read import read_dataset, read_description
 from scan.views import VIEWS
 from scan.volume import POSITIONS
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The words of a command line."""
+    """Parse a command line; an option of Options that is not given is None."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add_inputs(add)
+    add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
+    add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
+    add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
+    said = "with --synthetic, the folder of head label maps to make scans from, else phantoms; "
+    said += "with --channels, the label values to tell apart, all else being background (1 2 4)"
+    add("--labels", nargs="+", metavar="LABEL", help=said)
+    said = "SCANS holds MRI cases, found by these modalities: flair t1ce t1 t2, or others"
+    add("--channels", nargs="+", metavar="NAME", help=said)
+    said = "how the files of a modality, or of seg, the labels, are called if not as in BraTS"
+    add("--names", nargs="+", metavar="NAME=GLOB", default=[], help=said)
+    said = "head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = brainstem) that continue them "
+    add("--necks", metavar="DIR", help=said + "below the skull")
+    add("--position", choices=POSITIONS, help="how the patient lay, for files that do not say")
+    add("--licence", metavar="TEXT", help="of the scans or label maps, for the model's card")
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
     add_pictures(add)
-    shares, names = [80, 10, 10], ("TRAIN", "VAL", "TEST")
-    help_split = "shares of the cases (80 10 10)"
-    add("--split", nargs=3, type=float, default=shares, metavar=names, help=help_split)
-    add("--seed", type=int, default=0, help="of split, slices and synthetic scans (%(default)s)")
+    names, said = ("TRAIN", "VAL", "TEST"), "shares of the cases (80 10 10)"
+    add("--split", nargs=3, type=float, metavar=names, help=said)
+    add("--seed", type=int, help=f"of split, slices and synthetic scans ({Options.seed})")
     add("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes (%(default)s)")
     add("--overwrite", action="store_true", help="throw away the dataset in --out first")
     return parser.parse_args(argv)
 
 
-def add_inputs(add) -> None:
-    """The options that say which scans are used, for a parser's `add_argument`."""
-    add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
-    add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
-    add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
-    labels = (
-        "with --synthetic, the folder of head label maps to make scans from, else phantoms; with "
-        "--channels, the values to tell apart in the label volumes, all else being background (1 2 "
-        "4)"
-    )
-    add("--labels", nargs="+", metavar="LABEL", help=labels)
-    channels = "SCANS holds MRI cases, found by these modalities: flair t1ce t1 t2, or others"
-    add("--channels", nargs="+", metavar="NAME", help=channels)
-    names = "how the files of a modality, or of seg, the labels, are called if not as in BraTS"
-    add("--names", nargs="+", metavar="NAME=GLOB", default=[], help=names)
-    necks = (
-        "head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = brainstem) that continue them below "
-        "the skull"
-    )
-    add("--necks", metavar="DIR", help=necks)
-    add("--position", choices=POSITIONS, help="how the patient lay, for files that do not say")
-    add("--licence", metavar="TEXT", help="of the scans or label maps, for the model's card")
-
-
 def add_pictures(add) -> None:
-    """The options that say which slices or volumes are stored, and how."""
+    """Add the options that say which slices or volumes are stored, and how."""
     add("--format", choices=("png", "tfrecord"), help="of the pairs (png; tfrecord of volumes)")
-    add("--dimensions", type=int, choices=(2, 3), default=2, help="slices or volumes (%(default)s)")
+    add("--dimensions", type=int, choices=(2, 3), help="slices or volumes (2)")
     add("--size", type=int, help="pixels a side of a slice (512; of MRI 240)")
-    grid = "voxels of a volume, one number or three (%(default)s)"
-    add("--grid", nargs="+", type=int, default=[128], metavar="N", help=grid)
-    fit = "how a volume, cropped to what it shows, comes to the grid (%(default)s)"
-    add("--fit", choices=("crop", "resize"), default="crop", help=fit)
-    spacing = "voxel size of cropped volumes (%(default)s)"
-    add("--spacing", type=float, default=1.0, metavar="MM", help=spacing)
-    views = "of axial, coronal, sagittal (these three), mip (highest value along z)"
-    add("--views", nargs="+", choices=[*VIEWS, "mip"], metavar="VIEW", help=views)
-    window = (
-        "HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024; of MRI zscore (the "
-        "default) or minmax, within the brain"
-    )
-    add("--window", nargs="+", metavar=("LO", "HI"), help=window)
+    said = "voxels of a volume, one number or three (128)"
+    add("--grid", nargs="+", type=int, default=[128], metavar="N", help=said)
+    said = f"how a volume, cropped to what it shows, comes to the grid ({Options.fit})"
+    add("--fit", choices=("crop", "resize"), help=said)
+    said = f"voxel size of cropped volumes ({Options.spacing})"
+    add("--spacing", type=float, metavar="MM", help=said)
+    said = "of axial, coronal, sagittal (these three), mip (highest value along z)"
+    add("--views", nargs="+", choices=[*VIEWS, "mip"], metavar="VIEW", help=said)
+    said = "HU shown in 8 bits (-200 800), or the word hu: 16 bits of HU + 1024; of MRI zscore "
+    said += "(the default) or minmax, within the brain"
+    add("--window", nargs="+", metavar=("LO", "HI"), help=said)
     add("--slices", type=int, metavar="K", help="at most K slices a view and scan, drawn at random")
-    empty = "at most this share of slices without brain, or any label; 1 keeps all (%(default)s)"
-    add("--empty", type=float, default=0.15, metavar="SHARE", help=empty)
-    least = "drop slices and volumes of which less is labelled, but something (%(default)s)"
-    add("--least", type=float, default=0.0, metavar="SHARE", help=least)
-    depth = "keep slices between these shares of a view's depth (0 1)"
-    add("--range", nargs=2, type=float, default=[0.0, 1.0], metavar=("FROM", "TO"), help=depth)
+    said = "at most this share of slices without brain, or any label; 1 keeps all "
+    add("--empty", type=float, metavar="SHARE", help=f"{said}({Options.empty})")
+    said = f"drop slices and volumes of which less is labelled, but something ({Options.least})"
+    add("--least", type=float, metavar="SHARE", help=said)
+    said = "keep slices between these shares of a view's depth (0 1)"
+    add("--range", nargs=2, type=float, metavar=("FROM", "TO"), help=said)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the dataset that a command line asks for; returns the exit code."""
     args = parse(argv)
     options, out = to_options(args), Path(args.out)
-    sources, words = to_sources(args, options)
+    sources, origin = to_sources(args, options)
     if args.overwrite:
         remove_dataset(out)
-    left_out = make_dataset(sources, out, options, words, args.jobs)
+    left_out = make_dataset(sources, out, options, origin, args.jobs)
     splits = read_description(out).splits
     counts = ", ".join(f"{split} {len(cases)}" for split, cases in splits.items())
     if sum(map(len, splits.values())) < 10:

@@ -20,7 +20,7 @@ from common.report import draw_mask, make_sheet
 from scan.picture import write_picture
 from scan.views import WINDOW, normalise, stack
 from synthesis.ct import make_scan
-from synthesis.files import find_label_maps, write_volume
+from synthesis.head import find_label_maps, write_volume
 from synthesis.tumour import write_tumours
 
 

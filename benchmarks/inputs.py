@@ -24,7 +24,7 @@ from common.errors import replacing, run  # noqa: E402
 from scan.picture import write_picture  # noqa: E402
 from scan.views import normalise, stack  # noqa: E402
 from synthesis import ct  # noqa: E402
-from synthesis.scanner import at_heights  # noqa: E402
+from synthesis.ct import at_heights  # noqa: E402
 
 SIZE, FIELD, LENGTH, STEP = 512, 230.0, 360.0, 1.2  # pixels, mm, mm, mm of the phantom
 SCANS = {"head": (35, 5.0), "cta": (300, 0.6), "neck": (600, 0.6)}  # slices, mm

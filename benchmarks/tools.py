@@ -37,7 +37,7 @@ from metrics import scores, surface_scores  # noqa: E402
 from scan.cases import get_stem  # noqa: E402
 from scan.nifti import read_mask  # noqa: E402
 from scan.read import read_volume  # noqa: E402
-from synthesis.files import find_label_maps  # noqa: E402
+from synthesis.head import find_label_maps  # noqa: E402
 
 TOOLS = {
     "ours": "ours",

@@ -9,10 +9,13 @@ call goes on where an interrupted one stopped, and comes to the same bytes.
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,12 +28,18 @@ from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
 from common.workers import in_parallel
 from dataset.options import Options, Source
-from dataset.read import DESCRIPTION, MANIFEST, SPLITS, read_description, read_rows
-from dataset.write import store_scan, write_rows
+from dataset.read import DESCRIPTION, MANIFEST, SPLITS, name_sample, read_description, read_rows
+from dataset.records import ENDING, write_records
+from dataset.slices import Sample, cut_scan, fit_sample, keep_slices, load_pictures, load_source
+from scan.hu import AIR
+from scan.picture import write_picture
+from scan.views import normalise
+
+UNFINISHED = ".scans"  # folder of the rows of each finished scan, until the dataset is finished
 
 
 def make_dataset(
-    sources: list[Source], out: str | Path, options: Options, words: str, jobs: int = 1
+    sources: list[Source], out: str | Path, options: Options, origin: str, jobs: int = 1
 ) -> int:
     """Write the pairs of every source into a dataset folder; returns how many scans are left out.
 
@@ -40,7 +49,7 @@ def make_dataset(
     out = Path(out)
     splits = split_cases([s.case for s in sources], options.seed, options.split)
     split_of = {case: split for split, cases in splits.items() for case in cases}
-    content = describe_dataset(sources, options, words, splits)
+    content = describe_dataset(sources, options, origin, splits)
     start_dataset(out, content)
     finished = {row["scan"] for row in read_finished(out)}
     todo = [s for s in sources if s.scan not in finished]
@@ -74,7 +83,7 @@ def split_cases(
     return {s: sorted(order[e - n : e]) for s, n, e in zip(SPLITS, counts, ends, strict=True)}
 
 
-def describe_dataset(sources: list[Source], options: Options, words: str, splits: dict) -> dict:
+def describe_dataset(sources: list[Source], options: Options, origin: str, splits: dict) -> dict:
     """The content of dataset.json: enough to train on the dataset and to make it again."""
     names = options.label_names
     content = {
@@ -101,7 +110,7 @@ def describe_dataset(sources: list[Source], options: Options, words: str, splits
     content |= {
         "splits": splits,
         "seed": options.seed,
-        "source": words,
+        "source": origin,
         "software": SOFTWARE,
         "licence": options.licence,
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
@@ -150,7 +159,7 @@ def check_same_options(out: Path, now: dict) -> None:
 
 def read_finished(out: Path) -> list[dict[str, str]]:
     """Rows of all finished scans: those of the manifest and those that wait to be added to it."""
-    files = [out / MANIFEST, *sorted((out / ".scans").glob("*.csv"))]
+    files = [out / MANIFEST, *sorted((out / UNFINISHED).glob("*.csv"))]
     rows = itertools.chain.from_iterable(read_rows(file) for file in files if file.exists())
     return list({(row["scan"], row["view"], row["index"]): row for row in rows}.values())
 
@@ -167,7 +176,7 @@ def finish_dataset(out: Path, content: dict) -> None:
     if content.get("cases") and "size" in content:
         found["spacing_mm"] = float(np.median([float(row["spacing_mm"]) for row in rows]))
     write_text(out / DESCRIPTION, json.dumps(content | found, indent=1) + "\n")
-    shutil.rmtree(out / ".scans", ignore_errors=True)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
 def remove_dataset(out: Path) -> None:
@@ -176,6 +185,91 @@ def remove_dataset(out: Path) -> None:
         return
     # dataset.json last: if this is stopped half-way, the folder is still known as one of ours
     (out / MANIFEST).unlink(missing_ok=True)
-    for name in (".scans", *SPLITS):
+    for name in (UNFINISHED, *SPLITS):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / DESCRIPTION).unlink()
+
+
+# ---------------------------------------------------------------- one scan
+
+
+def store_scan(source: Source, split: str, options: Options, out: Path) -> tuple[list[str], bool]:
+    """Write the pairs of one scan and, last, its rows in .scans: these say that it is finished.
+
+    This is what a worker process does. Returns warnings, and whether the scan could be used.
+    """
+    # the same slices are drawn of a scan whichever scans stand beside it
+    rng = np.random.default_rng([options.seed, zlib.crc32(source.scan.encode())])
+    try:
+        if source.pictures:
+            images, masks, notes = load_pictures(source, options)
+            samples = (
+                fit_sample(images[n], masks[n], "slice", source.pictures[n][0], options)
+                for n in keep_slices(images, masks, options, rng)
+            )
+        else:
+            scan, image, mask = load_source(source, options)
+            samples, notes = cut_scan(scan, image, mask, rng, options), scan.notes
+    except InputError as error:
+        return [str(error)], False
+    rows = store_samples(samples, source, split, options, out)
+    write_rows(out / UNFINISHED / f"{source.scan}.csv", rows)
+    return [f"{source.path}: {note}" for note in notes], True
+
+
+def store_samples(samples, source: Source, split: str, options: Options, out: Path) -> list[dict]:
+    """Write samples and their masks as PNGs, or into one TFRecord file; returns their rows."""
+    rows, record = [], f"{split}/{source.scan}{ENDING}"
+
+    def list_examples() -> Iterator[dict]:
+        for sample in samples:
+            row = {"split": split, "case": source.case, "scan": source.scan}
+            row |= {"view": sample.view, "index": sample.index}
+            name = name_sample(source.scan, sample.view, sample.index)
+            for kind in ("image", "mask"):
+                is_png = options.format == "png"
+                row[kind] = f"{split}/{kind}s/{name}.png" if is_png else record
+            rows.append(row | measure_sample(sample, options))
+            image = quantise_image(sample.image, options)
+            said = {key: row[key] for key in ("case", "view", "index")}
+            yield {"image": image, "mask": sample.mask} | said
+
+    if options.format == "png":
+        for example in list_examples():
+            for kind in ("image", "mask"):
+                write_picture(out / rows[-1][kind], example[kind])
+        return rows
+    places = write_records(out / record, list_examples())
+    for row, (offset, length) in zip(rows, places, strict=True):
+        row |= {"offset": offset, "bytes": length}
+    return rows
+
+
+def quantise_image(image: np.ndarray, options: Options) -> np.ndarray:
+    """An image as it is stored: uint8 as a network sees it, or uint16 HU + 1024."""
+    if image.dtype == np.uint8:
+        return image
+    if options.window == "hu":
+        return np.clip(np.rint(image - AIR), 0, 4095).astype(np.uint16)
+    seen = image if options.is_mri else normalise(image, options.shown)
+    return np.rint(seen * 255).astype(np.uint8)
+
+
+def measure_sample(sample: Sample, options: Options) -> dict:
+    """Measured columns of a row: the spacing, and the count of pixels of each label."""
+    row = {"spacing_mm": sample.spacing_mm} if sample.spacing_mm else {}
+    counts = np.bincount(sample.mask.ravel(), minlength=256)
+    values = range(1, len(options.labels) + 1) if options.labels else (255,)
+    for name, value in zip(options.label_names.values(), values, strict=True):
+        row[f"{name.replace(' ', '_')}_pixels"] = int(counts[value])
+    return row
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as a CSV file with one line of names, whole or not at all."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

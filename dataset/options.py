@@ -1,10 +1,4 @@
-"""What a dataset is made from, and how: data.py's words as Options and Sources.
-
-    options = to_options(args)                      # InputError for values that make no sense
-    sources, words = to_sources(args, options)      # InputError when there is nothing to slice
-
-dataset.json keeps the options: the same options make the same dataset.
-"""
+"""What a dataset is made from, and how: data.py's command line as Options and Sources."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ from common.errors import InputError, warn
 from scan.cases import Case, find_cases, find_pairs, find_picture_cases, get_stem, parse_names
 from scan.hu import AIR
 from scan.views import SCALES, VIEWS, WINDOW
-from synthesis.files import find_label_maps
+from synthesis.head import find_label_maps
 
 CT = ("ct",)  # the channels of a scan that is not an MRI
 DRAWN = ("slice",)  # the views of MRI that are slices in pictures
@@ -29,7 +23,7 @@ DRAWN = ("slice",)  # the views of MRI that are slices in pictures
 
 @dataclass(frozen=True)
 class Options:
-    """The options that decide a dataset's pictures; dataset.json keeps them."""
+    """The options that decide a dataset, with their defaults; dataset.json keeps them."""
 
     size: int = 512  # pixels a side of a slice
     views: tuple[str, ...] = VIEWS
@@ -96,43 +90,47 @@ class Source:
 
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
-    is_mri, is_3d = bool(args.channels), args.dimensions == 3
+    is_mri = bool(args.channels)
     # slices in pictures: no NIfTI file lies in or below the folder of MRI
     is_drawn = is_mri and bool(args.scans) and not any(Path(args.scans).rglob("*.nii*"))
     refuse_useless(args, is_drawn)
-    size = args.size or (240 if is_mri else 512)
-    check(size >= 16, f"--size {size} is too small; give at least 16 pixels")
-    is_some = args.slices is None or args.slices >= 1
-    check(is_some, f"--slices {args.slices} leaves nothing; give at least 1")
-    for name in ("empty", "least"):
-        share = getattr(args, name)
-        check(0 <= share <= 1, f"--{name} {share} is not a share; give one from 0 to 1")
-    is_rising = 0 <= args.range[0] < args.range[1] <= 1
-    check(is_rising, "--range needs two shares from 0 to 1, the lower first")
-    check(args.seed >= 0, f"--seed {args.seed} is not a seed; give 0 or more")
-    is_split = min(args.split) >= 0 < args.split[0] and math.isfinite(sum(args.split))
-    check(is_split, "--split needs three shares, the first above 0, such as 80 10 10")
-    check(args.spacing > 0, f"--spacing {args.spacing} is not a length; give mm above 0")
-    is_grid = len(args.grid) in (1, 3) and min(args.grid) >= 16
-    check(is_grid, "--grid takes one or three numbers of voxels, each at least 16")
-    channels = [name.lower() for name in args.channels or CT]
-    is_right = len(set(channels)) == len(channels) <= 4
-    check(is_right, "--channels takes one to four modalities, each once")
-    check(not is_3d or args.format != "png", "volumes are stored as --format tfrecord alone")
-    chosen = vars(args) | {
-        "size": size,
-        "views": list(DRAWN) if is_drawn else list(dict.fromkeys(args.views or VIEWS)),
+    given = vars(args) | {
+        "size": args.size or (240 if is_mri else None),
+        "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
-        "channels": channels,
-        "labels": parse_labels(args.labels) if is_mri else list(HEAD) if args.synthetic else [],
+        "channels": [name.lower() for name in args.channels or CT],
+        "labels": parse_labels(args.labels) if is_mri else tuple(HEAD) if args.synthetic else (),
         "grid": args.grid * (3 // len(args.grid)),
-        "format": args.format or ("tfrecord" if is_3d else "png"),
+        "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
     }
-    values = {field.name: chosen[field.name] for field in fields(Options)}
-    return Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {f.name: given[f.name] for f in fields(Options) if given[f.name] is not None}
+    options = Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    check_options(options)
+    return options
 
 
-def check(is_right: bool, said: str) -> None:
+def check_options(o: Options) -> None:
+    """Raise InputError for values that make no sense."""
+    require(o.size >= 16, f"--size {o.size} is too small; give at least 16 pixels")
+    is_some = o.slices is None or o.slices >= 1
+    require(is_some, f"--slices {o.slices} leaves nothing; give at least 1")
+    for name, share in (("empty", o.empty), ("least", o.least)):
+        require(0 <= share <= 1, f"--{name} {share} is not a share; give one from 0 to 1")
+    is_rising = 0 <= o.range[0] < o.range[1] <= 1
+    require(is_rising, "--range needs two shares from 0 to 1, the lower first")
+    require(o.seed >= 0, f"--seed {o.seed} is not a seed; give 0 or more")
+    is_split = min(o.split) >= 0 < o.split[0] and math.isfinite(sum(o.split))
+    require(is_split, "--split needs three shares, the first above 0, such as 80 10 10")
+    require(o.spacing > 0, f"--spacing {o.spacing} is not a length; give mm above 0")
+    is_grid = len(o.grid) == 3 and min(o.grid) >= 16
+    require(is_grid, "--grid takes one or three numbers of voxels, each at least 16")
+    is_once = len(set(o.channels)) == len(o.channels) <= 4
+    require(is_once, "--channels takes one to four modalities, each once")
+    is_storable = o.dimensions == 2 or o.format == "tfrecord"
+    require(is_storable, "volumes are stored as --format tfrecord alone")
+
+
+def require(is_right, said: str) -> None:
     """Raise InputError with the sentence `said` unless a value is right."""
     if not is_right:
         raise InputError(said)
@@ -144,34 +142,34 @@ def refuse_useless(args: argparse.Namespace, is_drawn: bool) -> None:
     useless |= {"slices in pictures": ("window", "views")} if is_drawn else {}
     for things, names in useless.items():
         given = [f"--{name}" for name in names if getattr(args, name) is not None]
-        check(not given, f"{' and '.join(given)} would do nothing to {things}: leave them out")
+        require(not given, f"{' and '.join(given)} would do nothing to {things}: leave them out")
 
 
-def parse_labels(words: Sequence[str] | None) -> list[int]:
+def parse_labels(given: Sequence[str] | None) -> tuple[int, ...]:
     """The values of a label volume to tell apart, in ascending order."""
     try:
-        labels = sorted({int(word) for word in words or (1, 2, 4)})
+        values = sorted({int(value) for value in given or (1, 2, 4)})
     except ValueError:
-        labels = [0]
-    is_right = labels[0] >= 1 and labels[-1] <= 255
-    check(is_right, "with --channels, --labels takes whole numbers from 1 to 255")
-    return labels
+        values = [0]
+    is_uint8 = values[0] >= 1 and values[-1] <= 255
+    require(is_uint8, "with --channels, --labels takes whole numbers from 1 to 255")
+    return tuple(values)
 
 
-def parse_window(words: Sequence | None, is_mri: bool) -> tuple[float, float] | str:
+def parse_window(given: Sequence | None, is_mri: bool) -> tuple[float, float] | str:
     """A window in HU, the word hu, or the key of SCALES by which an MRI is normalised."""
-    words = list(words or (["zscore"] if is_mri else WINDOW))
+    given = list(given or (["zscore"] if is_mri else WINDOW))
     if is_mri:
-        is_scale = len(words) == 1 and words[0] in SCALES
-        check(is_scale, f"--window needs one of {', '.join(SCALES)} for MRI")
-        return words[0]
-    if words == ["hu"]:
+        is_scale = len(given) == 1 and given[0] in SCALES
+        require(is_scale, f"--window needs one of {', '.join(SCALES)} for MRI")
+        return given[0]
+    if given == ["hu"]:
         return "hu"
     try:
-        low, high = map(float, words)
+        low, high = map(float, given)
     except ValueError:
         low = high = 0.0
-    check(low < high, "--window needs two numbers in HU, the lower first, or the word hu")
+    require(low < high, "--window needs two numbers in HU, the lower first, or the word hu")
     return low, high
 
 
@@ -179,59 +177,48 @@ def parse_window(words: Sequence | None, is_mri: bool) -> tuple[float, float] | 
 
 
 def to_sources(args: argparse.Namespace, options: Options) -> tuple[list[Source], str]:
-    """The scans that a command line asks for, and where they come from in words."""
+    """The scans that a command line asks for, and their origin in plain words."""
     if args.channels:
         return find_mri(args, options)
     if args.synthetic is not None:
-        return list_synthetic(args)
-    if args.labels or args.necks:
-        raise InputError("--labels and --necks are for --synthetic N; say how many scans to make")
-    if not args.scans:
-        raise InputError("nothing to slice; give a folder of SCANS, or --synthetic N")
-    pairs = warn_of_rest(find_pairs(args.scans, args.masks))
-    words = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
-    return [Source(case, case, scan, mask) for case, scan, mask in pairs], words
+        return list_synthetic(args, options.seed)
+    is_plain = not (args.labels or args.necks)
+    require(is_plain, "--labels and --necks are for --synthetic N; say how many scans to make")
+    require(args.scans, "nothing to slice; give a folder of SCANS, or --synthetic N")
+    pairs = warn_of_rest(*find_pairs(args.scans, args.masks))
+    origin = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
+    return [Source(case, case, scan, mask) for case, scan, mask in pairs], origin
 
 
 def find_mri(args: argparse.Namespace, options: Options) -> tuple[list[Source], str]:
-    """The MRI cases that a command line asks for, and where they come from in words."""
-    if not args.scans or args.masks or args.synthetic or args.necks:
-        raise InputError("--channels takes one folder of cases, and no scans to make")
-    folder = Path(args.scans)
-    if options.views == DRAWN:
-        if args.dimensions == 3:
-            raise InputError(f"{folder} holds no NIfTI files, so no volumes can be made of it")
-        found = warn_of_rest(find_picture_cases(folder))
+    """The MRI cases that a command line asks for, and their origin in plain words."""
+    is_one = args.scans and not (args.masks or args.synthetic or args.necks)
+    require(is_one, "--channels takes one folder of cases, and no scans to make")
+    folder, is_drawn = Path(args.scans), options.views == DRAWN
+    if is_drawn:
+        is_2d = options.dimensions == 2
+        require(is_2d, f"{folder} holds no NIfTI files, so no volumes can be made of it")
+        found = warn_of_rest(*find_picture_cases(folder))
         sources = [Source(c, c, folder, pictures=tuple(pairs)) for c, pairs in found.items()]
-        return sources, f"slices of {len(found)} cases of {folder.resolve().name}"
-    found = warn_of_rest(find_cases(folder, options.channels, parse_names(args.names)))
-    sources = [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found]
-    return sources, f"{len(found)} cases of {folder.resolve().name}"
+    else:
+        found = warn_of_rest(*find_cases(folder, options.channels, parse_names(args.names)))
+        sources = [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found]
+    return sources, f"{'slices of ' * is_drawn}{len(found)} cases of {folder.resolve().name}"
 
 
-def warn_of_rest(found: tuple):
-    """The things that a search found; prints a warning for each file that it left over."""
-    for line in found[1]:
+def warn_of_rest(found, left_over: list[str]):
+    """What a search found; prints a warning for each file that it left over."""
+    for line in left_over:
         warn(line)
-    return found[0]
+    return found
 
 
-def list_synthetic(args: argparse.Namespace) -> tuple[list[Source], str]:
-    """The synthetic scans that a command line asks for, and where they come from in words."""
-    maps = args.labels and args.labels[0]
-    if args.scans or args.synthetic < 1 or len(args.labels or "1") > 1:
-        raise InputError("--synthetic takes a count of at least 1, one --labels and no SCANS")
-    sources = make_synthetic_sources(args.synthetic, maps, args.seed)
-    used = sorted({source.case for source in sources})
-    origin = f"label maps {used[0]} to {used[-1]}" if maps else "phantoms"
-    if args.necks:
-        origin += f", with necks and chests of {Path(args.necks).resolve().name}"
-    return sources, f"{args.synthetic} synthetic head CT and CTA of {origin} (synthetic.py)"
-
-
-def make_synthetic_sources(count: int, labels: str | Path | None, seed: int) -> list[Source]:
-    """`count` synthetic scans, spread evenly over the label maps of a folder; phantoms without."""
-    maps = find_label_maps(labels) if labels else []
+def list_synthetic(args: argparse.Namespace, seed: int) -> tuple[list[Source], str]:
+    """Synthetic scans, spread evenly over label maps if there are any, and their origin."""
+    count, folders = args.synthetic, args.labels or []
+    is_right = count >= 1 and len(folders) <= 1 and not args.scans
+    require(is_right, "--synthetic takes a count of at least 1, one --labels and no SCANS")
+    maps = find_label_maps(folders[0]) if folders else []
     sources = []
     for index in range(count):
         # scans of one map stand together: a process then prepares each map once
@@ -240,4 +227,8 @@ def make_synthetic_sources(count: int, labels: str | Path | None, seed: int) -> 
         scan = f"{case}_{index:04d}" if path else case
         drawn = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         sources.append(Source(scan, case, path, seed=drawn))
-    return sources
+    used = sorted({source.case for source in sources})
+    origin = f"label maps {used[0]} to {used[-1]}" if maps else "phantoms"
+    if args.necks:
+        origin += f", with necks and chests of {Path(args.necks).resolve().name}"
+    return sources, f"{count} synthetic head CT and CTA of {origin} (synthetic.py)"

@@ -3,7 +3,7 @@
     scan, image, mask = load_source(source, options)
     for sample in cut_scan(scan, image, mask, rng, options): ...     # a Sample each
 
-Images are in HU, or normalised if they are MRI; `dataset.write` stores them.
+Images are in HU, or normalised if they are MRI; `dataset.make` stores them.
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
+from scan.hu import AIR
 from scan.mask import keep_largest
 from synthesis.disease import add_disease, add_vessels
 from synthesis.head import AIR_HU, BRAIN_TISSUES, INDEX, TISSUES, is_any, load_anatomy, make_phantom
-from synthesis.scanner import add_scanner_noise, scan_arrays
 from synthesis.space import Look, Space, pose_head, smooth_noise
-from synthesis.surroundings import add_body, add_surroundings
+from synthesis.surroundings import BRIGHTEST, add_body, add_surroundings
 
 FINEST = 1.25  # mm: finer than the network's 1.5 mm, near the label maps' 1 mm
 # A voxel that is more than this share bone, as the scanner shows it, is out of the mask: it looks
@@ -32,37 +33,19 @@ HYPERDENSE_HU = 80.0
 
 @dataclass(frozen=True)
 class Scan:
-    """A synthetic scan: hu (X, Y, Z) float32 RAS+, its mask and the vessels in it (bool).
+    """A synthetic scan, (X, Y, Z) RAS+."""
 
-    `hyperdense` (bool): the part of the mask that is bright without any bone; affine (4, 4); about
-    says how the scan was made.
-    """
-
-    hu: np.ndarray
-    mask: np.ndarray
-    vessels: np.ndarray
-    hyperdense: np.ndarray
-    affine: np.ndarray
-    about: dict
+    hu: np.ndarray  # float32
+    mask: np.ndarray  # bool
+    vessels: np.ndarray  # bool, within the mask
+    hyperdense: np.ndarray  # bool: the part of the mask that is bright without any bone
+    affine: np.ndarray  # (4, 4)
+    about: dict  # how the scan was made
 
     @property
     def labels(self) -> np.ndarray:
         """(X, Y, Z) uint8: 1 in the mask, 2 where that is hyperdense."""
         return self.mask + self.hyperdense.astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class Painted:
-    """A scan before imaging, (X, Y, Z) each.
-
-    inside: the share of each voxel that lies in the skull (float32); content: the HU of that part;
-    vessels: where they are (bool).
-    """
-
-    hu: np.ndarray
-    inside: np.ndarray
-    content: np.ndarray
-    vessels: np.ndarray
 
 
 def make_scan(
@@ -86,12 +69,13 @@ def make_scan(
     head = load_anatomy(str(labels)) if labels else make_phantom(seed)
     look = replace(draw_look(rng, plain, necks is not None), **wanted)
     space = pose_head(head, look, rng)
-    painted = paint_tissues(space, look, rng)
-    hu = add_body(painted.hu, space, head, necks, rng) if necks else painted.hu
-    arrays = add_surroundings(hu, space, look, rng), painted.inside, painted.content
-    (hu, inside, content), heights = scan_arrays(arrays, look, stored, rng)
-    mask = keep_largest(inside > 1 - BONE_SHARE)
-    vessels = painted.vessels[..., np.rint(heights).astype(int)] & mask
+    hu, share, content, vessels = paint_tissues(space, look, rng)
+    if necks:
+        hu = add_body(hu, space, head, necks, rng)
+    hu = add_surroundings(hu, space, look, rng)
+    (hu, share, content), heights = scan_arrays((hu, share, content), look, stored, rng)
+    mask = keep_largest(share > 1 - BONE_SHARE)
+    vessels = vessels[..., np.rint(heights).astype(int)] & mask
     affine = np.diag([*look.spacing * np.array([1, 1, heights[1] - heights[0]]), 1])
     affine[2, 3] = look.spacing * heights[0]
     about = {"source": head.name, "seed": seed} | asdict(look)
@@ -126,8 +110,12 @@ def draw_look(rng, plain: bool, body: bool) -> Look:
     )
 
 
-def paint_tissues(space: Space, look: Look, rng) -> Painted:
-    """Give every voxel its tissue's HU, with disease, vessels and bone."""
+def paint_tissues(space: Space, look: Look, rng) -> tuple[np.ndarray, ...]:
+    """Give every voxel its tissue's HU, with disease, vessels and bone.
+
+    Returns four (X, Y, Z): the HU; the share of each voxel that lies in the skull (float32); the HU
+    of that part; where vessels are (bool).
+    """
     shape, step = space.tissue.shape, look.spacing
     level = {name: rng.normal(kind.mean, kind.spread) for name, kind in TISSUES.items()}
     drawn = rng.uniform((180, 0, 60, 100), (480, 220, 200, 260)).tolist()
@@ -157,7 +145,7 @@ def paint_tissues(space: Space, look: Look, rng) -> Painted:
     dura = brain & ~blood & (space.inner > 0) & (space.along < 0) & np.isnan(bone)
     beyond = np.where(dura, level["muscle"], beyond)
     share = np.clip(0.5 - space.inner / step, 0, 1)  # of a voxel that lies in the cavity
-    return Painted(share * within + (1 - share) * beyond, share, within, vessels)
+    return share * within + (1 - share) * beyond, share, within, vessels
 
 
 def make_bone(space: Space, level: dict[str, float], grain, plain: bool, rng) -> np.ndarray:
@@ -204,3 +192,71 @@ def make_openings(space: Space, rng) -> np.ndarray:
         spot = np.array([0, 20, 75]) + 80 * way / np.linalg.norm(way)
         hole |= space.squared_distance(spot) < radius**2
     return hole
+
+
+# ---------------------------------------------------------------- the scanner
+
+
+def scan_arrays(arrays, look: Look, stored: bool, rng) -> tuple[list[np.ndarray], np.ndarray]:
+    """Show (X, Y, Z) arrays as a scanner resolves them: its blur, pixels and slices.
+
+    Returns them as float32, and the height of each slice in voxels of what came in. `stored` is as
+    in `ct.make_scan`.
+    """
+    step, own = look.spacing, int(rng.integers(2**31))
+    seen = []
+    for array in arrays:
+        array = ndimage.gaussian_filter(array, look.sharpness / step)
+        if look.pixel > 1.2 * step:
+            array = coarse_pixels(array, look.pixel / step)
+        heights = np.arange(array.shape[2], dtype=float)
+        slices = look.thickness / step
+        if slices > 1.2:
+            means, middles = thick_slices(array, slices, np.random.default_rng(own))
+            if stored:
+                array, heights = means, middles
+            else:  # as a prediction interpolates them
+                array = at_heights(means, np.interp(heights, middles, np.arange(len(middles))))
+        seen.append(array.astype(np.float32))
+    return seen, heights
+
+
+def add_scanner_noise(hu: np.ndarray, look: Look, rng) -> np.ndarray:
+    """Add a scanner's shading, noise, kernel and clipping; return the new HU."""
+    if rng.random() < 0.3:  # beam hardening, cupping
+        hu = hu + rng.uniform(1, 8) * smooth_noise(hu.shape, rng, 50 / look.spacing)
+    grain = rng.standard_normal(hu.shape, dtype=np.float32)
+    grain = ndimage.gaussian_filter(grain, [rng.uniform(0.3, 1.1)] * 2 + [0.3])
+    hu = hu + look.noise * grain / grain.std()
+    if rng.random() < 0.3:  # a sharp kernel overshoots within a slice
+        hu = hu + rng.uniform(0.2, 0.8) * (hu - ndimage.gaussian_filter(hu, (1, 1, 0)))
+    if rng.random() < 0.3:  # round reconstruction field
+        x, y = (np.arange(n) - (n - 1) / 2 for n in hu.shape[:2])
+        hu[x[:, None] ** 2 + y**2 > (min(hu.shape[:2]) / 2) ** 2] = AIR
+    return np.clip(hu, AIR, BRIGHTEST).astype(np.float32)
+
+
+def coarse_pixels(hu: np.ndarray, size: float) -> np.ndarray:
+    """`hu` as slices with pixels `size` voxels wide show it, interpolated back."""
+    means = ndimage.uniform_filter(hu, (size, size, 0))
+    low = ndimage.zoom(means, (1 / size, 1 / size, 1), order=1)
+    return ndimage.zoom(low, np.divide(hu.shape, low.shape), order=1)
+
+
+def thick_slices(hu: np.ndarray, count: float, rng) -> tuple[np.ndarray, np.ndarray]:
+    """`hu` averaged over slices `count` voxels thick, and the slices' middles in voxels."""
+    depth = hu.shape[2]
+    edges = np.arange(rng.uniform(0, count), depth, count)
+    if len(edges) < 4:
+        return hu, np.arange(depth, dtype=float)
+    total = np.concatenate([np.zeros_like(hu[..., :1]), hu.cumsum(2, dtype=np.float64)], 2)
+    means = np.diff(at_heights(total, edges), axis=2) / count
+    return means, (edges[1:] + edges[:-1]) / 2 - 0.5
+
+
+def at_heights(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """The values of an (X, Y, Z) array at `heights` along z (voxels), linear in between."""
+    heights = np.clip(heights, 0, array.shape[2] - 1)
+    low = np.minimum(heights.astype(int), array.shape[2] - 2)
+    share = (heights - low).astype(np.float32)
+    return array[..., low] * (1 - share) + array[..., low + 1] * share

@@ -112,9 +112,7 @@ DISEASES = (  # share, and what adds it
 
 # ---------------------------------------------------------------- vessels
 
-DRAWN_ABOVE = (
-    8.0  # mm above the foramen: drawn vessels end there, else they would run along the cut
-)
+DRAWN_ABOVE = 8.0  # mm above the foramen: drawn vessels end there, not to run along the cut
 # Vessels beside bone: share, share of veins, radius in mm, gap to the inner table in mm
 VESSELS = (
     (0.20, 0.6, (2.0, 4.5), (0.0, 0.5)),  # dural sinuses

@@ -19,8 +19,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import erfinv
 
+from common.errors import InputError, replacing
 from scan.mask import keep_largest
-from synthesis.files import BRAINSTEM, read_label_map
+from scan.nib import nib
+from scan.nifti import UNREADABLE
 from synthesis.phantom import make_phantom_labels
 
 AIR_HU = -1000.0  # HU of air, by definition
@@ -35,6 +37,7 @@ class Tissue(NamedTuple):
     texture: float
 
 
+BRAINSTEM = 16
 GREY_MATTER = (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58)
 WHITE_MATTER = (2, 7, BRAINSTEM, 28, 41, 46, 60, 77, 85, 136, 163, 192)
 CORD = 512
@@ -70,20 +73,18 @@ LOWEST = 30.0  # mm below the foramen: all that is lower is outside
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A head at 1 mm, RAS+: tissue indices and two signed distances in mm, negative inside.
+    """A head (X, Y, Z) at 1 mm, RAS+.
 
-    `inner` is the distance to the inner table (the brain cavity), `outer` to the outer surface of
-    the skull; both hold within some 6 mm of their surface and are flat beyond it. `centre` is the
-    middle of the cavity and `base` that of the foramen magnum, in voxels; `down` is the unit
-    vector of the canal through it.
+    Distances are signed (mm, negative inside), hold within some 6 mm of their surface, and are flat
+    beyond it.
     """
 
-    tissue: np.ndarray
-    inner: np.ndarray
-    outer: np.ndarray
-    centre: np.ndarray
-    base: np.ndarray
-    down: np.ndarray
+    tissue: np.ndarray  # indices (INDEX)
+    inner: np.ndarray  # distance to the inner table: the surface of the brain's cavity
+    outer: np.ndarray  # distance to the outer surface of the skull
+    centre: np.ndarray  # middle of the cavity (3,), voxels
+    base: np.ndarray  # middle of the foramen magnum (3,), voxels
+    down: np.ndarray  # unit vector (3,) of the canal through it
     name: str
 
 
@@ -181,3 +182,36 @@ def signed_distance(mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:
     level = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     level = np.clip(2 * level - 1, -0.9973, 0.9973)
     return (-np.sqrt(2) * sigma * erfinv(level)).astype(np.float16)
+
+
+# ---------------------------------------------------------------- files
+
+
+def find_label_maps(folder: str | Path) -> list[Path]:
+    """Label maps (NIfTI) of a folder, sorted; InputError when there are none."""
+    files = sorted(p for p in Path(folder).glob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    if not files:
+        raise InputError(f"no label map (*.nii.gz) in {folder}; name another --labels folder")
+    return files
+
+
+def read_label_map(path: str | Path) -> np.ndarray:
+    """Labels (X, Y, Z) int16 of a head, RAS+, at 1 mm; InputError when the file holds none."""
+    try:
+        image = nib.as_closest_canonical(nib.load(path))
+        labels = np.asarray(image.dataobj).astype(np.int16)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a readable NIfTI label map: {error}") from error
+    if labels.ndim != 3 or BRAINSTEM not in labels:
+        raise InputError(f"{path} has no brainstem (label 16): it is not a FreeSurfer label map")
+    zoom = image.header.get_zooms()[:3]
+    return labels if np.allclose(zoom, 1, atol=0.05) else ndimage.zoom(labels, zoom, order=0)
+
+
+def write_volume(array: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
+    """Write an array (X, Y, Z) as NIfTI in mm; InputError when `path` cannot be written."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, 1)
+    with replacing(path) as unfinished:
+        nib.save(image, unfinished)

@@ -17,44 +17,31 @@ ANY_WAY = 90  # degrees: with a larger tilt, the head lies in any direction
 
 @dataclass(frozen=True)
 class Look:
-    """What a scan looks like. All lengths are in mm.
+    """What a scan looks like. All lengths are in mm."""
 
-    spacing: of the cubic voxels; width and length: of the field of view across and from top to
-    bottom; above: how far above the vertex it begins. phase: of the contrast, "none", "arterial"
-    or "venous". tilt: standard deviation of the head's angles in degrees; above 90, any
-    orientation. plain: neither disease, surgery nor metal. thickness: of the slices;
-    sharpness: standard deviation of the blur; pixel: size of the pixels, 0 if it is `spacing`;
-    noise: standard deviation in HU.
-    """
-
-    spacing: float
-    width: float = 230.0
-    length: float = 200.0
-    phase: str = "none"
-    tilt: float = 5.0
-    plain: bool = True
-    above: float = 10.0
-    thickness: float = 1.0
-    sharpness: float = 0.5
-    noise: float = 5.0
-    pixel: float = 0.0
+    spacing: float  # of the cubic voxels
+    width: float = 230.0  # of the field of view, across
+    length: float = 200.0  # of the field of view, from top to bottom
+    phase: str = "none"  # of the contrast: "none", "arterial" or "venous"
+    tilt: float = 5.0  # standard deviation of the head's angles, degrees; above ANY_WAY, any
+    plain: bool = True  # neither disease, surgery nor metal
+    above: float = 10.0  # how far above the vertex the field of view begins
+    thickness: float = 1.0  # of the slices
+    sharpness: float = 0.5  # standard deviation of the blur
+    noise: float = 5.0  # standard deviation, HU
+    pixel: float = 0.0  # size of the pixels; 0 if it is `spacing`
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where the voxels (X, Y, Z) of a scan lie in a head.
+    """Where the voxels (X, Y, Z) of a scan lie in a head; inner and outer as in `head.Anatomy`."""
 
-    tissue: indices (`head.INDEX`); inner, outer: distances in mm, as in `head.Anatomy`; offset
-    (3, X, Y, Z): mm from the foramen magnum in the head's own axes; along: of these the part along
-    the canal, positive below; spacing: of the voxels, in mm.
-    """
-
-    tissue: np.ndarray
-    inner: np.ndarray
-    outer: np.ndarray
-    along: np.ndarray
-    offset: np.ndarray
-    spacing: float
+    tissue: np.ndarray  # indices (`head.INDEX`)
+    inner: np.ndarray  # mm
+    outer: np.ndarray  # mm
+    along: np.ndarray  # mm along the canal from the foramen magnum, positive below
+    offset: np.ndarray  # (3, X, Y, Z): mm from the foramen magnum in the head's own axes
+    spacing: float  # mm
 
     def squared_distance(self, point) -> np.ndarray:
         """Each voxel's squared distance in mm2 from a point (3,) given as `offset` is."""

@@ -1,5 +1,6 @@
 """Below and around a synthetic head: a real neck and chest, a head holder, table, tubes, metal."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from scipy import ndimage
 
 from common.errors import InputError
 from scan.hu import AIR
+from scan.nib import nib
 from synthesis.disease import draw_tube
-from synthesis.files import read_neck
 from synthesis.head import Anatomy
 from synthesis.space import Look, Space, smooth_noise
 
@@ -36,6 +37,22 @@ def add_body(hu: np.ndarray, space: Space, head: Anatomy, necks: str | Path, rng
     hu = hu.copy()
     hu[..., part] += share * (body - hu[..., part])
     return hu
+
+
+@lru_cache(maxsize=64)
+def read_neck(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A real scan's HU (X, Y, Z) float32 RAS+, voxel size (3,) in mm, lowest brainstem voxel (3,).
+
+    `path` is NAME_ct.nii.gz; in NAME_oar.nii.gz beside it, 1 is the brainstem, without which an
+    InputError is raised.
+    """
+    ct = nib.as_closest_canonical(nib.load(path))
+    stem_path = path.replace("_ct.nii", "_oar.nii")
+    stem = np.argwhere(np.asarray(nib.as_closest_canonical(nib.load(stem_path)).dataobj) == 1)
+    if len(stem) == 0:
+        raise InputError(f"{stem_path} has no brainstem (label 1); leave it out of --necks")
+    low = stem[stem[:, 2] <= stem[:, 2].min() + 1].mean(0)
+    return ct.get_fdata(dtype=np.float32), np.array(ct.header.get_zooms()[:3]), low
 
 
 def add_surroundings(hu: np.ndarray, space: Space, look: Look, rng) -> np.ndarray:

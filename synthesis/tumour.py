@@ -38,26 +38,22 @@ BRATS_FRAME = (240.0, 155.0)  # mm across and from top to bottom, as BraTS' grid
 
 @dataclass(frozen=True)
 class TumourSize:
-    """In mm: radius of the core with its rim, reach of the oedema beyond, thickness of the rim."""
+    """How far the parts of a tumour reach, mm."""
 
-    core: float
-    oedema: float
-    rim: float
+    core: float  # radius of the core with its rim
+    oedema: float  # reach beyond that
+    rim: float  # thickness
 
 
 @dataclass(frozen=True)
 class Tumour:
-    """A synthetic case: contrast -> int16 (X, Y, Z) RAS+, 0 outside the brain, and its labels.
+    """A synthetic case, (X, Y, Z) RAS+."""
 
-    labels is uint8: 0, CORE_VALUE, OEDEMA_VALUE, RIM_VALUE; brain bool; affine (4, 4); about says
-    how the case was made.
-    """
-
-    images: dict[str, np.ndarray]
-    labels: np.ndarray
-    brain: np.ndarray
-    affine: np.ndarray
-    about: dict
+    images: dict[str, np.ndarray]  # int16 of each contrast, 0 outside the brain
+    labels: np.ndarray  # uint8: 0, CORE_VALUE, OEDEMA_VALUE, RIM_VALUE
+    brain: np.ndarray  # bool
+    affine: np.ndarray  # (4, 4)
+    about: dict  # how the case was made
 
 
 def make_tumour(seed: int, labels: str | Path | None = None, spacing: float = 1.0) -> Tumour:
@@ -128,9 +124,7 @@ def grow_tumour(space: Space, brain: np.ndarray, size: TumourSize, rng) -> np.nd
 
 def front_speed(tissue: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """The front's speed in each voxel (float32), 1 in white matter, 0 outside the brain."""
-    table = np.zeros(len(INDEX), np.float32)
-    for name, value in SPEED.items():
-        table[INDEX[name]] = value
+    table = np.array([SPEED.get(name, 0) for name in INDEX], np.float32)
     return np.where(brain, table[tissue], 0)
 
 
@@ -189,8 +183,8 @@ def render(name: str, space: Space, labels: np.ndarray, brain: np.ndarray, rng) 
     shape, spacing = brain.shape, space.spacing
     level = [value * np.exp(rng.normal(0, 0.06)) for value in BRIGHTNESS[name]]
     white, grey, csf, core, oedema, rim = level
-    table = np.full(len(INDEX), csf, np.float32)  # vessels and membranes, too
-    table[INDEX["white"]], table[INDEX["grey"]] = white, grey
+    known = {"white": white, "grey": grey}  # all else, vessels and membranes too, is as CSF
+    table = np.array([known.get(name, csf) for name in INDEX], np.float32)
     image = table[np.where(brain, space.tissue, INDEX["csf"])]
     texture = smooth_noise(shape, rng, max(4 / spacing, 1.01))
     parts = ((OEDEMA_VALUE, oedema, 0.8), (RIM_VALUE, rim, 1.0), (CORE_VALUE, core, 1.0))

@@ -20,29 +20,15 @@ from make import (
 
 from common.card import HEAD
 from common.errors import InputError, run
-from data import main
-from dataset.options import make_synthetic_sources
+from data import main, parse
+from dataset.options import to_options, to_sources
 from dataset.read import read_dataset, read_description, read_pair
 from scan.cases import get_stem
 
 
 def test_a_dataset_from_nothing(tmp_path):
-    main(
-        [
-            "--synthetic",
-            "1",
-            "--size",
-            "64",
-            "--slices",
-            "3",
-            "--window",
-            "hu",
-            "--jobs",
-            "1",
-            "--out",
-            str(tmp_path),
-        ]
-    )
+    size = ["--size", "64", "--slices", "3", "--window", "hu"]
+    main(["--synthetic", "1", *size, "--jobs", "1", "--out", str(tmp_path)])
     pairs = read_dataset(tmp_path)["Train"]
     assert len(pairs) == 9 and {pair.case for pair in pairs} == {"phantom_0000"}
     for pair in pairs:
@@ -56,13 +42,18 @@ def test_a_dataset_from_nothing(tmp_path):
 
 def test_synthetic_scans_are_spread_evenly_over_the_maps(tmp_path):
     touch(*(tmp_path / f"seg_{i}.nii.gz" for i in range(4)))
-    sources = make_synthetic_sources(10, tmp_path, 0)
+    sources = list_synthetic(tmp_path)
     counts = pd.Series([s.case for s in sources]).value_counts()
     assert len(counts) == 4 and counts.max() - counts.min() <= 1
     assert len({s.scan for s in sources}) == len({s.seed for s in sources}) == 10
     assert all(s.scan.startswith(s.case + "_") and get_stem(s.path) == s.case for s in sources)
-    assert sources == make_synthetic_sources(10, tmp_path, 0)
-    assert sources[0].seed != make_synthetic_sources(10, tmp_path, 1)[0].seed
+    assert sources == list_synthetic(tmp_path)
+    assert sources[0].seed != list_synthetic(tmp_path, "--seed", "1")[0].seed
+
+
+def list_synthetic(label_maps, *more):
+    args = parse(["--synthetic", "10", "--labels", str(label_maps), *more])
+    return to_sources(args, to_options(args))[0]
 
 
 def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_path, capsys):

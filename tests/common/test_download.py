@@ -9,7 +9,7 @@ import pytest
 from common import download
 from common.download import MAPS_URL, SHA256, fetch_label_maps
 from common.errors import InputError
-from synthesis.files import find_label_maps
+from synthesis.head import find_label_maps
 from synthetic import main
 
 FILES = {f"seg_{number:02d}.nii.gz": bytes([number]) * 5000 for number in (1, 2)}

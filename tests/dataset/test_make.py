@@ -156,7 +156,7 @@ def test_an_interrupted_run_continues_to_the_same_result(tmp_path, monkeypatch):
             raise RuntimeError("killed")
         write(path, picture)
 
-    monkeypatch.setattr("dataset.write.write_picture", die)
+    monkeypatch.setattr("dataset.make.write_picture", die)
     with pytest.raises(RuntimeError):
         make_ct_set(scans, tmp_path / "broken", "--slices", 5)
     with pytest.raises(InputError, match="unfinished"):
@@ -166,7 +166,7 @@ def test_an_interrupted_run_continues_to_the_same_result(tmp_path, monkeypatch):
         seen.append(path)
         write(path, picture)
 
-    monkeypatch.setattr("dataset.write.write_picture", note)
+    monkeypatch.setattr("dataset.make.write_picture", note)
     del seen[:]
     make_ct_set(scans, tmp_path / "broken", "--slices", 5)
     assert not any("case0" in p.name for p in seen) and any("case4" in p.name for p in seen)
@@ -185,7 +185,7 @@ def test_records_are_finished_after_an_interruption_as_pictures_are(tmp_path, mo
             raise RuntimeError("killed")
         return write(path, samples)
 
-    monkeypatch.setattr("dataset.write.write_records", die)
+    monkeypatch.setattr("dataset.make.write_records", die)
     with pytest.raises(RuntimeError):
         make_mri_set(cases, tmp_path / "broken", "--slices", 3, "--format", "tfrecord")
     with pytest.raises(InputError, match="unfinished"):

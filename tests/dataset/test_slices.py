@@ -22,7 +22,6 @@ from nibabel import orientations
 
 from common.card import to_stored_values
 from common.files import read_json
-from data import main
 from dataset.options import Options
 from dataset.read import read_dataset, read_description, read_pair
 from dataset.slices import choose_box, choose_slices
@@ -63,22 +62,8 @@ def test_pictures_show_the_scan_in_its_window_and_square_pixels(tmp_path):
     hu, mask = head()
     save_scan(hu, tmp_path / "a.nii", np.diag([2.0, 1.0, 4.0, 1.0]))
     save_scan(mask, tmp_path / "a_mask.nii", np.diag([2.0, 1.0, 4.0, 1.0]))
-    main(
-        [
-            str(tmp_path),
-            "--out",
-            str(tmp_path / "out"),
-            "--size",
-            "40",
-            "--jobs",
-            "1",
-            "--views",
-            "axial",
-            "--window",
-            "0",
-            "1000",
-        ]
-    )
+    seen = ["--size", 40, "--views", "axial", "--window", 0, 1000]
+    make_ct_set(tmp_path, tmp_path / "out", *seen)
     image = image_at(tmp_path / "out/Train/images/a_axial_0008.png")
     # 20 x 26 voxels of 2 x 1 mm are 40 x 26 mm: every voxel two pixels wide, one high
     columns = (np.arange(40) + 0.5) / 2 - 0.5
@@ -104,12 +89,10 @@ def test_hu_pictures_give_the_scan_back(tmp_path):
 
 def stored_as(array, codes):
     """The array with axes running to `codes`, and its affine."""
-    to = orientations.axcodes2ornt(codes)
-    turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), to)
-    return (
-        orientations.apply_orientation(array, turn),
-        orientations.inv_ornt_aff(turn, array.shape),
-    )
+    ends = map(orientations.axcodes2ornt, ("RAS", codes))
+    turn = orientations.ornt_transform(*ends)
+    affine = orientations.inv_ornt_aff(turn, array.shape)
+    return orientations.apply_orientation(array, turn), affine
 
 
 @pytest.mark.parametrize("coded", [True, False])
@@ -119,12 +102,8 @@ def test_a_head_stored_in_any_position_gives_the_same_pngs(tmp_path, coded):
     for position, codes in POSITIONS.items():
         folder = tmp_path / position
         for name, array in (("a", hu), ("a_mask", mask)):
-            save_scan(
-                *stored_as(array, codes)[:1],
-                folder / f"{name}.nii.gz",
-                stored_as(array, codes)[1],
-                coded,
-            )
+            stored, affine = stored_as(array, codes)
+            save_scan(stored, folder / f"{name}.nii.gz", affine, coded)
         make_ct_set(folder, folder / "out", *([] if coded else ["--position", position]))
         written = contents(folder / "out")
         results.append({name: b for name, b in written.items() if name != "dataset.json"})
@@ -199,25 +178,8 @@ def test_labels_that_were_not_asked_for_are_said(tmp_path, capsys):
 @pytest.mark.parametrize("form", ["png", "tfrecord"])
 def test_slices_in_pictures_become_a_dataset(tmp_path, form):
     folder = save_mri_pictures(tmp_path / "lgg")
-    main(
-        [
-            str(folder),
-            "--channels",
-            "t1",
-            "flair",
-            "t1ce",
-            "--labels",
-            "255",
-            "--size",
-            "32",
-            "--jobs",
-            "1",
-            "--format",
-            form,
-            "--out",
-            str(tmp_path / "out"),
-        ]
-    )
+    what = ["--channels", "t1", "flair", "t1ce", "--labels", 255, "--size", 32, "--format", form]
+    make_mri_set(folder, tmp_path / "out", *what)
     about = read_json(tmp_path / "out/dataset.json")
     assert about["labels"] == {"1": "tumour"} and about["views"] == ["slice"]
     assert about["normalise"] == "minmax" and about["channels"] == ["t1", "flair", "t1ce"]
@@ -265,14 +227,8 @@ def test_a_cropped_volume_holds_the_very_voxels(tmp_path):
 
 @pytest.mark.parametrize("where", [(-5, 0, 0), (5, 6, -4)])
 def test_a_brain_larger_than_the_grid_is_cropped_around_its_tumour(tmp_path, where):
-    make_mri_set(
-        save_mri(tmp_path / "cases", 1, where=where),
-        tmp_path / "out",
-        "--dimensions",
-        3,
-        "--grid",
-        16,
-    )
+    cases = save_mri(tmp_path / "cases", 1, where=where)
+    make_mri_set(cases, tmp_path / "out", "--dimensions", 3, "--grid", 16)
     image, mask = the_volume(tmp_path / "out")
     assert image.shape == (16, 16, 16, 2)
     labels = mri(where=where)[1]
@@ -283,7 +239,6 @@ def test_a_brain_larger_than_the_grid_is_cropped_around_its_tumour(tmp_path, whe
 
 @pytest.mark.parametrize("grid", [16, 48])
 def test_a_resized_volume_comes_back_to_the_scans_grid(tmp_path, grid):
-
     cases = save_mri(tmp_path / "cases", 1)
     make_mri_set(cases, tmp_path / "out", "--dimensions", 3, "--grid", grid, "--fit", "resize")
     image, mask = the_volume(tmp_path / "out")
@@ -329,9 +284,8 @@ def test_volumes_with_too_little_labelled_are_left_out(tmp_path):
 
 
 def test_a_ct_can_be_stored_as_volumes_too(tmp_path):
-    make_ct_set(
-        save_scans(tmp_path / "scans", 1), tmp_path / "out", "--dimensions", 3, "--grid", 32
-    )
+    scans = save_scans(tmp_path / "scans", 1)
+    make_ct_set(scans, tmp_path / "out", "--dimensions", 3, "--grid", 32)
     image, mask = the_volume(tmp_path / "out")
     hu, truth = head()
     assert image.shape == (32, 32, 32, 1) and mask.dtype == bool

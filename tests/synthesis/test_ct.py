@@ -8,7 +8,7 @@ from scan.mask import dice
 from synthesis import ct, surroundings
 from synthesis.ct import draw_look, make_openings, make_scan
 from synthesis.disease import add_disease
-from synthesis.files import find_label_maps
+from synthesis.head import find_label_maps
 from synthesis.phantom import make_phantom_labels
 from synthesis.space import Look, Space
 

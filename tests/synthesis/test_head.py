@@ -5,8 +5,14 @@ import pytest
 
 from common.errors import InputError
 from synthesis.ct import make_scan
-from synthesis.files import find_label_maps
-from synthesis.head import INDEX, TISSUES, canal_coordinates, find_cavity, make_phantom
+from synthesis.head import (
+    INDEX,
+    TISSUES,
+    canal_coordinates,
+    find_cavity,
+    find_label_maps,
+    make_phantom,
+)
 
 
 def test_no_vessel_of_the_neck_makes_the_mask_pierce_the_skull():

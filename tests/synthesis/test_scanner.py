@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from scan.mask import dice
-from synthesis.ct import make_scan
-from synthesis.scanner import thick_slices
+from synthesis.ct import make_scan, thick_slices
 
 
 @pytest.mark.parametrize("count", [2, 2.5, 4.8])

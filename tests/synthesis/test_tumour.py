@@ -9,8 +9,7 @@ import synthetic
 from scan.cases import find_cases
 from scan.read import read_case
 from synthesis import tumour
-from synthesis.files import find_label_maps
-from synthesis.head import make_phantom
+from synthesis.head import find_label_maps, make_phantom
 from synthesis.space import Look, pose_head
 from synthesis.tumour import (
     CORE_VALUE,
