@@ -71,10 +71,10 @@ def read_series(series: Series, files: Files) -> Volume:
     array, slices, damaged = read_pixels(series, files)
     notes = [*series.notes, *note_kind(series), *note_position(series)]
     if damaged:
-        names = join_names([image.title for image in damaged], series.words)
+        names = join_names([image.title for image in damaged], series.private)
         notes.append(f"{count_words(damaged, 'slice')} without readable pixels left out: {names}")
     notes += note_scale(series, slices)
-    affine, shifts, found = find_geometry(slices, series.words)
+    affine, shifts, found = find_geometry(slices, series.private)
     check_affine(affine, array.shape, files.path)
     header = nib.Nifti1Header()
     header.set_data_shape(array.shape)
@@ -158,7 +158,7 @@ def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, frames))
     if 2 * len(bad) >= len(slices):
-        name, reason = (clean_text(text, series.words) for text in min(errors.items()))
+        name, reason = (clean_text(text, series.private) for text in min(errors.items()))
         raise InputError(f"{files.path}: {name} has no readable pixels ({reason}); export it again")
     good = [n for n in range(len(slices)) if n not in bad]
     stack = stack[good] if bad else stack
@@ -193,19 +193,19 @@ def find_padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def find_geometry(
-    slices: list[Slice], words: re.Pattern
+    slices: list[Slice], private: re.Pattern
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Affine (mean slice step) of the stored array, shifts of slices off it, and notes."""
     first, count = slices[0], len(slices)
     along, across = first.spacing
-    row, column = np.reshape(first.turn, (2, 3))
-    places = np.array([image.place for image in slices])
+    row, column = np.reshape(first.cosines, (2, 3))
+    origins = np.array([image.origin for image in slices])
     normal = first.normal
-    step = (places[-1] - places[0]) / (count - 1) if count > 1 else normal * first.thickness
+    step = (origins[-1] - origins[0]) / (count - 1) if count > 1 else normal * first.thickness
     affine = np.eye(4)
     affine[:3, :3] = np.stack([row * across, -column * along, step], axis=1)
-    affine[:3, 3] = places[0] + column * along * (first.size[0] - 1)
-    shifts = places - places[0] - np.arange(count)[:, None] * step
+    affine[:3, 3] = origins[0] + column * along * (first.size[0] - 1)
+    shifts = origins - origins[0] - np.arange(count)[:, None] * step
     notes = []
     with np.errstate(all="ignore"):
         tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
@@ -213,8 +213,8 @@ def find_geometry(
         notes.append(f"gantry tilt of {tilt:.1f} degrees")
     if np.abs(shifts).max() < EVEN:
         return LPS_TO_RAS @ affine, None, notes
-    gaps = np.diff(places @ normal)
-    notes += note_missing(gaps, slices, words)
+    gaps = np.diff(origins @ normal)
+    notes += note_missing(gaps, slices, private)
     notes.append(
         f"slice gaps are uneven ({gaps.min():.1f} to {gaps.max():.1f} mm); "
         f"files written have the mean, {gaps.mean():.2f} mm"
@@ -227,8 +227,8 @@ def find_geometry(
 
 def note_kind(series: Series) -> list[str]:
     """What makes the series no head CT."""
-    words = list_true(series.unlike)
-    return [w if w.startswith("the") else f"the series is {w}" for w in words]
+    signs = list_true(series.unlike)
+    return [s if s.startswith("the") else f"the series is {s}" for s in signs]
 
 
 def note_scale(series: Series, slices: list[Slice]) -> list[str]:
@@ -240,18 +240,19 @@ def note_scale(series: Series, slices: list[Slice]) -> list[str]:
 
 def note_position(series: Series) -> list[str]:
     """A warning when PatientPosition is not that of the images' rows and columns."""
-    said, turn = series.header.get("PatientPosition"), np.reshape(series.slices[0].turn, (2, 3))
-    if said not in POSITIONS or not series.slices[0].axial:
+    said, first = series.header.get("PatientPosition"), series.slices[0]
+    if said not in POSITIONS or not first.axial:
         return []
-    main = np.abs(turn).argmax(axis=1)
-    towards = "".join(("LPS" if turn[n, a] > 0 else "RAI")[a] for n, a in enumerate(main))
+    cosines = np.reshape(first.cosines, (2, 3))
+    main = np.abs(cosines).argmax(axis=1)
+    towards = "".join(("LPS" if cosines[n, a] > 0 else "RAI")[a] for n, a in enumerate(main))
     seen = next((p for p, codes in POSITIONS.items() if codes[:2] == towards), None)
     if seen in (said, None):
         return []
     return [f"PatientPosition is {said} but the images lie as {seen}: the images are followed"]
 
 
-def note_missing(gaps: np.ndarray, slices: list[Slice], words: re.Pattern) -> list[str]:
+def note_missing(gaps: np.ndarray, slices: list[Slice], private: re.Pattern) -> list[str]:
     """Gaps that are a multiple of the usual one, unless they are many: then it was so planned."""
     usual = np.median(gaps)
     times = np.rint(gaps / usual)
@@ -262,5 +263,5 @@ def note_missing(gaps: np.ndarray, slices: list[Slice], words: re.Pattern) -> li
     total = range(int(times[lacking].sum()) - len(lacking))
     return [
         f"{count_words(total, 'slice')} missing (a gap of {gaps[lacking].max():.1f} mm, "
-        f"usual {usual:.1f}): {join_names(where, words)}"
+        f"usual {usual:.1f}): {join_names(where, private)}"
     ]

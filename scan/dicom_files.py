@@ -97,9 +97,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         "is packed in a rare way; unpack it and give the folder": not usual,
         f"unpacks to more than {MOST_BYTES >> 30} GiB; give the folder of one series": large,
     }
-    for words in list_true(problems):
+    for problem in list_true(problems):
         archive.close()
-        raise InputError(f"{path} {words}")
+        raise InputError(f"{path} {problem}")
     return archive
 
 
@@ -113,23 +113,23 @@ class Slice(NamedTuple):
     frame: int  # from 0
     taken: tuple[int, int]  # AcquisitionNumber, InstanceNumber
     size: tuple[int, int]  # rows, columns
-    place: tuple[float, ...] | None  # ImagePositionPatient, mm, LPS
-    turn: tuple[float, ...] | None  # ImageOrientationPatient: along a row, down a column
+    origin: tuple[float, ...] | None  # ImagePositionPatient, mm, LPS: of the first pixel's centre
+    cosines: tuple[float, ...] | None  # ImageOrientationPatient: along a row, down a column
     spacing: tuple[float, ...] | None  # mm between rows, between columns
     thickness: float  # mm
     scale: tuple[float, float] | None  # rescale slope, intercept
 
     @property
     def missing(self) -> str:
-        """The attributes that it lacks to have a place in space, as words; empty if it has one."""
+        """The attributes that it lacks to have a place in space; empty if it has one."""
         names = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
-        values = (self.turn, self.place, self.spacing)
+        values = (self.cosines, self.origin, self.spacing)
         return ", ".join(name for name, value in zip(names, values, strict=True) if not value)
 
     @property
     def normal(self) -> np.ndarray:
         """(3,) LPS, right-handed with rows and columns."""
-        return np.cross(self.turn[:3], self.turn[3:])
+        return np.cross(self.cosines[:3], self.cosines[3:])
 
     @property
     def axial(self) -> bool:
@@ -217,8 +217,8 @@ def find_slices(name: str, header: pydicom.Dataset) -> Iterator[Slice]:
             frame=n,
             taken=(to_whole(header, "AcquisitionNumber"), to_whole(header, "InstanceNumber")),
             size=(int(header.Rows or 0), int(header.Columns or 0)),
-            place=to_numbers(get("PlanePositionSequence", "ImagePositionPatient"), 3),
-            turn=to_numbers(get("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+            origin=to_numbers(get("PlanePositionSequence", "ImagePositionPatient"), 3),
+            cosines=to_numbers(get("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
             spacing=to_numbers(get("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=abs(thickness[0]) if thickness else 1.0,
             scale=None if slope is None and intercept is None else scale,
@@ -240,29 +240,28 @@ def to_numbers(values, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
-# ---------------------------------------------------------------- words for notes
+# ---------------------------------------------------------------- texts of notes
 
 
-def find_patient_words(headers) -> re.Pattern:
-    """The words that name the patients, as a pattern to be cut from texts and file names."""
+def match_patient(headers) -> re.Pattern:
+    """A pattern that matches what names the patients, to be cut from texts and file names."""
     texts = {str(header.get(tag) or "") for header in headers for tag in NAMING}
-    words = {word for text in texts for word in re.findall(r"[^\W_]{2,}", text)}
+    names = {name for text in texts for name in re.findall(r"[^\W_]{2,}", text)}
     # Short ones (Li, Wu) only as words of their own
-    parts = [w if len(w) > 3 else rf"(?<![^\W_]){w}(?![^\W_])" for w in sorted(words)]
+    parts = [n if len(n) > 3 else rf"(?<![^\W_]){n}(?![^\W_])" for n in sorted(names)]
     return re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
 
 
-def clean_text(text, words: re.Pattern) -> str:
-    """A header's or file's text for one line of a note: printable, without the patient's words."""
+def clean_text(text, private: re.Pattern) -> str:
+    """A header's or file's text for one line of a note: printable, nothing `private` in it."""
     text = "".join(c if c.isprintable() else " " for c in str(text or ""))
-    return words.sub("...", " ".join(text.split()))[:100]
+    return private.sub("...", " ".join(text.split()))[:100]
 
 
-def join_names(names, words: re.Pattern, most: int = 4) -> str:
+def join_names(names: list, private: re.Pattern) -> str:
     """A few names for a note."""
-    names = [clean_text(name, words) for name in names]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(clean_text(name, private) for name in names[:4]) + more
 
 
 def count_words(things: list, word: str) -> str:
@@ -271,5 +270,5 @@ def count_words(things: list, word: str) -> str:
 
 
 def list_true(flaws: dict[str, bool]) -> list[str]:
-    """The words for flaws that are present."""
-    return [words for words, present in flaws.items() if present]
+    """The flaws that are present."""
+    return [flaw for flaw, present in flaws.items() if present]

@@ -13,7 +13,7 @@ import numpy as np
 
 from common import NAME, VERSION
 from common.errors import InputError, replacing
-from scan.dicom_files import Files, clean_text, find_patient_words, parse_dicom
+from scan.dicom_files import Files, clean_text, match_patient, parse_dicom
 from scan.volume import Volume, to_source_order
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_dicom_seg(
                 headers, frames, "BINARY", [segment], *numbers, **maker, **content
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = clean_text(error, find_patient_words(headers))
+        reason = clean_text(error, match_patient(headers))
         raise InputError(
             f"{volume.path} lacks what a DICOM SEG must repeat ({reason}); take --format nii"
         ) from error

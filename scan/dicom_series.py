@@ -1,7 +1,7 @@
 """DICOM series: those of a folder or a .zip, and which of them is the head CT.
 
-    for series in list_series("study.zip"):               # best first
-        print(series.number, series.description, series.count, series.why_not)
+    with Files(Path("study.zip")) as files:
+        found, notes = find_series(files)                 # best first
 
 ImagePositionPatient and ImageOrientationPatient alone say where a slice lies: no file name, no
 InstanceNumber.
@@ -26,9 +26,9 @@ from scan.dicom_files import (
     Slice,
     clean_text,
     count_words,
-    find_patient_words,
     join_names,
     list_true,
+    match_patient,
     read_image,
     to_whole,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ELSEWHERE = "CHEST|THORAX|LUNG|HEART|CARDIAC|ABD|LIVER|PELVI|SPINE|LEG|KNEE|HIP|FOOT|HAND|EXTREM"
 TEST_SHOT = 5  # slices: an original series of fewer is a test shot, so a derived one is better
 SAME = 0.01  # mm: images no farther apart are at one place
-SAME_TURN = 2e-3  # of direction cosines (a tenth of a degree) and of mm: images of one stack
+ALIKE = 2e-3  # of direction cosines (a tenth of a degree) and of mm: images of one stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,43 +47,22 @@ class Series:
     """One series: `slices` in order along their normal, and `notes` on what was left out of it.
 
     number: SeriesNumber, or the next one free where that is missing or taken by another series.
-    words: the patient's, which no text may say.
+    private: matches what names the patient, which no text may say.
     """
 
     number: int
     header: pydicom.Dataset
     slices: list[Slice]
     notes: list[str]
-    words: re.Pattern
+    private: re.Pattern
 
     @property
     def count(self) -> int:
         return len(self.slices)
 
     @property
-    def description(self) -> str:
-        return clean_text(self.header.get("SeriesDescription"), self.words)
-
-    @property
-    def contrast(self) -> str:
-        """The contrast agent as the header words it; empty when it names none."""
-        coded = self.header.get("ContrastBolusAgentSequence") or [{}]
-        agent = self.header.get("ContrastBolusAgent") or coded[0].get("CodeMeaning")
-        return clean_text(agent, self.words)
-
-    @property
-    def spacing(self) -> tuple[float, ...] | None:
-        """mm between columns, rows and slices (the usual gap; of one slice its thickness)."""
-        first = self.slices[0]
-        if first.missing:
-            return None
-        gaps = np.diff(find_heights(self.slices))
-        gap = float(np.median(gaps)) if len(gaps) else first.thickness
-        return tuple(round(mm, 4) for mm in (*first.spacing[::-1], gap))
-
-    @property
     def kind(self) -> set[str]:
-        """The words of ImageType, such as ORIGINAL, AXIAL, MPR."""
+        """The values of ImageType, such as ORIGINAL, AXIAL, MPR."""
         return set(re.findall("[A-Z0-9]+", str(self.header.get("ImageType")).upper()))
 
     @property
@@ -105,7 +84,7 @@ class Series:
 
     @property
     def unusable(self) -> dict[str, bool]:
-        """{flaw in words: whether it is there}: each forbids to make a volume of the series."""
+        """{flaw: whether it is there}: each forbids to make a volume of the series."""
         missing = self.slices[0].missing
         return {
             "colour or empty pictures": not self.grey,
@@ -114,12 +93,12 @@ class Series:
 
     @property
     def unlike(self) -> dict[str, bool]:
-        """{sign in words: whether it is there}: each sign says that the series is no head CT."""
+        """{sign: whether it is there}: each says that the series is no head CT."""
         modality = self.header.get("Modality") or "not stated"
         captured = "Secondary Capture" in self.class_name
         part = str(self.header.get("BodyPartExamined") or "").upper()
         return {
-            f"the modality is {clean_text(modality, self.words)}, not CT": modality != "CT",
+            f"the modality is {clean_text(modality, self.private)}, not CT": modality != "CT",
             "a localizer": bool(self.kind & {"LOCALIZER", "SCOUT", "TOPOGRAM"}),
             "a secondary capture": captured or bool(self.kind & {"SCREEN", "DOSE"}),
             "of another body part": bool(re.search(ELSEWHERE, part)) and "HEAD" not in part,
@@ -127,7 +106,7 @@ class Series:
 
     @property
     def lesser(self) -> dict[str, bool]:
-        """{reason in words: is it there}: each speaks for another series, weightiest first."""
+        """{reason: whether it is there}: each speaks for another series, weightiest first."""
         known = not self.slices[0].missing
         return {
             f"fewer than {TEST_SHOT} slices": self.count < TEST_SHOT,
@@ -147,20 +126,15 @@ class Series:
         return *flaws, *self.lesser.values(), -self.count, self.number
 
     def __str__(self) -> str:
-        says = f' "{self.description}"' if self.description else ""
-        return f"{self.number}{says} ({self.count} slices{', contrast' if self.contrast else ''})"
+        text = clean_text(self.header.get("SeriesDescription"), self.private)
+        title = f' "{text}"' if text else ""
+        coded = self.header.get("ContrastBolusAgentSequence") or [{}]
+        agent = self.header.get("ContrastBolusAgent") or coded[0].get("CodeMeaning")
+        contrast = ", contrast" if clean_text(agent, self.private) else ""
+        return f"{self.number}{title} ({self.count} slices{contrast})"
 
 
 # ---------------------------------------------------------------- finding
-
-
-def list_series(path: str | Path) -> list[Series]:
-    """The image series of a folder's tree, of a .zip, or the one of a file; best first.
-
-    Raises InputError when there is none.
-    """
-    with Files(Path(path)) as files:
-        return find_series(files)[0]
 
 
 def list_slices(folder: str | Path) -> list[Path]:
@@ -191,19 +165,20 @@ def find_slice(files: Files) -> Series | None:
 
 def series_of_one(image: Image) -> Series:
     """A series of one file."""
-    return Series(1, image.header, image.slices, [], find_patient_words([image.header]))
+    return Series(1, image.header, image.slices, [], match_patient([image.header]))
 
 
 def find_series(files: Files) -> tuple[list[Series], list[str]]:
     """The series, best first, and notes on files that cannot be read."""
     images, damaged = read_images(files)
-    words = find_patient_words([image.header for image in images])
+    unread = f"{count_words(damaged, 'file')} cannot be read"
+    private = match_patient([image.header for image in images])
     if not images:
-        reason = f" ({count_words(damaged, 'file')} cannot be read)" if damaged else ""
+        reason = f" ({unread})" if damaged else ""
         raise InputError(f"{files.path} holds no DICOM image{reason}; give the folder of a CT")
     notes = []
     if damaged:
-        notes.append(f"{count_words(damaged, 'file')} cannot be read: {join_names(damaged, words)}")
+        notes.append(f"{unread}: {join_names(damaged, private)}")
     patients = {str(image.header.get("PatientID")) for image in images}
     if len(patients) > 1:
         notes.append(f"the series are of {len(patients)} patients")
@@ -216,7 +191,7 @@ def find_series(files: Files) -> tuple[list[Series], list[str]]:
     series = []
     for n, group in enumerate(groups):
         number = stated[n] if stated[n] not in (0, *stated[:n]) else next(free)
-        series.append(make_series(number, group, files, words))
+        series.append(make_series(number, group, files, private))
     return sorted(series, key=lambda s: s.rank), notes
 
 
@@ -242,7 +217,7 @@ def read_images(files: Files) -> tuple[list[Image], list[str]]:
     return images, damaged
 
 
-def make_series(number: int, images: list[Image], files: Files, words: re.Pattern) -> Series:
+def make_series(number: int, images: list[Image], files: Files, private: re.Pattern) -> Series:
     """The series of some images: its largest stack of like ones, in order."""
     headers = {image.slices[0].file: image.header for image in images}
     stacks = stack_alike([image for parts in images for image in parts.slices])
@@ -250,7 +225,7 @@ def make_series(number: int, images: list[Image], files: Files, words: re.Patter
     stack, notes = stacks[0], []
 
     def leave_out(slices: list[Slice], reason: str) -> None:
-        names = join_names([image.title for image in slices], words)
+        names = join_names([image.title for image in slices], private)
         notes.append(f"{count_words(slices, 'image')} {reason} left out: {names}")
 
     if others := [image for other in stacks[1:] for image in other]:
@@ -264,7 +239,7 @@ def make_series(number: int, images: list[Image], files: Files, words: re.Patter
         stack, doubles = sort_by_height(stack)
         if doubles:
             leave_out(doubles, "at a place already taken")
-    return Series(number, headers[stack[0].file], stack, notes, words)
+    return Series(number, headers[stack[0].file], stack, notes, private)
 
 
 def stack_alike(images: list[Slice]) -> list[list[Slice]]:
@@ -275,28 +250,23 @@ def stack_alike(images: list[Slice]) -> list[list[Slice]]:
             return False
         if a.missing:
             return True
-        pairs = zip(a.turn + a.spacing, b.turn + b.spacing, strict=True)
-        return all(abs(x - y) < SAME_TURN for x, y in pairs)
+        pairs = zip(a.cosines + a.spacing, b.cosines + b.spacing, strict=True)
+        return all(abs(x - y) < ALIKE for x, y in pairs)
 
     stacks = []
     for image in images:
-        stack = next((s for s in stacks if alike(s[0], image)), None)
-        if stack is None:
-            stacks.append([image])
+        same = [stack for stack in stacks if alike(stack[0], image)]
+        if same:
+            same[0].append(image)
         else:
-            stack.append(image)
+            stacks.append([image])
     return stacks
-
-
-def find_heights(slices: list[Slice]) -> np.ndarray:
-    """(slices,) mm along the normal."""
-    return np.array([image.place for image in slices]) @ slices[0].normal
 
 
 def sort_by_height(stack: list[Slice]) -> tuple[list[Slice], list[Slice]]:
     """Slices along their normal, one a place (of several acquisitions the first); and the rest."""
     stack = sorted(stack, key=lambda image: image.taken)
-    height = find_heights(stack)
+    height = np.array([image.origin for image in stack]) @ stack[0].normal  # mm
     order = np.argsort(np.round(height / SAME), kind="stable")
     slices, doubles, last = [], [], -math.inf
     for n in order:

@@ -28,8 +28,7 @@ def read_volume(
 ) -> Volume:
     """Read a NIfTI file, a DICOM folder tree or .zip, or the series to which a DICOM file belongs.
 
-    Of several DICOM series, the head CT is taken, or the one numbered `series`
-    (`dicom_series.list_series`).
+    Of several DICOM series, the head CT is taken, or the one numbered `series`.
 
     `position` (a key of POSITIONS) says how the array of a file without orientation lies. Such an
     array is taken as a scanner shows it: first axis to the picture's right, second down, third
