@@ -1,8 +1,5 @@
 """Head CT and CTA scans made from label maps, or from nothing at all, with their brain masks.
 
-    made = make_scan(seed, "seg_01.nii.gz", necks="headneck")
-    made.hu, made.mask, made.vessels, made.affine
-
 Every scan turns, scales and bends a head anew, gives each tissue a HU value from published ranges,
 adds vessels, disease, surgery and what lies around a head, and shows the result as a CT scanner
 would. The mask ends where people end it: at the last voxel that shows no bone, thick slices
@@ -50,7 +47,7 @@ class Scan:
 
 def make_scan(
     seed: int,
-    labels: str | Path | None = None,
+    label_map: str | Path | None = None,
     necks: str | Path | None = None,
     plain: bool = False,
     stored: bool = False,
@@ -58,15 +55,15 @@ def make_scan(
 ) -> Scan:
     """Make one synthetic scan, the same for the same arguments.
 
-    `labels` is a label map (a phantom is used without one), `necks` a folder of real
-    head-and-neck CTs with `_oar` labels (1 brainstem) to continue the body below the skull.
+    A phantom is used without a `label_map`. `necks` is a folder of real head-and-neck CTs with
+    `_oar` labels (1 brainstem) to continue the body below the skull.
     `plain` leaves out disease, surgery, metal and odd poses. `stored` gives the slices as a scanner
     stores them, one per thickness; otherwise they are interpolated to cubes. `wanted` replaces
     what `draw_look` would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 2026])
-    head = load_anatomy(str(labels)) if labels else make_phantom(seed)
+    head = load_anatomy(str(label_map)) if label_map else make_phantom(seed)
     look = replace(draw_look(rng, plain, necks is not None), **wanted)
     space = pose_head(head, look, rng)
     hu, share, content, vessels = paint_tissues(space, look, rng)

@@ -94,13 +94,13 @@ def add_lesion(hu, space: Space, ripple, rng, kind: str, depths: tuple) -> np.nd
         return hu
     centre = space.offset.reshape(3, -1)[:, rng.choice(centres)]
     away = np.sqrt(space.squared_distance(centre))
-    inside = away + 3 * ripple < radius
+    lesion = away + 3 * ripple < radius
     if kind == "infarct":
-        return np.where(inside, 0.5 * hu + rng.uniform(5, 12), hu)
+        return np.where(lesion, 0.5 * hu + rng.uniform(5, 12), hu)
     if kind in ("blood", "tumour"):
         oedema = away + 5 * ripple < radius + rng.uniform(0, 15)
         hu = np.where(oedema, hu - rng.uniform(4, 12), hu)
-        return np.where(inside, draw_blood(rng) if kind == "blood" else rng.uniform(25, 110), hu)
+        return np.where(lesion, draw_blood(rng) if kind == "blood" else rng.uniform(25, 110), hu)
     return np.where(away < min(radius, 6), rng.uniform(150, 600) if kind == "calcium" else 3000, hu)
 
 

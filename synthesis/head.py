@@ -138,16 +138,16 @@ def find_foramen(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_cavity(tissue: np.ndarray, base: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """The inside of the skull (X, Y, Z) bool: brain, CSF and sinuses, cut at the foramen."""
+    """What lies in the skull (X, Y, Z) bool: brain, CSF and sinuses, cut at the foramen."""
     along, across = canal_coordinates(tissue.shape, base, down)
     in_canal = (along > 0) & (across < CANAL)
-    inside = is_any(tissue, "grey", "white", "csf") & ~in_canal & ~(along > LOWEST)
-    inside = keep_largest(ndimage.binary_opening(inside, iterations=2))
-    inside |= close_gaps(inside) & is_any(tissue, *BRAIN_TISSUES) & ~in_canal
+    cavity = is_any(tissue, "grey", "white", "csf") & ~in_canal & ~(along > LOWEST)
+    cavity = keep_largest(ndimage.binary_opening(cavity, iterations=2))
+    cavity |= close_gaps(cavity) & is_any(tissue, *BRAIN_TISSUES) & ~in_canal
     sinuses = (tissue == INDEX["vein"]) & (along < -SIGMOID_ABOVE_FORAMEN)
-    with_veins = ndimage.binary_propagation(inside, mask=inside | sinuses)
-    inside |= open_mask(with_veins, FORAMEN_VEIN)
-    return keep_largest(ndimage.binary_fill_holes(inside))
+    with_veins = ndimage.binary_propagation(cavity, mask=cavity | sinuses)
+    cavity |= open_mask(with_veins, FORAMEN_VEIN)
+    return keep_largest(ndimage.binary_fill_holes(cavity))
 
 
 def close_gaps(mask: np.ndarray) -> np.ndarray:

@@ -76,9 +76,9 @@ def add_surroundings(hu: np.ndarray, space: Space, look: Look, rng) -> np.ndarra
         hu = np.where(air & shell, rng.uniform(-400, 250), hu)
     if rng.random() < 0.4:  # table
         top = back - rng.uniform(5, 30) / step
-        inside = np.abs(y - top) < rng.uniform(8, 30) / step
-        skin = inside & ~(np.abs(y - top) < rng.uniform(5, 8) / step)
-        hu = np.where(air & inside, -rng.uniform(850, 960), hu)
+        table = np.abs(y - top) < rng.uniform(8, 30) / step
+        skin = table & ~(np.abs(y - top) < rng.uniform(5, 8) / step)
+        hu = np.where(air & table, -rng.uniform(850, 960), hu)
         hu = np.where(air & skin, rng.uniform(-300, 300), hu)
     hu = hu.astype(np.float32)
     for _ in range(rng.integers(0, 4) if rng.random() < 0.4 else 0):  # tubes, wires

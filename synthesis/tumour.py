@@ -19,8 +19,14 @@ import numpy as np
 from scipy import ndimage
 
 from scan.mask import keep_largest
-from synthesis.files import find_label_maps, write_volume
-from synthesis.head import INDEX, is_any, load_anatomy, make_phantom
+from synthesis.head import (
+    INDEX,
+    find_label_maps,
+    is_any,
+    load_anatomy,
+    make_phantom,
+    write_volume,
+)
 from synthesis.space import Look, Space, pose_head, smooth_noise
 
 CORE_VALUE, OEDEMA_VALUE, RIM_VALUE = 1, 2, 4  # label values, as in BraTS of 2017 to 2021
@@ -56,14 +62,14 @@ class Tumour:
     about: dict  # how the case was made
 
 
-def make_tumour(seed: int, labels: str | Path | None = None, spacing: float = 1.0) -> Tumour:
+def make_tumour(seed: int, label_map: str | Path | None = None, spacing: float = 1.0) -> Tumour:
     """Make one synthetic case, the same for the same arguments.
 
-    `labels` is a head label map (a phantom is used without one), `spacing` the voxels' size in mm.
+    `label_map` is a head's (a phantom is used without one), `spacing` the voxels' size in mm.
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 1987])
-    head = load_anatomy(str(labels)) if labels else make_phantom(seed)
+    head = load_anatomy(str(label_map)) if label_map else make_phantom(seed)
     width, height = BRATS_FRAME
     space = pose_head(head, Look(spacing, width, height + 45, tilt=5.0, above=-20.0), rng)
     space, brain = crop_to_frame(space, strip_skull(space), round(height / spacing))
@@ -85,10 +91,10 @@ def crop_to_frame(space: Space, brain: np.ndarray, count: int) -> tuple[Space, n
 
 def strip_skull(space: Space) -> np.ndarray:
     """What a skull-stripping tool would leave (bool): the brain, its ventricles and sulci."""
-    inside = space.inner < 0
-    solid = is_any(space.tissue, "grey", "white") & inside
+    cavity = space.inner < 0
+    solid = is_any(space.tissue, "grey", "white") & cavity
     level = ndimage.gaussian_filter(solid.astype(np.float32), 3 / space.spacing)
-    return keep_largest(ndimage.binary_fill_holes((level > 0.3) & inside))
+    return keep_largest(ndimage.binary_fill_holes((level > 0.3) & cavity))
 
 
 # ---------------------------------------------------------------- growth
@@ -203,14 +209,14 @@ def render(name: str, space: Space, labels: np.ndarray, brain: np.ndarray, rng) 
 
 
 def write_tumours(
-    folder: str | Path, count: int, labels: str | Path | None = None, seed=0, spacing=1.0
+    folder: str | Path, count: int, label_maps: str | Path | None = None, seed=0, spacing=1.0
 ) -> list[Path]:
     """Write `count` cases as BraTS has them, each in a folder; return these folders.
 
-    The tumours grow in the head label maps of the folder `labels`, in turn.
+    The tumours grow in the head label maps of the folder `label_maps`, in turn.
     InputError when that holds none, or when a case cannot be written.
     """
-    files = find_label_maps(labels) if labels else [None]
+    files = find_label_maps(label_maps) if label_maps else [None]
     made = [Path(folder) / f"tumour_{seed + index:04d}" for index in range(count)]
     for index, case in enumerate(made):
         # cases of one map stand together: it is prepared once

@@ -192,7 +192,7 @@ def label_map(labels, tmp_path_factory, save_nifti_as):
 
 
 def test_a_label_map_becomes_a_scan(label_map, cta, coarse):
-    made = make_scan(0, labels=label_map, plain=True, phase="arterial", **coarse)
+    made = make_scan(0, label_map, plain=True, phase="arterial", **coarse)
     assert made.about["source"] == "head_01"
     assert made.mask.sum() == pytest.approx(cta.mask.sum(), rel=0.05)
     assert dice(made.mask, cta.mask) > 0.9, "the same head, turned the same way"
@@ -200,9 +200,7 @@ def test_a_label_map_becomes_a_scan(label_map, cta, coarse):
 
 
 def test_a_real_label_map_becomes_a_scan(shared, coarse):
-    made = make_scan(
-        1, labels=find_label_maps(shared("labelmaps"))[0], plain=True, phase="none", **coarse
-    )
+    made = make_scan(1, find_label_maps(shared("labelmaps"))[0], plain=True, phase="none", **coarse)
     assert ndimage.label(made.mask)[1] == 1
     assert 700 < made.mask.sum() * 2.5**3 / 1000 < 2500
     depth = depth_of(made.mask, 2.5)

@@ -9,7 +9,7 @@ from synthesis.space import Space, smooth_noise
 
 
 @pytest.fixture(scope="module")
-def inside():
+def ball():
     """A ball's Space, as `pose_head` gives it, voxels of 2 mm."""
     grid = np.stack(np.meshgrid(*[np.arange(-80.0, 80, 2)] * 3, indexing="ij")).astype(np.float32)
     offset = grid + BRAIN_CENTRE[:, None, None, None].astype(np.float32)
@@ -18,17 +18,17 @@ def inside():
 
 
 @pytest.mark.parametrize("kind", ["subdural", "epidural", "lobar", "pneumocephalus", "drain"])
-def test_blood_air_and_drains_touch_the_skull(inside, kind):
+def test_blood_air_and_drains_touch_the_skull(ball, kind):
     """All of them somewhere, each time elsewhere, and most of the brain stays as it was."""
-    brain, seen = np.full(inside.inner.shape, 30, np.float32), []
+    brain, seen = np.full(ball.inner.shape, 30, np.float32), []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         ripple = smooth_noise(brain.shape, rng, 7)
-        hu = getattr(disease, kind)(brain, inside, ripple, rng)
-        changed = (np.abs(hu - brain) > 8) & (inside.inner < 0)
+        hu = getattr(disease, kind)(brain, ball, ripple, rng)
+        changed = (np.abs(hu - brain) > 8) & (ball.inner < 0)
         seen.append((hu, changed))
-        assert changed.mean() < 0.5 * (inside.inner < 0).mean()
-    touching = [(changed & (inside.inner > -3)).any() for _, changed in seen]
+        assert changed.mean() < 0.5 * (ball.inner < 0).mean()
+    touching = [(changed & (ball.inner > -3)).any() for _, changed in seen]
     assert np.mean(touching) > 0.7
     values = np.concatenate([hu[changed] for hu, changed in seen])
     low, high = {"pneumocephalus": (-1001, 0), "drain": (30, 1200)}.get(kind, (-5, 120))

@@ -45,11 +45,11 @@ def test_a_sinus_counts_as_brain_and_a_vein_in_its_foramen_does_not(shape, count
 def test_the_cavity_is_cut_at_the_foramen_magnum():
     head = make_phantom(0)
     along, across = canal_coordinates(head.tissue.shape, head.base, head.down)
-    inside = head.inner < 0
-    assert inside[(along > -6) & (along < -3) & (across < 5)].all(), "it reaches down to the cut"
-    assert not inside[(along > 3) & (across < 20)].any(), "and ends there"
+    cavity = head.inner < 0
+    assert cavity[(along > -6) & (along < -3) & (across < 5)].all(), "it reaches down to the cut"
+    assert not cavity[(along > 3) & (across < 20)].any(), "and ends there"
     cord = head.tissue == INDEX["cord"]
-    assert (cord & (along > 3)).sum() > 1000 and not inside[cord & (along > 3)].any()
+    assert (cord & (along > 3)).sum() > 1000 and not cavity[cord & (along > 3)].any()
 
 
 def test_orbits_are_mostly_fat_and_sinuses_mostly_air(coarse):
@@ -97,5 +97,5 @@ def test_what_is_no_label_map_is_refused_in_one_line(tmp_path, save_nifti_as, ki
             }[kind]
         )
     with pytest.raises(InputError) as caught:
-        make_scan(0, labels=path)
+        make_scan(0, path)
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
