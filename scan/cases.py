@@ -11,6 +11,7 @@ case and with any separators: `x_flair`, `x-t2f`, `Flair_subtrMeanDivStd`; `x_t1
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,8 +23,8 @@ SCANS = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_NAME = re.compile(r"[_-](brain[_-]?)?(roi|mask|seg|segmentation|label)$")
 SEG = "seg"  # the label volume, among the modalities
-# What the words of a file's name say
-WORDS = {
+# How a file's name may spell a modality
+SPELLINGS = {
     "flair": ("t2_flair", "t2flair", "flair", "t2f"),
     "t1ce": ("t1_ce", "t1_gd", "t1_post", "t1post", "t1ce", "t1gd", "t1c"),
     "t1": ("t1", "t1n", "t1w"),
@@ -61,6 +62,11 @@ def get_stem(path: str | Path) -> str:
     return name[: len(name) - len(ending)]
 
 
+def has_ending(path: Path, endings: Sequence[str]) -> bool:
+    """Whether a file's name has one of the endings, in any letter case."""
+    return path.name.lower().endswith(tuple(endings))
+
+
 def list_visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted, without hidden files."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -78,10 +84,7 @@ def list_scans(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The folder's files with one of `endings` and its DICOM folders; or itself, if it is one."""
     if folder.is_file() or is_dicom_folder(folder):
         return [folder]
-    endings = tuple(endings)
-    return [
-        p for p in list_visible(folder) if p.name.lower().endswith(endings) or is_dicom_folder(p)
-    ]
+    return [p for p in list_visible(folder) if has_ending(p, endings) or is_dicom_folder(p)]
 
 
 def is_dicom_folder(folder: Path) -> bool:
@@ -91,7 +94,7 @@ def is_dicom_folder(folder: Path) -> bool:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its ending or by its first bytes."""
-    if not path.is_file() or path.name.lower().endswith(SCANS + PICTURES):
+    if not path.is_file() or has_ending(path, SCANS + PICTURES):
         return False
     if path.suffix.lower() in (".dcm", ".ima"):
         return True
@@ -147,8 +150,8 @@ def list_scans_and_masks(scans: Path, masks: Path, endings: Sequence[str]) -> tu
 
 def find_masks(files: Sequence[Path]) -> list[Path]:
     """The files whose names make them masks of others among them: X_mask.nii.gz beside X.nii.gz."""
-    names = {get_stem(file).lower() for file in files}
-    found = [(file, get_stem(file).lower()) for file in files]
+    names = [get_stem(file).lower() for file in files]
+    found = zip(files, names, strict=True)
     return [f for f, n in found if MASK_NAME.search(n) and MASK_NAME.sub("", n) in names]
 
 
@@ -179,9 +182,9 @@ def match_names(scans: list[Path], masks: list[Path]) -> tuple[Pairs, list[str]]
 
 def split_folder(folder: Path) -> tuple[Path, Path]:
     """(images, masks) inside `folder`, or the folder twice where it holds no such pair."""
-    inside = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    masks = [p for p in inside if re.search("mask|roi|seg|label", p.name.lower())]
-    others = [p for p in inside if p not in masks]
+    folders = [p for p in list_visible(folder) if p.is_dir()]
+    masks = [p for p in folders if re.search("mask|roi|seg|label", p.name.lower())]
+    others = [p for p in folders if p not in masks]
     images = [p for p in others if re.search("image|img|scan|ct", p.name.lower())] or others
     if len(images) == len(masks) == 1:
         return images[0], masks[0]
@@ -203,11 +206,12 @@ def find_modality(
         if fnmatch(name.lower(), pattern.lower()):
             return kind, ""
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.I)
-    words = re.sub("[^a-z0-9]", "_", stem.lower())
+    plain = re.sub("[^a-z0-9]", "_", stem.lower())
     best = (0, 0, "", stem)
-    for kind, spellings in ({channel: (channel.lower(),) for channel in channels} | WORDS).items():
+    spelled = {channel: (channel.lower(),) for channel in channels} | SPELLINGS
+    for kind, spellings in spelled.items():
         for word in spellings:
-            for found in re.finditer(f"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", words):
+            for found in re.finditer(f"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", plain):
                 rest = stem[: found.start()].rstrip("_-. ") + stem[found.end() :]
                 # the last word counts; of two that end there, the longer: t2_flair, not flair
                 best = max(best, (found.end(), len(word), kind, rest))
@@ -256,15 +260,14 @@ def find_case(
 def group_files(folders: list[Path], channels, patterns) -> dict[str, dict[str, list[Path]]]:
     """{case: {modality: [files]}} of the files in some folders."""
     by_case: dict[str, dict] = {}
-    for place in folders:
-        files = [p for p in list_visible(place) if p.name.lower().endswith(SCANS)]
-        named = [(*find_modality(p.name, channels, patterns), p) for p in files]
-        kinds = [kind for kind, _, _ in named if kind]
-        together = len(set(kinds)) == len(kinds) or patterns
-        for kind, rest, path in named:
-            if kind:
-                name = place.resolve().name if together else rest
-                by_case.setdefault(name, {}).setdefault(kind, []).append(path)
+    for folder in folders:
+        files = [p for p in list_visible(folder) if has_ending(p, SCANS)]
+        known = [(*find_modality(p.name, channels, patterns), p) for p in files]
+        known = [found for found in known if found[0]]
+        together = len({kind for kind, *_ in known}) == len(known) or patterns
+        for kind, rest, path in known:
+            name = folder.resolve().name if together else rest
+            by_case.setdefault(name, {}).setdefault(kind, []).append(path)
     return by_case
 
 
@@ -282,11 +285,11 @@ def make_case(name: str, found: dict[str, list[Path]], needed: Sequence[str], fo
     return Case(name, files, found.get(SEG, [None])[0])
 
 
-def parse_names(words: Sequence[str]) -> dict[str, str]:
+def parse_names(given: Sequence[str]) -> dict[str, str]:
     """{modality: glob} of --names, as `find_case` takes them."""
-    if not all(0 < word.find("=") < len(word) - 1 for word in words):
+    if not all(0 < text.find("=") < len(text) - 1 for text in given):
         raise InputError("--names takes MODALITY=GLOB, such as flair=*_FL.nii.gz")
-    return dict(word.split("=", 1) for word in words)
+    return dict(text.split("=", 1) for text in given)
 
 
 # ---------------------------------------------------------------- cases of slices in pictures
@@ -303,17 +306,17 @@ def find_picture_cases(
     folders hold a case of one name, their names are added. Pairs as `find_pairs`. Raises InputError
     when there is none.
     """
-    found: dict[str, dict[Path, list]] = {}
+    found: dict[tuple[str, Path], list] = {}
     left_over = []
-    for place in list_tree(folder):
-        if not any(p.name.lower().endswith(PICTURES) for p in place.iterdir()):
+    for below in list_tree(folder):
+        if not any(has_ending(p, PICTURES) for p in below.iterdir()):
             continue
-        pairs, lines = match_names(*list_scans_and_masks(place, place, PICTURES))
+        pairs, lines = match_names(*list_scans_and_masks(below, below, PICTURES))
         left_over += lines
         for name, image, mask in pairs:
             case, _, number = name.rpartition("_")
-            case = case if case and number.isdigit() else place.resolve().name
-            slices = found.setdefault(case, {}).setdefault(place, [])
+            case = case if case and number.isdigit() else below.resolve().name
+            slices = found.setdefault((case, below), [])
             index = int(number) if number.isdigit() else len(slices)
             if index in (other for other, *_ in slices):
                 left_over.append(f"{image}: another slice of {case} has its number; left out")
@@ -321,15 +324,10 @@ def find_picture_cases(
                 slices.append((index, image, mask))
     if not found:
         raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
+    several = Counter(case for case, _ in found)
     named = {}
-    for case, places in found.items():
-        for place, slices in places.items():
-            name = name_picture_case(case, place.relative_to(folder), len(places))
-            named[name] = sorted(slices)
-    return {name: named[name] for name in sorted(named)}, left_over
-
-
-def name_picture_case(case: str, place: Path, places: int) -> str:
-    """A case's name, with that of its folder where `places` folders hold a case of this name."""
-    folders = place.parent if place.name == case else place
-    return "_".join((*folders.parts, case)) if places > 1 else case
+    for (case, below), slices in found.items():
+        parts = below.relative_to(folder).parts
+        parts = parts[:-1] if parts[-1:] == (case,) else parts
+        named["_".join((*parts, case)) if several[case] > 1 else case] = sorted(slices)
+    return dict(sorted(named.items())), left_over
