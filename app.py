@@ -34,30 +34,20 @@ from common.errors import InputError, run, warn
 from predict.inputs import find_channel
 from predict.network import MODEL
 from scan.cases import get_stem
+from server import uploads
 from server.access import HEADERS, digest, is_loopback, is_ours, is_same_origin
 from server.jobs import STAGES, Job, Jobs
 from server.serve import make_server, open_socket
-from server.uploads import (
-    FORMATS,
-    MOST_FILES,
-    Part,
-    Refused,
-    Upload,
-    clean_name,
-    last_part,
-    take_upload,
-)
+from server.uploads import Refused, SizeLimit, Upload, clean_name, last_part
 from server.worker import FILES, name_input
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
-MOST_WAITING, MOST_KEPT = 50, 500  # jobs
-SPARE = 256 << 20  # bytes of the disk
-FULL = "the server's disk is nearly full; delete some results, or free some space"
+MOST_WAITING, MOST_KEPT = 50, 500  # jobs: round numbers
 TYPES = {".gz": "application/gzip", ".dcm": "application/dicom"}  # of a download, by its ending
 
 
 @dataclass(frozen=True)
-class Settings:
+class PageSettings:
     """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button."""
 
     models: tuple[Path, ...] = (MODEL,)
@@ -70,15 +60,8 @@ class Settings:
     sample: Path = SAMPLE
 
     @property
-    def most_bytes(self) -> int:
-        return self.max_mb << 20
-
-    @property
-    def too_much(self) -> str:
-        return (
-            f"one upload may have {self.max_mb} MB and {MOST_FILES} files; send one series alone, "
-            "or start the page with a larger --max-mb"
-        )
+    def limit(self) -> SizeLimit:
+        return SizeLimit(self.max_mb)
 
     @property
     def root(self) -> Path:
@@ -100,21 +83,20 @@ class PageRequest(Request):
         self, total_content_length, content_type, filename=None, content_length=None
     ):
         self.count += 1
-        return Part(self.folder / "input" / f"{self.count:05}")
+        return uploads.Part(self.folder / "input" / f"{self.count:05}")
 
 
 page = Blueprint("page", __name__)
 
 
-def create_app(settings: Settings = Settings()) -> Flask:
+def create_app(settings: PageSettings) -> Flask:
     """The page, its API and its queue, which stands in `app.extensions["jobs"]`.
 
     Raises InputError when a network cannot be loaded or the folder is not ours alone.
     """
     app = Flask(__name__, static_folder="page", static_url_path="/page")
     app.request_class = PageRequest
-    app.config["MAX_CONTENT_LENGTH"] = settings.most_bytes
-    app.config["MAX_FORM_PARTS"] = MOST_FILES
+    app.config["MAX_FORM_PARTS"] = uploads.MOST_FILES
     app.config["PAGE"] = settings
     app.url_map.merge_slashes = False
     app.json.sort_keys = False
@@ -124,7 +106,7 @@ def create_app(settings: Settings = Settings()) -> Flask:
     return app
 
 
-def get_settings() -> Settings:
+def get_settings() -> PageSettings:
     """The settings of the app that answers."""
     return current_app.config["PAGE"]
 
@@ -153,8 +135,8 @@ def protect(response: Response) -> Response:
 
 @page.app_errorhandler(HTTPException)
 def explain(error: HTTPException):
-    words = get_settings().too_much if error.code == 413 else error.description
-    return jsonify(error=words), error.code
+    reason = get_settings().limit.reason if error.code == 413 else error.description
+    return jsonify(error=reason), error.code
 
 
 @page.app_errorhandler(InputError)
@@ -174,7 +156,7 @@ def show_about():
     return {
         "max_mb": settings.max_mb,
         "keep_hours": settings.keep_hours,
-        "formats": FORMATS,
+        "formats": uploads.FORMATS,
         "stages": list(STAGES),
         "tasks": [describe_task(*task) for task in get_jobs().tasks.items()],
     }
@@ -207,7 +189,9 @@ def list_jobs():
 def add_job():
     """Put an upload into the queue; the browser gets a cookie by which it lists its jobs."""
     settings, jobs = get_settings(), get_jobs()
-    check_room(jobs, request.content_length or 0)
+    if jobs.count_waiting() >= MOST_WAITING or len(jobs.jobs) >= MOST_KEPT:
+        raise Refused("too many jobs wait or are kept; send this one later, or delete some", 429)
+    uploads.check_disk(jobs.root, request.content_length or 0)
     cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
     job = receive_job(jobs, settings.sample, digest(cookie))
     jobs.add(job)
@@ -256,14 +240,6 @@ def make_plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
 
 
-def check_room(jobs: Jobs, sent: int) -> None:
-    """Refuse a job of `sent` bytes while too many wait or are kept, or the disk is too full."""
-    if jobs.count_waiting() >= MOST_WAITING or len(jobs.jobs) >= MOST_KEPT:
-        raise Refused("too many jobs wait or are kept; send this one later, or delete some", 429)
-    if shutil.disk_usage(jobs.root).free < 2 * sent + SPARE:
-        raise Refused(FULL, 507)
-
-
 def receive_job(jobs: Jobs, sample: Path, owner: str) -> Job:
     """A job of what this request sends, in its folder; nothing is left of what is refused."""
     folder = request.folder = jobs.new_folder()
@@ -275,12 +251,12 @@ def receive_job(jobs: Jobs, sample: Path, owner: str) -> Job:
         else:
             parts = request.files.getlist("files")
             channels = match_channels(parts, card) if card.is_mri else None
-            upload = take_upload(parts, folder / "input", channels)
+            upload = uploads.take_upload(parts, folder / "input", channels)
         return Job(folder, upload.name, task, owner, upload.path, upload.given)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(FULL, 507) from error
+            raise Refused(uploads.DISK_FULL, 507) from error
         raise
 
 
@@ -320,7 +296,7 @@ def match_channels(parts: Sequence, card: Card) -> dict[str, str]:
 # ---------------------------------------------------------------- serving
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: PageSettings) -> None:
     """Serve the page until Ctrl-C or SIGTERM, then delete every result."""
     os.umask(0o077)
     listener = open_socket(settings.host, settings.port)
@@ -328,7 +304,7 @@ def serve(settings: Settings) -> None:
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda *_: sys.exit())
     try:
-        server = make_server(app, listener, settings.most_bytes, settings.too_much)
+        server = make_server(app, listener, settings.limit)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}/"
         print(f"{address}  (Ctrl-C ends it and deletes all results)", flush=True)
@@ -348,7 +324,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, default, shown = parser.add_argument, Settings(), "(default: %(default)s)"
+    add, default, shown = parser.add_argument, PageSettings(), "(default: %(default)s)"
     address = "the address to serve at (default: %(default)s, which only this machine reaches)"
     add("--host", default=default.host, help=address)
     add("--port", type=int, default=default.port, help=shown)
@@ -363,7 +339,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings = Settings(**vars(parse(argv)))
+    settings = PageSettings(**vars(parse(argv)))
     if not is_loopback(settings.host):
         warn(
             f"{settings.host} is open to your network: whoever reaches it can send scans, with no "

@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import inputs  # noqa: E402
 
-from app import SAMPLE, Settings, create_app  # noqa: E402
+from app import SAMPLE, PageSettings, create_app  # noqa: E402
 from common.errors import InputError, replacing, run  # noqa: E402
 from page import fetch  # noqa: E402
 from predict.network import MODEL  # noqa: E402
@@ -65,7 +65,7 @@ def served(folder: Path, sample: Path, *models: Path):
 
     It serves the shipped network, and `models` if there are any.
     """
-    site = create_app(Settings((MODEL, *models), folder=folder, sample=sample, workers=1))
+    site = create_app(PageSettings((MODEL, *models), folder=folder, sample=sample, workers=1))
     server = waitress.create_server(site, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     try:

@@ -45,10 +45,10 @@ def is_loopback(name: str) -> bool:
     return name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
-def is_same_origin(asked: Request) -> bool:
+def is_same_origin(request: Request) -> bool:
     """Whether a request comes from the page, or from no page at all, such as from a script."""
-    site, origin = asked.headers.get("Sec-Fetch-Site"), asked.headers.get("Origin")
-    return site in (None, "same-origin") and origin in (None, asked.host_url.rstrip("/"))
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    return site in (None, "same-origin") and origin in (None, request.host_url.rstrip("/"))
 
 
 def digest(cookie: str) -> str:

@@ -1,6 +1,6 @@
 """The socket and the server (waitress) behind the page.
 
-server = make_server(app, open_socket("127.0.0.1", 8000), most_bytes=2 << 30, too_much="…")
+server = make_server(app, open_socket("127.0.0.1", 8000), SizeLimit(mb=2048))
 server.run()
 """
 
@@ -16,6 +16,7 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
 from common.errors import InputError
+from server.uploads import SizeLimit
 
 
 class Refusal(ErrorTask):
@@ -23,8 +24,8 @@ class Refusal(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        words = self.channel.server.too_much if error.code == 413 else error.body
-        content = json.dumps({"error": words}).encode()
+        reason = self.channel.server.limit.reason if error.code == 413 else error.body
+        content = json.dumps({"error": reason}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.content_length = len(content)
@@ -36,19 +37,18 @@ class Channel(HTTPChannel):
     error_task_class = Refusal
 
 
-def make_server(app: Flask, listener: socket.socket, most_bytes: int, too_much: str):
-    """The server of the app at a socket. It reads no more of a request than `most_bytes`, and
-    answers a larger one with `too_much`."""
+def make_server(app: Flask, listener: socket.socket, limit: SizeLimit):
+    """The server of the app at a socket; it reads no more of a request than the limit allows."""
     logging.getLogger("waitress").setLevel(logging.ERROR)
     server = waitress.create_server(
         app,
         sockets=[listener],
         threads=8,
         ident=None,
-        channel_timeout=60,
-        max_request_body_size=most_bytes + 1,
+        channel_timeout=60,  # s
+        max_request_body_size=limit.bytes + 1,
     )
-    server.channel_class, server.too_much = Channel, too_much
+    server.channel_class, server.limit = Channel, limit
     return server
 
 
@@ -59,5 +59,5 @@ def open_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        advice = "choose another --port or --host"
-        raise InputError(f"cannot serve at {host}:{port}: {reason}; {advice}") from error
+        failed = f"cannot serve at {host}:{port}: {reason}"
+        raise InputError(f"{failed}; choose another --port or --host") from error

@@ -4,10 +4,9 @@
     upload = take_upload(parts, folder)           # Upload, or Refused in one clear line
     upload = take_upload(parts, folder, {"x_flair.nii.gz": "flair", "x_t1ce.nii.gz": "t1ce"})
 
-`check_size` bounds voxels and pixels. The bytes of one upload are bounded by --max-mb (app.py),
-those of a DICOM zip by scan/dicom_files.py. The name that a file came with is only ever shown. A
-file's first bytes say what it is. Its header says how large it is once unpacked, and the readers
-unpack no more than that.
+All bounds on an upload's size stand here, but for those of an unpacked DICOM zip
+(scan/dicom_files.py). The name that a file came with is only ever shown. A file's first bytes say
+what it is. Its header says how large it is once unpacked, and the readers unpack no more than that.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ import glob
 import math
 import os.path
 import re
+import shutil
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from common.errors import InputError
 from scan.nib import nib
 
 MOST_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
+# Round numbers, far above what scanners and programs write:
 MOST_PIXELS = 1 << 25  # of a picture
 MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
 MOST_FILES = 20_000  # of a folder
-HEAD = 4096  # bytes that tell what a file is
+SPARE = 256 << 20  # bytes that stay free on the disk
+START = 4096  # bytes that tell what a file is
 FORMATS = [".nii", ".nii.gz", ".zip", ".dcm", ".png", ".jpg"]
 ENDINGS = {"nifti": ".nii", "gzip": ".nii.gz", "zip": ".zip", "png": ".png", "jpeg": ".jpg"}
 MARKS = {  # the first bytes of a file of each kind
@@ -40,14 +43,40 @@ MARKS = {  # the first bytes of a file of each kind
 }
 HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")  # files that systems leave beside the others
 NIFTI = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's size in bytes
+DISK_FULL = "the server's disk is nearly full; delete some results, or free some space"
 
 
 class Refused(InputError):
     """An upload that is not taken, with the HTTP status that says so."""
 
-    def __init__(self, words: str, status: int = 400):
-        super().__init__(words)
+    def __init__(self, reason: str, status: int = 400):
+        super().__init__(reason)
         self.status = status
+
+
+@dataclass(frozen=True)
+class SizeLimit:
+    """How large one upload may be: `mb` (--max-mb) in all, in MOST_FILES files."""
+
+    mb: int
+
+    @property
+    def bytes(self) -> int:
+        return self.mb << 20
+
+    @property
+    def reason(self) -> str:
+        """What is said of a larger upload."""
+        return (
+            f"one upload may have {self.mb} MB and {MOST_FILES} files; send one series alone, "
+            "or start the page with a larger --max-mb"
+        )
+
+
+def check_disk(folder: Path, sent: int) -> None:
+    """Refuse an upload of `sent` bytes where the disk has no room for it and its result."""
+    if shutil.disk_usage(folder).free < 2 * sent + SPARE:
+        raise Refused(DISK_FULL, 507)
 
 
 class Part:
@@ -57,7 +86,7 @@ class Part:
         self.path, self.file = path, path.open("xb")
         self.write = self.file.write
 
-    def seek(self, place: int) -> None:
+    def seek(self, offset: int) -> None:
         """Close the file. Werkzeug calls this once, when the part is whole: thousands of files must
         not stay open together."""
         self.file.close()
@@ -167,42 +196,40 @@ def find_format(path: Path, name: str) -> str | None:
 
     Old DICOM files begin without a mark: their ending is believed if a tag comes first.
     """
-    head = read_start(path)
-    if head[128:132] == b"DICM":
+    start = read_start(path)
+    if start[128:132] == b"DICM":
         return "dicom"
     for known, mark in MARKS.items():
-        if head.startswith(mark):
+        if start.startswith(mark):
             return known
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip" if parse_header(unpack(head)) else None
-    if parse_header(head):
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip" if parse_header(unpack(start)) else None
+    if parse_header(start):
         return "nifti"
-    tagged = head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+    tagged = start[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
     return "dicom" if tagged and name.lower().endswith((".dcm", ".ima")) else None
 
 
 def read_start(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(HEAD)
+        return file.read(START)
 
 
-def unpack(head: bytes) -> bytes:
+def unpack(start: bytes) -> bytes:
     """Unpack the first bytes of a gzip file; nothing where they are not gzip."""
     try:
-        return isal_zlib.decompressobj(wbits=31).decompress(head, HEAD)
+        return isal_zlib.decompressobj(wbits=31).decompress(start, START)
     except isal_zlib.error:
         return b""
 
 
-def parse_header(head: bytes) -> nib.Nifti1Header | None:
+def parse_header(start: bytes) -> nib.Nifti1Header | None:
     """The NIfTI header at the start of a file, if there is one."""
     for order in ("little", "big"):
-        size = int.from_bytes(head[:4], order)
-        if size in NIFTI and len(head) >= size:
-            try:
-                return NIFTI[size](head[:size], check=False)
-            except nib.spatialimages.HeaderDataError:
-                return None
+        size = int.from_bytes(start[:4], order)
+        if size in NIFTI and len(start) >= size:
+            with suppress(nib.spatialimages.HeaderDataError):
+                return NIFTI[size](start[:size], check=False)
     return None
 
 
@@ -217,8 +244,8 @@ def check_size(path: Path, known: str, name: str) -> None:
 
 
 def check_nifti(path: Path, name: str) -> None:
-    head = read_start(path)
-    found = parse_header(head) or parse_header(unpack(head))
+    start = read_start(path)
+    found = parse_header(start) or parse_header(unpack(start))
     sizes = [int(n) for n in found["dim"][1 : 1 + max(0, int(found["dim"][0]))]]
     if not 0 <= float(found["vox_offset"]) <= MOST_HEADER or any(n < 0 for n in sizes):
         raise Refused(f"{name} has a header that makes no sense; export it again")

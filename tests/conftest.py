@@ -120,16 +120,16 @@ def sample(cta, tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(around, sample, tumour_model):
     """A server of two networks at a real socket, which runs one job at a time."""
-    from app import Settings, create_app
+    from app import PageSettings, create_app
     from server.serve import make_server, open_socket
 
-    settings = Settings(
+    settings = PageSettings(
         (MODEL, tumour_model), folder=around / "ours", sample=sample, workers=1, max_mb=MOST_MB
     )
     served = create_app(settings)
     served.config["MAX_FORM_PARTS"] = MOST_PARTS
     listener = open_socket("127.0.0.1", 0)
-    server = make_server(served, listener, settings.most_bytes, settings.too_much)
+    server = make_server(served, listener, settings.limit)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     yield Site(listener.getsockname()[1], around / "ours", served)

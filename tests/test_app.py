@@ -414,7 +414,7 @@ def test_an_address_for_others_is_warned_of(monkeypatch, capsys, cta_file):
     monkeypatch.setattr(app, "serve", served.append)
     monkeypatch.setattr(app, "SAMPLE", cta_file)
     app.main(["--host", "0.0.0.0", "--max-mb", "10"])
-    assert "no password" in capsys.readouterr().err and served[0].most_bytes == 10 << 20
+    assert "no password" in capsys.readouterr().err and served[0].limit.bytes == 10 << 20
     app.main([])
     assert capsys.readouterr().err == "" and served[1].host == "127.0.0.1"
     with pytest.raises(SystemExit):

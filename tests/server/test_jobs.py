@@ -129,7 +129,7 @@ DRIVER = """
 import sys, app
 from pathlib import Path
 from common.errors import run
-settings = app.Settings(port=0, folder=Path(sys.argv[1]), sample=Path(sys.argv[2]), workers=1)
+settings = app.PageSettings(port=0, folder=Path(sys.argv[1]), sample=Path(sys.argv[2]), workers=1)
 run(lambda: app.serve(settings))
 """
 
