@@ -46,21 +46,14 @@ def fetch_label_maps(folder: str | Path) -> list[Path]:
     """
     from tqdm import tqdm  # as pooch: other commands need not wait for it
 
-    return [
-        fetch_label_map(Path(folder) / name) for name in tqdm(SHA256, unit="file", disable=None)
-    ]
-
-
-def fetch_label_map(path: Path) -> Path:
-    """Fetch the label map that `path` names, unless it is there; return `path`."""
-    name, known = path.name, SHA256[path.name]
-    if path.is_file():
-        if checksum(path) != known:
+    paths = {Path(folder) / name: known for name, known in SHA256.items()}
+    for path, known in tqdm(paths.items(), unit="file", disable=None):
+        if not path.is_file():
+            with replacing(path) as temporary:
+                retrieve(f"{MAPS_URL}/training_{path.name}", known, temporary)
+        elif checksum(path) != known:
             raise InputError(f"{path} is not SynthSeg's; move it away or name another --download")
-        return path
-    with replacing(path) as temporary:
-        retrieve(f"{MAPS_URL}/training_{name}", known, temporary)
-    return path
+    return list(paths)
 
 
 def retrieve(url: str, known: str, path: Path) -> None:

@@ -28,6 +28,8 @@ LABEL_COLOURS = (RED, GREEN, YELLOW, VIOLET, BLUE, ORANGE)  # label 1, 2, …; t
 VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
 NIGHT, PALE = (16, 18, 22), (216, 222, 230)  # the ground that scans lie on, and words on it
 INK, MUTED = "#d8dee6", "#7d8894"
+THUMBNAIL = 640  # pixels wide: sharp on a screen of twice the page's 30rem; chosen by eye
+GAP = 4  # pixels between the pictures of a sheet; chosen by eye
 
 
 # ---------------------------------------------------------------- pictures of scans
@@ -69,7 +71,7 @@ def paint_labels(labels: np.ndarray) -> np.ndarray:
     return np.array(colours, np.uint8)[labels]
 
 
-def make_sheet(pictures: Sequence[np.ndarray], columns: int | None = None, gap=4) -> np.ndarray:
+def make_sheet(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
     """Put pictures of any sizes on one sheet, row by row, each centred in its cell.
 
     Without `columns`, the sheet comes out about half as wide again as high.
@@ -77,16 +79,16 @@ def make_sheet(pictures: Sequence[np.ndarray], columns: int | None = None, gap=4
     """
     if not len(pictures):
         raise InputError("a sheet needs at least one picture")
-    high, wide = np.max([picture.shape[:2] for picture in pictures], axis=0) + gap
+    high, wide = np.max([picture.shape[:2] for picture in pictures], axis=0) + GAP
     columns = columns or max(1, round(math.sqrt(1.5 * len(pictures) * high / wide)))
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    sheet = np.empty((rows * high + gap, columns * wide + gap, 3), np.uint8)
+    sheet = np.empty((rows * high + GAP, columns * wide + GAP, 3), np.uint8)
     cv2.rectangle(sheet, (0, 0), sheet.shape[1::-1], NIGHT, cv2.FILLED)  # np.full is far slower
     for index, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        top = gap + index // columns * high + (high - gap - height) // 2
-        left = gap + index % columns * wide + (wide - gap - width) // 2
+        top = GAP + index // columns * high + (high - GAP - height) // 2
+        left = GAP + index % columns * wide + (wide - GAP - width) // 2
         cell = picture if picture.ndim == 3 else picture[..., None]
         sheet[top : top + height, left : left + width] = cell
     return sheet
@@ -166,12 +168,12 @@ def format_row(row: dict, folder: Path) -> str:
     return f"<tr>{cells}{numbers}</tr>"
 
 
-def make_thumbnail(path: str | Path, width: int = 640) -> str:
-    """A picture file as a data: URL of a JPEG no wider than `width`; "" where it is unreadable."""
+def make_thumbnail(path: str | Path) -> str:
+    """A picture file as a data: URL of a small JPEG; "" where it cannot be read."""
     picture = cv2.imread(str(path))
     if picture is None:
         return ""
-    scale = min(1.0, width / picture.shape[1])
+    scale = min(1.0, THUMBNAIL / picture.shape[1])
     size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
@@ -230,17 +232,17 @@ def plot_panel(axis, log, name: str, parts: Sequence[str]) -> None:
         axis.semilogy(epochs, log[name], color=INK, **line)
         return
     for number, part in enumerate(parts, 1):
-        thin["color"], words = to_hex(label_colour(number)), part.removeprefix(f"{name}_")
+        thin["color"], area = to_hex(label_colour(number)), part.removeprefix(f"{name}_")
         axis.plot(epochs, log[part], ":", **thin)
-        axis.plot(epochs, log[f"val_{part}"], label=words.replace("_", " "), **thin)
+        axis.plot(epochs, log[f"val_{part}"], label=area.replace("_", " "), **thin)
     axis.plot(epochs, log[name], ":" if parts else "-", color=MUTED, label="training", **line)
     axis.plot(epochs, log[val], color=to_hex(CYAN), label="validation", **line | {"lw": 1.8})
     if name == "dice" and log.val_dice.notna().any():
         best, bright = log.val_dice.idxmax(), {"color": to_hex(ORANGE)}
         at = (epochs[best], log.val_dice[best])
         axis.plot(*at, "o", ms=6, **bright)
-        place = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-        axis.annotate(f"{at[1]:.3f}", at, **place, **bright)
+        below = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        axis.annotate(f"{at[1]:.3f}", at, **below, **bright)
 
 
 def plot_boxes(panels: dict[str, dict[str, Sequence[float]]], png: str | Path) -> None:
@@ -253,14 +255,14 @@ def plot_boxes(panels: dict[str, dict[str, Sequence[float]]], png: str | Path) -
     ink = {"color": INK, "lw": 1.2}
     style = {"boxprops": ink, "whiskerprops": ink, "capprops": ink, "showfliers": False}
     style["medianprops"] = {"color": to_hex(ORANGE)}
+    point = {"color": to_hex(CYAN), "ms": 4, "alpha": 0.8}
     for axis, (score, groups) in zip(axes, panels.items(), strict=True):
         values = [np.asarray(group, float) for group in groups.values()]
         values = [group[np.isfinite(group)] for group in values]
         axis.boxplot(values, widths=0.5, **style)
-        for place, group in enumerate(values, 1):
+        for number, group in enumerate(values, 1):
             spread = np.linspace(-0.12, 0.12, len(group)) if len(group) > 1 else 0
-            places = place + np.zeros(len(group)) + spread
-            axis.plot(places, group, "o", color=to_hex(CYAN), ms=4, alpha=0.8)
+            axis.plot(number + np.zeros(len(group)) + spread, group, "o", **point)
         names = [textwrap.fill(name, 12) for name in groups]
         axis.set_xticks(range(1, len(names) + 1), names, color=INK, fontsize=8)
         axis.set_title(score, color=INK, fontsize=11, loc="left")
@@ -315,6 +317,7 @@ def make_figure(width: float, height: float, rows: int, columns: int):
 
 
 def save_figure(figure, png: str | Path) -> None:
+    """Write a figure as PNG; InputError when it cannot be written."""
     with replacing(png) as path:
         figure.savefig(path, dpi=140)
 

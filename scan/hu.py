@@ -80,8 +80,8 @@ def doubt_hu(hu: np.ndarray) -> tuple[str, ...]:
         return (f"{where}: not HU (MRI, or a missing intercept?)",)
     body = commonest(hu)
     if body is None or not SOFT[0] < body < SOFT[1]:
-        words = "no body is seen" if body is None else f"most of the body lies at {body:.0f}"
-        return (f"{words}: not HU (MRI, or a wrong slope or intercept?)",)
+        seen = "no body is seen" if body is None else f"most of the body lies at {body:.0f}"
+        return (f"{seen}: not HU (MRI, or a wrong slope or intercept?)",)
     if not has_bone(hu):
         return ("no bone is seen (nothing above 250 HU): not HU, or no head",)
     return ()

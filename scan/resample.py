@@ -113,9 +113,9 @@ def straighten_labels(labels: np.ndarray, volume: Volume, grid: Grid) -> np.ndar
         r = np.rint((rows - lie.rows[k]) / lie.pitch[1] - NEAR).astype(int)[:, None]
         c = (columns - lie.columns[k]) / lie.pitch[2] - lie.skew * r
         c = np.rint(c - NEAR).astype(int)
-        inside = (r >= 0) & (r < slices.shape[1]) & (c >= 0) & (c < slices.shape[2])
+        covered = (r >= 0) & (r < slices.shape[1]) & (c >= 0) & (c < slices.shape[2])
         r = np.broadcast_to(r, c.shape)
-        found[n][inside] = slices[k][r[inside], c[inside]]
+        found[n][covered] = slices[k][r[covered], c[covered]]
     return found.transpose(np.argsort(lie.order))
 
 
@@ -134,12 +134,12 @@ def weigh(source, pitch: float, target, width: float = 0.0) -> scipy.sparse.csr_
     share = (points - source[below]) / np.where(above > below, source[above] - source[below], 1)
     share = np.clip(share, 0, 1)
     margin = pitch * (0.5 + NEAR)
-    inside = (points >= source[0] - margin) & (points <= source[-1] + margin)
+    covered = (points >= source[0] - margin) & (points <= source[-1] + margin)
     lines = np.broadcast_to(np.arange(len(target))[:, None], points.shape)
-    values = np.concatenate([((1 - share) * inside).ravel(), (share * inside).ravel()]) / count
-    places = np.concatenate([lines.ravel()] * 2), np.concatenate([below.ravel(), above.ravel()])
+    values = np.concatenate([((1 - share) * covered).ravel(), (share * covered).ravel()]) / count
+    entries = np.concatenate([lines.ravel()] * 2), np.concatenate([below.ravel(), above.ravel()])
     shape = (len(target), len(source))
-    weights = scipy.sparse.coo_array((values.astype(np.float32), places), shape).tocsr()
+    weights = scipy.sparse.coo_array((values.astype(np.float32), entries), shape).tocsr()
     weights.eliminate_zeros()
     return weights
 

@@ -26,8 +26,8 @@ from scan.nib import nib
 POSITIONS = dict(
     HFS="LPS", HFP="RAS", HFDR="PRS", HFDL="ALS", FFS="RPI", FFP="LAI", FFDR="ARI", FFDL="PLI"
 )
-THIN_SCAN = 30.0  # mm: in less than this the other two views see nothing but a stripe
-LONGEST = 2500.0  # mm: no scanner's table is longer
+THIN_SCAN = 30.0  # mm: in less, the other two views see nothing but a stripe; a round number
+LONGEST = 2500.0  # mm: no scanner's table is longer; a round number
 AS_IS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation of a RAS+ array
 
 
@@ -122,8 +122,8 @@ def to_volume(
     axis, sign = orientation[third].astype(int)
     if shifts is not None and sign < 0:
         shifts = shifts[::-1]
-    place = (int(axis), shifts, position, slices)
-    return Volume(hu, affine_of_hu, name, path, (*notes, *found), header, orientation, *place)
+    source = (header, orientation, int(axis), shifts, position, slices)
+    return Volume(hu, affine_of_hu, name, path, (*notes, *found), *source)
 
 
 def make_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
@@ -285,9 +285,9 @@ def cut_slabs(grid: Grid, volume: Volume, depth: int = 32) -> Iterator[tuple[sli
     """Slabs of at most `depth` source slices, together all canonical voxels within the grid."""
     lie = find_layout(volume)
     low, high = (face[list(lie.order)] for face in grid.box((0, 0, 0), grid.shape))
-    inside = np.flatnonzero((low[0] <= lie.heights) & (lie.heights <= high[0]))
-    for start in range(0, len(inside), depth):
-        part = inside[start : start + depth]
+    within = np.flatnonzero((low[0] <= lie.heights) & (lie.heights <= high[0]))
+    for start in range(0, len(within), depth):
+        part = within[start : start + depth]
         slab = [slice(int(part[0]), int(part[-1]) + 1)]
         for axis, firsts in ((1, lie.rows), (2, lie.columns)):
             count = volume.hu.shape[lie.order[axis]]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from make import mri
 
-from common.errors import InputError
 from scan.views import (
     SCALES,
     VIEWS,
@@ -39,12 +38,6 @@ def test_unstack_is_the_inverse_of_stack(view):
     there = stack(array, view)
     assert np.shares_memory(there, array)
     np.testing.assert_array_equal(unstack(there, view), array)
-
-
-def test_stack_given_an_unknown_view():
-    for function in (stack, unstack):
-        with pytest.raises(InputError, match="oblique"):
-            function(np.zeros((2, 2, 2)), "oblique")
 
 
 def test_normalise():
