@@ -26,7 +26,7 @@ from synthesis.tumour import write_tumours
 
 def write_preview(path: str | Path, labels=None, necks=None, count=12, seed: int = 0) -> None:
     """Draw a sheet of `count` scans with their masks: three views of each."""
-    files = find_label_maps(labels) if labels else [None]
+    files = find_label_maps(labels)
     tiles = []
     for i in range(count):
         made = make_scan(seed + i, files[i % len(files)], necks)

@@ -283,7 +283,7 @@ def path_of(item: Pair | Case) -> Path:
     """The path after which a result is named: the picture or scan; of a record a picture of its
     name, of a case a folder of its name."""
     if isinstance(item, Pair):
-        return item.image.with_name(f"{item.name}.png") if item.place else item.image
+        return item.image.with_name(f"{item.name}.png") if item.record else item.image
     folder = next(iter(item.files.values())).parent
     return folder if folder.resolve().name == item.name else folder / item.name
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from common.card import BRAIN, HEAD, name_labels
-from common.errors import InputError, warn
+from common.errors import InputError
+from dataset.read import warn_of_rest
 from scan.cases import Case, find_cases, find_pairs, find_picture_cases, get_stem, parse_names
 from scan.hu import AIR
 from scan.views import SCALES, VIEWS, WINDOW
@@ -70,19 +71,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one scan comes from: files, or a seed of a synthetic scan (with or without label map).
-
-    Scans of one `case` stay in one split. `modalities` are the files of an MRI; `pictures` are its
-    slices, if there are only those: (index, image, mask).
-    """
+    """Where one scan comes from: files, or the seed of a synthetic scan."""
 
     scan: str
-    case: str
-    path: Path | None = None
+    case: str  # scans of one case stay in one split
+    path: Path | None = None  # of a scan, of a synthetic scan's label map, or of a folder
     mask: Path | None = None
     seed: int | None = None
-    modalities: Case | None = None
-    pictures: tuple[tuple[int, Path, Path], ...] = ()
+    modalities: Case | None = None  # the files of an MRI
+    pictures: tuple[tuple[int, Path, Path], ...] = ()  # (index, image, mask), if it has only those
 
 
 # ---------------------------------------------------------------- options
@@ -185,7 +182,7 @@ def to_sources(args: argparse.Namespace, options: Options) -> tuple[list[Source]
     is_plain = not (args.labels or args.necks)
     require(is_plain, "--labels and --necks are for --synthetic N; say how many scans to make")
     require(args.scans, "nothing to slice; give a folder of SCANS, or --synthetic N")
-    pairs = warn_of_rest(*find_pairs(args.scans, args.masks))
+    pairs = warn_of_rest(find_pairs(args.scans, args.masks))
     origin = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
     return [Source(case, case, scan, mask) for case, scan, mask in pairs], origin
 
@@ -198,19 +195,12 @@ def find_mri(args: argparse.Namespace, options: Options) -> tuple[list[Source], 
     if is_drawn:
         is_2d = options.dimensions == 2
         require(is_2d, f"{folder} holds no NIfTI files, so no volumes can be made of it")
-        found = warn_of_rest(*find_picture_cases(folder))
+        found = warn_of_rest(find_picture_cases(folder))
         sources = [Source(c, c, folder, pictures=tuple(pairs)) for c, pairs in found.items()]
     else:
-        found = warn_of_rest(*find_cases(folder, options.channels, parse_names(args.names)))
+        found = warn_of_rest(find_cases(folder, options.channels, parse_names(args.names)))
         sources = [Source(c.name, c.patient, Path(c.name), c.labels, None, c) for c in found]
     return sources, f"{'slices of ' * is_drawn}{len(found)} cases of {folder.resolve().name}"
-
-
-def warn_of_rest(found, left_over: list[str]):
-    """What a search found; prints a warning for each file that it left over."""
-    for line in left_over:
-        warn(line)
-    return found
 
 
 def list_synthetic(args: argparse.Namespace, seed: int) -> tuple[list[Source], str]:
@@ -218,17 +208,17 @@ def list_synthetic(args: argparse.Namespace, seed: int) -> tuple[list[Source], s
     count, folders = args.synthetic, args.labels or []
     is_right = count >= 1 and len(folders) <= 1 and not args.scans
     require(is_right, "--synthetic takes a count of at least 1, one --labels and no SCANS")
-    maps = find_label_maps(folders[0]) if folders else []
+    maps = find_label_maps(*folders or [None])
     sources = []
     for index in range(count):
         # scans of one map stand together: a process then prepares each map once
-        path = maps[index * len(maps) // count] if maps else None
+        path = maps[index * len(maps) // count]
         case = get_stem(path) if path else f"phantom_{index:04d}"
         scan = f"{case}_{index:04d}" if path else case
         drawn = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         sources.append(Source(scan, case, path, seed=drawn))
     used = sorted({source.case for source in sources})
-    origin = f"label maps {used[0]} to {used[-1]}" if maps else "phantoms"
+    origin = f"label maps {used[0]} to {used[-1]}" if folders else "phantoms"
     if args.necks:
         origin += f", with necks and chests of {Path(args.necks).resolve().name}"
     return sources, f"{count} synthetic head CT and CTA of {origin} (synthetic.py)"

@@ -1,9 +1,5 @@
 """A dataset folder as pairs of images and masks: of data.py, or Train/images with masks beside it.
 
-    pairs = read_dataset("files/dataset")["Train"]
-    image, mask = read_pair(pairs[0])
-    card = read_description("files/dataset")      # a Card; None for a folder made elsewhere
-
 Needs no network library, and reads one pair at a time.
 """
 
@@ -31,21 +27,16 @@ SAMPLE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture or volume and its mask; case and view are "" where the files do not tell.
-
-    channels: how many an MRI has, None for grey pictures; labels: how many the mask has;
-    place: (offset, bytes) in a TFRecord file, None for pictures; name: that of the picture, also
-    of one in a TFRecord file.
-    """
+    """One picture or volume and its mask; case and view are "" where the files do not tell."""
 
     image: Path
     mask: Path
     case: str = ""
     view: str = ""
-    channels: int | None = None
-    labels: int = 1
-    place: tuple[int, int] | None = None
-    name: str = ""
+    channels: int | None = None  # of an MRI; None for grey pictures
+    labels: int = 1  # how many the mask has
+    record: tuple[int, int] | None = None  # (offset, bytes) in a TFRecord file; None for pictures
+    name: str = ""  # of the picture, also of one in a TFRecord file
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +46,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     (X, Y, Z, C) for a volume. The mask has the same shape without the channels: bool for one label,
     uint8 for several. Raises InputError when their sizes differ.
     """
-    if pair.place:
-        image, mask = read_record(pair.image, *pair.place)
+    if pair.record:
+        image, mask = read_record(pair.image, *pair.record)
         return to_values(image), mask if pair.labels > 1 else mask > 0
     image = read_channels(pair.image, pair.channels) if pair.channels else read_picture(pair.image)
     mask = decode_grey(pair.mask) if pair.labels > 1 else read_mask_picture(pair.mask)
@@ -105,10 +96,10 @@ def read_manifest(folder: Path) -> dict[str, list[Pair]]:
     is_record = card.format == "tfrecord"
     try:
         for row in read_rows(folder / MANIFEST):
-            place = (int(row["offset"]), int(row["bytes"])) if is_record else None
+            record = (int(row["offset"]), int(row["bytes"])) if is_record else None
             files = (folder / row["image"], folder / row["mask"])
             name = name_sample(row["scan"], row["view"], int(row["index"]))
-            splits[row["split"]].append(Pair(*files, row["case"], row["view"], *kind, place, name))
+            splits[row["split"]].append(Pair(*files, row["case"], row["view"], *kind, record, name))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         said = f"{folder / MANIFEST} is not a manifest ({error!r}); make the dataset again"
         raise InputError(said) from error
@@ -123,10 +114,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def read_split(folder: Path) -> list[Pair]:
     """Pairs of `folder`/images and `folder`/mask…, matched by name; warns of files left over."""
-    pairs, left_over = find_pairs(*split_folder(folder), PICTURES)
-    for line in left_over:
+    found = warn_of_rest(find_pairs(*split_folder(folder), PICTURES))
+    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in found]
+
+
+def warn_of_rest(found: tuple):
+    """What a search of `scan.cases` found; prints a warning for each file that it left over."""
+    for line in found[1]:
         warn(line)
-    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in pairs]
+    return found[0]
 
 
 def name_sample(scan: str, view: str, index: int) -> str:

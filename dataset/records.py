@@ -113,14 +113,10 @@ def stream_records(paths: Sequence[str | Path], shuffle: int = 0, seed: int | No
     files = tf.data.Dataset.from_tensor_slices(paths)
     if shuffle:
         files = files.shuffle(len(paths), seed)
-    examples = files.interleave(
-        lambda path: tf.data.TFRecordDataset(path, "GZIP"),
-        cycle_length=4 if shuffle else 1,
-        num_parallel_calls=auto,
-        deterministic=True,
-    )
-    if shuffle:
+        examples = tf.data.TFRecordDataset(files, "GZIP", num_parallel_reads=4)
         examples = examples.shuffle(shuffle, seed)
+    else:
+        examples = tf.data.TFRecordDataset(files, "GZIP")
     return examples.map(parse, num_parallel_calls=auto).prefetch(auto)
 
 

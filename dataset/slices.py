@@ -1,8 +1,5 @@
 """A scan's slices, or its volume, as they go into a dataset: read, chosen, cut, at their size.
 
-    scan, image, mask = load_source(source, options)
-    for sample in cut_scan(scan, image, mask, rng, options): ...     # a Sample each
-
 Images are in HU, or normalised if they are MRI; `dataset.make` stores them.
 """
 
@@ -31,16 +28,13 @@ SHOWN = 0.01  # a slice without label is kept if at least this share of it shows
 
 @dataclass(frozen=True)
 class Sample:
-    """A slice (H, W[, C]) or volume (X, Y, Z, C) at its final size, and its mask.
+    """A slice (H, W[, C]) or volume (X, Y, Z, C) at its final size, and its mask."""
 
-    The image is in HU, or as normalised; spacing_mm of a pixel or voxel is None if not known.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # HU, or as normalised
     mask: np.ndarray
     view: str
     index: int
-    spacing_mm: float | None
+    spacing_mm: float | None  # of a pixel or voxel; None if not known
 
 
 # ---------------------------------------------------------------- reading a scan

@@ -8,7 +8,6 @@ Analysis 86 (2023).
 """
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -16,7 +15,7 @@ from scipy import ndimage
 from scan.hu import AIR
 from scan.mask import keep_largest
 from synthesis.disease import add_disease, add_vessels
-from synthesis.head import AIR_HU, BRAIN_TISSUES, INDEX, TISSUES, is_any, load_anatomy, make_phantom
+from synthesis.head import AIR_HU, BRAIN_TISSUES, INDEX, TISSUES, is_any, load_head
 from synthesis.space import Look, Space, pose_head, smooth_noise
 from synthesis.surroundings import BRIGHTEST, add_body, add_surroundings
 
@@ -45,25 +44,18 @@ class Scan:
         return self.mask + self.hyperdense.astype(np.uint8)
 
 
-def make_scan(
-    seed: int,
-    label_map: str | Path | None = None,
-    necks: str | Path | None = None,
-    plain: bool = False,
-    stored: bool = False,
-    **wanted,
-) -> Scan:
+def make_scan(seed: int, label_map=None, necks=None, plain=False, stored=False, **wanted) -> Scan:
     """Make one synthetic scan, the same for the same arguments.
 
-    A phantom is used without a `label_map`. `necks` is a folder of real head-and-neck CTs with
-    `_oar` labels (1 brainstem) to continue the body below the skull.
-    `plain` leaves out disease, surgery, metal and odd poses. `stored` gives the slices as a scanner
-    stores them, one per thickness; otherwise they are interpolated to cubes. `wanted` replaces
-    what `draw_look` would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
+    `label_map` is the file of a head's, None for a phantom; `necks` a folder of real head-and-neck
+    CTs with `_oar` labels (1 brainstem) that continue the body below the skull, or None. `plain`
+    leaves out disease, surgery, metal and odd poses. `stored` gives the slices as a scanner stores
+    them, one per thickness; otherwise they are interpolated to cubes. `wanted` replaces what
+    `draw_look` would draw: spacing=0.6, phase="arterial", thickness=5.0 and so on.
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 2026])
-    head = load_anatomy(str(label_map)) if label_map else make_phantom(seed)
+    head = load_head(label_map, seed)
     look = replace(draw_look(rng, plain, necks is not None), **wanted)
     space = pose_head(head, look, rng)
     hu, share, content, vessels = paint_tissues(space, look, rng)

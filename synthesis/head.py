@@ -1,7 +1,5 @@
 """A head's anatomy at 1 mm, from a label map or from nothing: tissues, the brain's cavity, bone.
 
-    head = load_anatomy("seg_01.nii.gz")     # or make_phantom(seed)
-
 A label map says where each tissue lies: FreeSurfer numbers for the brain, 500 and above for the
 rest of the head, as in SynthSeg's training maps (Billot et al., Medical Image Analysis 86, 2023).
 
@@ -88,15 +86,18 @@ class Anatomy:
     name: str
 
 
+def load_head(label_map: str | Path | None, seed: int) -> Anatomy:
+    """The head of a label map's file, or a phantom; InputError when the file holds none."""
+    return load_label_map(str(label_map)) if label_map else make_phantom(seed)
+
+
 @lru_cache(maxsize=2)
-def load_anatomy(path: str) -> Anatomy:
-    """Read a head's label map; InputError when the file holds none."""
+def load_label_map(path: str) -> Anatomy:
     return make_anatomy(read_label_map(path), Path(path).name.split(".")[0])
 
 
 @lru_cache(maxsize=2)
 def make_phantom(seed: int) -> Anatomy:
-    """Make a procedural head."""
     return make_anatomy(make_phantom_labels(seed), f"phantom_{seed:04d}")
 
 
@@ -187,8 +188,13 @@ def signed_distance(mask: np.ndarray, sigma: float = 2.0) -> np.ndarray:
 # ---------------------------------------------------------------- files
 
 
-def find_label_maps(folder: str | Path) -> list[Path]:
-    """Label maps (NIfTI) of a folder, sorted; InputError when there are none."""
+def find_label_maps(folder: str | Path | None) -> list[Path | None]:
+    """Label maps (NIfTI) of a folder, sorted; [None], the phantom, without a folder.
+
+    InputError when the folder holds none.
+    """
+    if not folder:
+        return [None]
     files = sorted(p for p in Path(folder).glob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
     if not files:
         raise InputError(f"no label map (*.nii.gz) in {folder}; name another --labels folder")

@@ -19,14 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from scan.mask import keep_largest
-from synthesis.head import (
-    INDEX,
-    find_label_maps,
-    is_any,
-    load_anatomy,
-    make_phantom,
-    write_volume,
-)
+from synthesis.head import INDEX, find_label_maps, is_any, load_head, write_volume
 from synthesis.space import Look, Space, pose_head, smooth_noise
 
 CORE_VALUE, OEDEMA_VALUE, RIM_VALUE = 1, 2, 4  # label values, as in BraTS of 2017 to 2021
@@ -69,7 +62,7 @@ def make_tumour(seed: int, label_map: str | Path | None = None, spacing: float =
     InputError when the label map cannot be read.
     """
     rng = np.random.default_rng([seed, 1987])
-    head = load_anatomy(str(label_map)) if label_map else make_phantom(seed)
+    head = load_head(label_map, seed)
     width, height = BRATS_FRAME
     space = pose_head(head, Look(spacing, width, height + 45, tilt=5.0, above=-20.0), rng)
     space, brain = crop_to_frame(space, strip_skull(space), round(height / spacing))
@@ -216,7 +209,7 @@ def write_tumours(
     The tumours grow in the head label maps of the folder `label_maps`, in turn.
     InputError when that holds none, or when a case cannot be written.
     """
-    files = find_label_maps(label_maps) if label_maps else [None]
+    files = find_label_maps(label_maps)
     made = [Path(folder) / f"tumour_{seed + index:04d}" for index in range(count)]
     for index, case in enumerate(made):
         # cases of one map stand together: it is prepared once

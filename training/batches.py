@@ -143,7 +143,7 @@ def check_masks(
     hold the labels themselves.
     """
     chosen = [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))[:count]]
-    greys = [find_greys(pair) for pair in chosen if pair.labels == 1 and not pair.place]
+    greys = [find_greys(pair) for pair in chosen if pair.labels == 1 and not pair.record]
     shares = np.array([label_shares(pair) for pair in chosen])
     if greys := [line for line in greys if line]:
         warn(
