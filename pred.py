@@ -31,7 +31,7 @@ from predict.network import BACKENDS, MODEL, Network
 from predict.result import Wanted
 from predict.work import Work, predict_files
 
-MOST_BORDER = 50  # mm by which a mask may be grown
+MOST_BORDER = 50  # mm by which a mask may be grown: a round number, above any margin in use
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = sum(work.error is not None for work in works)
     if failed < len(works) > 1:
         write_summary(works, out / "summary.csv")
-        write_report(works, out / "report.html")
+        write_report_page(list(map(describe, works)), out / "report.html")
     print_results(work for work in works if not work.error)
     if failed and len(works) > 1:
         print(f"{failed} of {len(works)} inputs failed", file=sys.stderr)
@@ -111,6 +111,21 @@ def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
     return tqdm(works, total=count, unit="input", disable=None)
 
 
+def describe(work: Work) -> dict:
+    """An input's row in the report: see `write_report_page`. `reasons` tell its notes, too."""
+    target, about = work.target, work.about
+    if work.error:
+        about = {"verdict": "failed", "reasons": [str(work.error)]}
+    return {
+        "name": target.path.name,
+        "picture": None if work.error else target.folder / f"{target.name}_overlay.png",
+        "reasons": about.get("reasons", []) + about.get("notes", []),
+        "verdict": about.get("verdict", ""),
+        "ml": about.get("volume_ml", ""),
+        "seconds": about.get("seconds", ""),
+    }
+
+
 def write_summary(works: list[Work], path: Path) -> None:
     """Write a CSV with a row for every input: scan, mL and verdict (none for a slice), seconds,
     warnings, and the mask's path from there."""
@@ -118,36 +133,11 @@ def write_summary(works: list[Work], path: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["scan", "mL", "verdict", "seconds", "warnings", "mask"])
         for work in works:
-            name, about = work.target.path.name, work.about
-            if work.error:
-                rows.writerow([name, "", "failed", "", f"error: {work.error}", ""])
-                continue
-            mask = os.path.relpath(work.target.folder / about["mask"], path.parent)
-            figures = (about.get(key, "") for key in ("volume_ml", "verdict", "seconds"))
-            rows.writerow([name, *figures, "; ".join(list_remarks(about)), mask])
-
-
-def list_remarks(about: dict) -> list[str]:
-    """What a JSON says about a result in words: the verdict's reasons, and what was noticed."""
-    return about.get("reasons", []) + about.get("notes", [])
-
-
-def write_report(works: list[Work], path: Path) -> None:
-    """Write report.html: a row for every input, with its overlay, verdict and reasons."""
-    rows = []
-    for work in works:
-        target, about = work.target, work.about
-        rows.append(
-            {
-                "name": target.path.name,
-                "picture": None if work.error else target.folder / f"{target.name}_overlay.png",
-                "reasons": [str(work.error)] if work.error else list_remarks(about),
-                "verdict": "failed" if work.error else about.get("verdict", ""),
-                "ml": about.get("volume_ml", ""),
-                "seconds": about.get("seconds", ""),
-            }
-        )
-    write_report_page(rows, path)
+            row, mask, said = describe(work), "", "error: " * bool(work.error)
+            if not work.error:
+                mask = os.path.relpath(work.target.folder / work.about["mask"], path.parent)
+            said += "; ".join(row["reasons"])
+            rows.writerow([*(row[key] for key in ("name", "ml", "verdict", "seconds")), said, mask])
 
 
 def print_results(works: Iterable[Work]) -> None:

@@ -46,18 +46,25 @@ from scan.volume import (
 
 # The head is looked for on cubes COARSE times larger, in every COARSE_EVERY-th slice
 COARSE, COARSE_EVERY = 2, 4
-MARGIN = 15.0  # mm kept around the brain that the coarse look found: skull and scalp
+# Probabilities of brain. Where none is over SURE, DOUBTFUL counts: in a head that is cut low, one
+# view may see brain where the others see a neck
+SURE, DOUBTFUL = 0.5, 0.3
+MARGIN = (
+    15.0  # mm kept around the brain that the coarse look found: skull and scalp. A round number
+)
 # mm between the brain and the box's face, at least: half of what is mostly left of MARGIN
 ROOM = 6.0
-THICK = 4.0  # mm along a voxel: between two there is nothing new
+THICK = 4.0  # mm along a voxel: between two there is nothing new. A round number
 # Every EVERY-th slice of a view is looked at, for 0.0001 of Dice (benchmarks/README.md); across
 # thick slices every EVERY_THICK-th
 EVERY, EVERY_THICK = 2, 5
-FUNNEL = 3.0  # mm of a narrow lower end that are left for the skull's funnel above the foramen
+# mm of a narrow lower end that are left for the skull's funnel above the foramen. By eye
+FUNNEL = 3.0
 # Dice of the two views most alike, at least, where there is a brain: for tongues taken for one it
 # was 0.2 to 0.4, for heads 0.8 and more
 ALIKE = 0.5
-LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is taken for a false alarm
+LEAST_BRAIN = 10.0  # mL: less than this in a whole scan is a false alarm. A round number
+BAND = 3  # cubes: farther from the network's border no voxel is in the mask
 LEAKED = 2  # cubes around the eroded brain: a part farther off hangs by less than three cubes
 TOO_THIN = (
     f"less than {THIN_SCAN:.0f} mm of a head: neither its volume nor its views can be checked"
@@ -266,9 +273,8 @@ def find_brain(cubes: np.ndarray, grid: Grid, network: Network, cut=UNCUT) -> np
     every = dict.fromkeys(VIEWS, COARSE_EVERY)
     views = network.in_views(seen, every, "finding the head", cut)
     inside = network.to_inside(sum(views.values()) / len(views))
-    # in a head that is cut low, one view may see brain where the others see a neck
-    for sure in (0.5, 0.3):
-        found = keep_largest(inside > sure)
+    for least in (SURE, DOUBTFUL):
+        found = keep_largest(inside > least)
         if found.sum() * grid.spacing**3 / 1000 >= LEAST_BRAIN:
             return grid.box(*find_ends(found))
     return None
@@ -353,8 +359,8 @@ def cut_canal(probability: np.ndarray, spacing: float) -> np.ndarray:
     return probability
 
 
-def crop_grid(grid: Grid, mask: np.ndarray, margin: int = 3) -> Grid:
-    """The part of a grid that holds a mask on it, and `margin` cubes around: the border's band."""
-    box = find_box(mask, margin)
+def crop_grid(grid: Grid, mask: np.ndarray) -> Grid:
+    """The part of a grid that holds a mask on it, and BAND cubes more: there the edge lies."""
+    box = find_box(mask, BAND)
     start = grid.start + grid.spacing * np.array([side.start for side in box])
     return replace(grid, start=start, shape=tuple(side.stop - side.start for side in box))

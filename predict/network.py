@@ -19,9 +19,9 @@ from common.files import checksum
 from scan.views import VIEWS, WINDOW, stack, unstack
 
 MODEL = Path(__file__).parents[1] / "files" / "model.keras"
-SIZE = 160  # pixels a side to which a slice is brought when the network takes any size
+SIZE = 160  # pixels a side of a slice for a network of any size: as the shipped one was trained
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
-MIRRORED = 40  # cubes that a head goes on for where the scan cuts it
+MIRRORED = 40  # cubes that a head goes on for where the scan cuts it. A round number
 UNCUT = np.zeros((2, 3), bool)  # low and high face of each axis
 
 

@@ -28,7 +28,7 @@ from scan.views import air_of, fit_square, normalise, unfit_square
 # A head or a brain is looked at closer where its box is smaller than SMALL of the picture. The box
 # reaches so many times its longer side from its middle: REACH for the head, SKULL for the brain
 SMALL, REACH, SKULL = 0.75, 0.6, 0.8
-DARK = 0.12  # share of a picture's brightest pixel: what is darker is air
+DARK = 0.12  # share of a picture's brightest pixel: what is darker is air. By eye
 FINER = 1.2  # a slice is brought to so many times the pixels a side that the network was trained on
 OVERLAY_WINDOW = (-100.0, 300.0)  # HU: the inner table is white, the brain grey
 BRAIN_WINDOW = (0.0, 100.0)  # HU
@@ -36,7 +36,8 @@ BRAIN_WINDOW = (0.0, 100.0)  # HU
 # the brain's area, a white patch is a clot. Chosen, with FINER, on 25 real slices
 # (benchmarks/README.md)
 WHITE, CLOT = 0.95, 0.015
-LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is taken for a false alarm
+LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is a false alarm, 20 pixels of 160 x 160
+LEAST_PART = 0.02  # of the largest part: smaller ones are specks. A round number
 EVERYTHING = slice(None), slice(None)
 
 
@@ -247,5 +248,5 @@ def clean_slice(mask: np.ndarray) -> np.ndarray:
     _, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     sizes = about[:, cv2.CC_STAT_AREA]
     sizes[0] = 0  # what is not the mask
-    kept = sizes >= max(LEAST_AREA * mask.size, 0.02 * sizes.max())
+    kept = sizes >= max(LEAST_AREA * mask.size, LEAST_PART * sizes.max())
     return kept[parts]

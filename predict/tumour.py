@@ -34,7 +34,8 @@ from scan.views import VIEWS, normalise
 from scan.volume import Grid, Volume, cut_slabs, measure_box, measure_ml, measure_whole_box
 
 OVERLAP = 0.5  # of neighbouring patches
-BELL = 1 / 8  # of a patch's width: the spread of the weights with which patches are blended
+# Of a patch's width: the spread of the weights with which patches are blended, as in nnU-Net
+BELL = 1 / 8
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -27,6 +28,16 @@ FACES = ("left", "right"), ("back", "front"), ("bottom", "top")  # low and high 
 THIRDS = ("base", "middle", "upper")  # of the mask, from below
 NEAR_BONE = 4.0  # mm from the border: dura, CSF and the network's own error lie between
 EMPTY = "no brain was found"
+DISAGREE = "the three views disagree in the mask's"
+UPSIDE_DOWN = "the header says that the head is up, but neck or face lie above the brain"
+NEVER = np.inf  # beyond any value of a sign
+# Round numbers. DENSE: HU of bone alone; FATTY: HU, fat and air are lower; WAVERS: probabilities
+# between which a network is not sure; FEWEST: slices that show whether a face cuts the brain
+DENSE, FATTY, WAVERS, FEWEST = 700.0, -30.0, (0.1, 0.9), 5
+APART = (
+    20.0  # mm between the centres of body and brain: nearer, as in a vault's scan, means nothing
+)
+COARSE = 6.0  # mm between the voxels that these centres are measured by, for speed
 
 
 @dataclass(frozen=True)
@@ -40,94 +51,85 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Limit:
-    """A sign is worth a look beyond `check` and a failure beyond `fail` (None: never).
+    """A sign is worth a look beyond `look_at` and a failure beyond `fail_at`.
 
-    Beyond means below where `low`, else above. `words` say it, with the sign's value in {}.
+    Beyond means below where `low`, else above. `reason` says it, with the sign's value in {}.
     """
 
     sign: str
-    check: float | None
-    fail: float | None
-    words: str
+    look_at: float
+    fail_at: float
+    reason: str
     low: bool = False
 
     def grade(self, value: float) -> str:
         """The grade of a value of the sign."""
-        for grade, limit in ((FAILED, self.fail), (CHECK, self.check)):
-            if limit is not None and (value < limit if self.low else value > limit):
+        sense = -1 if self.low else 1
+        for grade, limit in ((FAILED, self.fail_at), (CHECK, self.look_at)):
+            if sense * value > sense * limit:
                 return grade
         return OK
 
 
+above, below = Limit, partial(Limit, low=True)
+
+
+# Chosen on synthetic scans, sound and spoilt (benchmarks/calibration.py).
 # Volumes: of adults 1322 +- 108 mL (women) and 1473 +- 117 mL (men) at 20 years, measured in CT
 # (Abbott et al., J Craniofac Surg 11:211, 2000), 1106 to 1656 mL in 58 more (Surg Radiol Anat,
 # 2010, doi:10.1007/s00276-010-0650-4); of children from 600 mL in the first months to 1200 mL at
 # five years (Sgouros et al., J Neurosurg 91:610, 1999).
 LIMITS = [
-    Limit(
-        "volume_ml", 700, 300, "{:.0f} mL is less than the skull of all but infants holds", low=True
-    ),
-    Limit("volume_ml", 1950, 2600, "{:.0f} mL is more than a skull holds"),
-    Limit("agreement", 0.96, 0.70, "the three views disagree (Dice {:.2f})", low=True),
+    below("volume_ml", 700, 300, "{:.0f} mL is less than the skull of all but infants holds"),
+    above("volume_ml", 1950, 2600, "{:.0f} mL is more than a skull holds"),
+    below("agreement", 0.96, 0.70, "the three views disagree (Dice {:.2f})"),
     *(
-        Limit(
-            f"agreement_{third}",
-            0.88,
-            None,
-            f"the three views disagree in the mask's {third} third (Dice {{:.2f}})",
-            low=True,
-        )
+        below(f"agreement_{third}", 0.88, -NEVER, f"{DISAGREE} {third} third (Dice {{:.2f}})")
         for third in THIRDS
     ),
     # in real scans of 5 mm slices with masks of 0.99 it is 3.8 and 4.5 mm
-    Limit("border_mm", 5.0, 12.0, "the border is blurred: the network wavers over {:.1f} mm"),
-    Limit("scattered", 0.03, 0.4, "{:.0%} of what looked like brain lay apart and was left out"),
+    above("border_mm", 5.0, 12.0, "the border is blurred: the network wavers over {:.1f} mm"),
+    above("scattered", 0.03, 0.4, "{:.0%} of what looked like brain lay apart and was left out"),
     # a brain may end at the scan's lowest slice in the foramen magnum, of some 800 mm²
     *(
-        Limit(
+        above(
             f"cut_{face}_mm2",
             FORAMEN_AREA if face == "bottom" else 100,
-            None,
+            NEVER,
             f"the brain is cut: {{:.0f}} mm² of the mask lie at the scan's {face} face",
         )
         for axis in FACES
         for face in axis
     ),
-    Limit("faces_air", 0.05, 0.5, "{:.0%} of the mask's border lies against air or blanked voxels"),
-    Limit("near_bone", 0.85, 0.30, "only {:.0%} of the mask's border has bone beside it", low=True),
-    Limit("bone_inside", 0.03, 0.3, "{:.0%} of the mask is as dense as bone"),
-    Limit("fat_inside", 0.06, 0.3, "{:.0%} of the mask is fat or air"),
-    Limit("median_hu", 0, -60, "the mask's median of {:.0f} HU is too low for a brain", low=True),
-    Limit("median_hu", 90, 250, "the mask's median of {:.0f} HU is too high for a brain"),
-    Limit("tail_mm", 20, None, "the mask runs {:.0f} mm down what looks like the spinal canal"),
-    Limit(
-        "upright",
-        -0.4,
-        None,
-        "the header says that the head is up, but neck or face lie above the brain",
-        low=True,
-    ),
+    above("faces_air", 0.05, 0.5, "{:.0%} of the mask's border lies against air or blanked voxels"),
+    below("near_bone", 0.85, 0.30, "only {:.0%} of the mask's border has bone beside it"),
+    above("bone_inside", 0.03, 0.3, "{:.0%} of the mask is as dense as bone"),
+    above("fat_inside", 0.06, 0.3, "{:.0%} of the mask is fat or air"),
+    below("median_hu", 0, -60, "the mask's median of {:.0f} HU is too low for a brain"),
+    above("median_hu", 90, 250, "the mask's median of {:.0f} HU is too high for a brain"),
+    above("tail_mm", 20, NEVER, "the mask runs {:.0f} mm down what looks like the spinal canal"),
+    below("upright", -0.4, -NEVER, UPSIDE_DOWN),
 ]
 
 
 def judge(signs: dict[str, float], strange: tuple[str, ...] = ()) -> Verdict:
     """The verdict on a mask: its worst sign's, and no better than check if values are `strange`.
 
-    Signs that could not be measured may be missing. Reasons come worst first.
+    Signs that were not measured may be missing. Reasons come worst first.
     """
-    found = [(CHECK, words) for words in strange]
+    found = [(CHECK, reason) for reason in strange]
     graded = [(limit.grade(signs[limit.sign]), limit) for limit in LIMITS if limit.sign in signs]
     cut = any(grade != OK for grade, limit in graded if limit.sign.startswith("cut_"))
     for grade, limit in graded:
         if cut and limit.sign == "volume_ml" and limit.low:  # a part of a brain is small
             grade = min(grade, CHECK, key=GRADES.index)
         if grade != OK:
-            found.append((grade, limit.words.format(signs[limit.sign])))
+            found.append((grade, limit.reason.format(signs[limit.sign])))
     if signs.get("volume_ml") == 0:
-        found = [(FAILED, words) for words in (EMPTY, *strange)]
+        found = [(FAILED, reason) for reason in (EMPTY, *strange)]
     found.sort(key=lambda item: -GRADES.index(item[0]))
     signs = {name: round(float(value), 4) for name, value in signs.items()}
-    return Verdict(found[0][0] if found else OK, tuple(words for _, words in found), signs)
+    return Verdict(found[0][0] if found else OK, tuple(reason for _, reason in found), signs)
 
 
 # ---------------------------------------------------------------- signs of the mask on its scan
@@ -143,28 +145,28 @@ def measure_scan(hu: np.ndarray, mask: np.ndarray, spacing, volume_ml: float) ->
     for axis, faces in enumerate(FACES):
         area = np.prod(np.delete(spacing, axis))
         for face, end in zip(faces, (0, -1), strict=True):
-            if mask.shape[axis] >= 5:
+            if mask.shape[axis] >= FEWEST:
                 # not take(), which copies all of an array that lies in Fortran order
                 signs[f"cut_{face}_mm2"] = float(np.moveaxis(mask, axis, 0)[end].sum() * area)
     up = measure_upright(hu, mask, spacing)
     return signs if up is None else signs | {"upright": up}
 
 
-def measure_upright(hu: np.ndarray, mask: np.ndarray, spacing, step: float = 6.0) -> float | None:
+def measure_upright(hu: np.ndarray, mask: np.ndarray, spacing) -> float | None:
     """How far below the brain the rest of the body lies: 1 straight below, -1 above.
 
     It is the sine of the direction from the body's centre (all tissue but the mask) to the brain's.
     None where one is missing, or where they are less than 20 mm apart, as in a scan of the vault.
     """
-    every = tuple(slice(None, None, max(1, round(step / s))) for s in spacing)
+    every = tuple(slice(None, None, max(1, round(COARSE / s))) for s in spacing)
     brain, rest = mask[every], (hu[every] > BODY) & ~mask[every]
     if not (brain.any() and rest.any()):
         return None
     step = np.multiply(spacing, [s.step for s in every])
-    apart = [np.mean(np.nonzero(part), axis=1) * step for part in (brain, rest)]
-    way = apart[0] - apart[1]
+    centres = [np.mean(np.nonzero(part), axis=1) * step for part in (brain, rest)]
+    way = centres[0] - centres[1]
     length = np.linalg.norm(way)
-    return float(way[2] / length) if length > 20 else None
+    return float(way[2] / length) if length > APART else None
 
 
 # ---------------------------------------------------------------- signs of the network's answer
@@ -189,7 +191,7 @@ def measure_answer(
     shell = mask & ~ndimage.binary_erosion(mask, border_value=1)
     seen = seen_voxels(views, every)
     surface = max(np.count_nonzero(shell[seen]), 1)
-    wavering = np.count_nonzero((mean[seen] > 0.1) & (mean[seen] < 0.9))
+    wavering = np.count_nonzero((mean[seen] > WAVERS[0]) & (mean[seen] < WAVERS[1]))
     smooth = ndimage.uniform_filter(cubes, 3)
     values = smooth[mask]
     width = 2 * round(NEAR_BONE / spacing) + 1
@@ -198,8 +200,8 @@ def measure_answer(
         "scattered": 1 - np.count_nonzero(mask & (mean > 0.5)) / max((mean > 0.5).sum(), 1),
         "near_bone": np.mean(ndimage.maximum_filter(cubes, width)[shell] > BONE),
         "faces_air": np.mean(ndimage.minimum_filter(smooth, 3)[shell] < BODY),
-        "bone_inside": np.mean(values > 700),
-        "fat_inside": np.mean(values < -30),
+        "bone_inside": np.mean(values > DENSE),
+        "fat_inside": np.mean(values < FATTY),
         "median_hu": np.median(values),
         "tail_mm": measure_tail(mask, spacing),
     }

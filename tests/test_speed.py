@@ -282,7 +282,7 @@ def test_the_part_of_a_grid_close_to_a_mask_lies_where_the_mask_does(cta_file):
     cubes, grid = straighten(scan.hu, scan, 4.0)
     mask = np.zeros(cubes.shape, bool)
     mask[10:20, 1:9, 30:32] = True
-    part = crop_grid(grid, mask, margin=3)
+    part = crop_grid(grid, mask)
     assert part.shape == (16, 12, 8), "one cube is missing at the scan's face"
     np.testing.assert_allclose(part.start, grid.start + 4.0 * np.array([7, 0, 27]))
 
