@@ -54,6 +54,12 @@ def stack(count, step=(0, 0, 2.0), start=(-5, -6, 3)):
     return np.array(start) + np.arange(count)[:, None] * np.array(step)
 
 
+def axes_of(position):
+    """The directions of a picture's rows, its columns and the slices, in LPS."""
+    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
+    return [towards[letter] for letter in POSITIONS[position]]
+
+
 def write_enhanced(path, hu, places, row=(1, 0, 0), column=(0, 1, 0), coding=None, **tags):
     """The same as one enhanced file, frames shuffled, each with an intercept of its own."""
     data = header_of(EnhancedCTImageStorage)
@@ -102,19 +108,12 @@ def test_dicom_order_scale_sign_and_padding(tmp_path):
     scales = [(1, -1024), (1, -1000), (1, -2048), (1, -2100), (1, -1024), (1, -1024)]
     scales[0] = scales[3] = (1, -3000)
     places = stack(6)
-    folder = write_dicom(
-        tmp_path / "head",
-        hu,
-        places,
-        spacing=(0.5, 0.75),
-        scales=scales,
-        signed=False,
-        PixelPaddingValue=1000,
-    )
+    about = {"scales": scales, "signed": False, "PixelPaddingValue": 1000}
+    folder = write_dicom(tmp_path / "head", hu, places, spacing=(0.5, 0.75), **about)
     volume = read_volume(folder)
     hu[hu == -2000] = AIR
     assert volume.name == "head" and volume.hu.dtype == np.int16
-    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
+    np.testing.assert_array_equal(volume.hu, canonical(hu))
     np.testing.assert_allclose(volume.spacing, (0.75, 0.5, 2))
     # PS3.3 C.7.6.2.1.1: the place of row 2, column 3 of slice 4
     place = places[4] + np.array([3 * 0.75, 2 * 0.5, 0])
@@ -134,14 +133,13 @@ def test_dicom_fractional_slopes(tmp_path):
     hu = np.random.default_rng(0).integers(-400, 400, (3, 5, 6)) * 0.5
     volume = read_volume(write_dicom(tmp_path / "a", hu, stack(3), scales=[(0.5, -100)] * 3))
     assert volume.hu.dtype == np.float32
-    np.testing.assert_array_equal(volume.hu, hu.transpose(2, 1, 0)[::-1, ::-1])
+    np.testing.assert_array_equal(volume.hu, canonical(hu))
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_dicom_in_any_position_is_one_canonical_array(tmp_path, position):
     array = asymmetric()
-    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
-    row, column, normal = (towards[letter] for letter in POSITIONS[position])
+    row, column, normal = axes_of(position)
     orientation = nib.orientations.axcodes2ornt(POSITIONS[position])
     back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
     stored = nib.apply_orientation(array, back)
@@ -184,12 +182,8 @@ def test_padding_that_would_erase_tissue_is_not_believed(tmp_path):
 @pytest.mark.parametrize("tag", ["ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"])
 def test_dicom_without_geometry_is_refused(tmp_path, tag):
     folder = write_dicom(tmp_path / "a", asymmetric((2, 6, 7)), stack(2))
-    for file in folder.iterdir():
-        data = pydicom.dcmread(file)
-        setattr(data, tag, None)
-        data.save_as(file)
     with pytest.raises(InputError, match=tag):
-        read_volume(folder)
+        read_volume(without(folder, tag))
 
 
 @pytest.mark.parametrize("tags", [GEOMETRY, *([tag] for tag in GEOMETRY)], ids=str)
@@ -287,27 +281,17 @@ def test_bits_and_signs(tmp_path, bits, signed):
 
 def test_missing_rescale_is_said(tmp_path):
     folder = write_dicom(tmp_path / "a", asymmetric((3, 5, 6)), stack(3))
-    for file in folder.iterdir():
-        data = pydicom.dcmread(file)
-        del data.RescaleSlope, data.RescaleIntercept
-        data.save_as(file)
+    without(folder, "RescaleSlope", "RescaleIntercept")
     assert noted(read_volume(folder), "no rescale slope")
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_patient_position_is_checked(tmp_path, position):
     """Every position fits an image lying so, and contradicts one that lies as another."""
-    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
-    for other, lying in POSITIONS.items():
-        row, column, normal = (towards[letter] for letter in lying)
-        folder = write_dicom(
-            tmp_path / other,
-            asymmetric((3, 4, 5)),
-            stack(3, normal),
-            row,
-            column,
-            PatientPosition=position,
-        )
+    for other in POSITIONS:
+        row, column, normal = axes_of(other)
+        hu, said = asymmetric((3, 4, 5)), {"PatientPosition": position}
+        folder = write_dicom(tmp_path / other, hu, stack(3, normal), row, column, **said)
         notes = [n for n in read_volume(folder).notes if "PatientPosition" in n]
         assert bool(notes) == (other != position)
         assert not notes or (position in notes[0] and other in notes[0])
@@ -336,11 +320,8 @@ def test_lossless_jpeg_series(tmp_path, signed):
     scales = [(1, 0 if signed else -1024)] * 3
     folder = write_dicom(tmp_path / "a", hu, stack(3), scales=scales, signed=signed)
     for file in folder.iterdir():
-        reader, change, writer = (
-            gdcm.ImageReader(),
-            gdcm.ImageChangeTransferSyntax(),
-            gdcm.ImageWriter(),
-        )
+        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        change = gdcm.ImageChangeTransferSyntax()
         reader.SetFileName(str(file))
         assert reader.Read()
         change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
@@ -370,14 +351,9 @@ def test_old_files_without_preamble(tmp_path, implicit):
     hu = asymmetric((4, 6, 7))
     folder = write_dicom(tmp_path / "a", hu, stack(4), prefix="im.")
     for file in list(folder.iterdir()):
-        data = pydicom.dcmread(file)
-        pydicom.dcmwrite(
-            file.with_name(file.name + ".dcm"),
-            Dataset(data),
-            implicit_vr=implicit,
-            little_endian=True,
-            enforce_file_format=False,
-        )
+        data, old = Dataset(pydicom.dcmread(file)), file.with_name(file.name + ".dcm")
+        how = {"implicit_vr": implicit, "little_endian": True, "enforce_file_format": False}
+        pydicom.dcmwrite(old, data, **how)
         file.unlink()
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.hu, canonical(hu))
@@ -423,14 +399,8 @@ def test_duplicate_slices_are_named_and_acquisitions_not_mixed(tmp_path):
     first, second = asymmetric((4, 6, 7)), asymmetric((4, 6, 7)) + 1000
     uid = generate_uid()
     for n, hu in ((2, second), (1, first)):
-        write_dicom(
-            tmp_path / "a",
-            hu,
-            stack(4),
-            prefix=f"{9 - n}_",
-            SeriesInstanceUID=uid,
-            AcquisitionNumber=n,
-        )
+        tags = {"SeriesInstanceUID": uid, "AcquisitionNumber": n}
+        write_dicom(tmp_path / "a", hu, stack(4), prefix=f"{9 - n}_", **tags)
     volume = read_volume(tmp_path / "a")
     np.testing.assert_array_equal(volume.hu, canonical(first))
     assert noted(volume, "4 images at a place already taken left out: 7_")
@@ -459,15 +429,9 @@ def test_foreign_image_in_the_series_is_named(tmp_path, foreign):
 def test_orientations_that_differ_by_rounding_are_one(tmp_path):
     uid = generate_uid()
     for n, tiny in enumerate((0.00049, 0.00051)):
-        write_dicom(
-            tmp_path / "a",
-            asymmetric((2, 6, 7)),
-            stack(2) + (0, 0, 4 * n),
-            (1, tiny, 0),
-            (-tiny, 1, 0),
-            prefix=f"{n}",
-            SeriesInstanceUID=uid,
-        )
+        hu, places, turned = asymmetric((2, 6, 7)), stack(2) + (0, 0, 4 * n), (1, tiny, 0)
+        tags = {"prefix": f"{n}", "SeriesInstanceUID": uid}
+        write_dicom(tmp_path / "a", hu, places, turned, (-tiny, 1, 0), **tags)
     volume = read_volume(tmp_path / "a")
     assert volume.hu.shape == (7, 6, 4) and not volume.notes
 
@@ -479,44 +443,24 @@ def study(folder):
     """A head CTA study as a scanner leaves it; series 5 is the one to take."""
     axial = asymmetric((12, 6, 7))
     coronal = {"row": (1, 0, 0), "column": (0, 0, -1)}
+    topogram = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     derived = ["DERIVED", "SECONDARY"]
+    mpr, mip, other = ({"ImageType": [*derived, kind]} for kind in ("MPR", "MIP", "OTHER"))
+    captured = {"Modality": "CT", "storage": SecondaryCaptureImageStorage}
 
-    def add(number, hu, places, name, **tags):
-        write_dicom(
-            folder / f"s{number}", hu, places, SeriesNumber=number, SeriesDescription=name, **tags
-        )
+    def add(number, name, hu, step=(0, 0, 2.0), **tags):
+        tags |= {"SeriesNumber": number, "SeriesDescription": name}
+        write_dicom(folder / f"s{number}", hu, stack(len(hu), step), **tags)
 
-    add(
-        1,
-        asymmetric((2, 30, 30)),
-        stack(2, (0, 5, 0)),
-        "Topogram",
-        **coronal,
-        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-    )
-    add(2, asymmetric((30, 6, 7)), stack(30, (0, 0, 0)), "Monitoring", ContrastBolusAgent="I")
-    add(3, axial[::3], stack(4, (0, 0, 6.0)), "Head 6 mm")
-    add(5, axial, stack(12), "CTA 2 mm", ContrastBolusAgent="Iomeprol 400")
-    add(
-        6,
-        asymmetric((20, 6, 7)),
-        stack(20, (0, 2, 0)),
-        "COR",
-        **coronal,
-        ImageType=[*derived, "MPR"],
-    )
-    add(7, asymmetric((40, 6, 7)), stack(40), "MIP thin", ImageType=[*derived, "AXIAL", "MIP"])
-    add(8, asymmetric((50, 6, 7)), stack(50), "T1", Modality="MR", storage=MRImageStorage)
-    add(9, asymmetric((60, 6, 7)), stack(60), "Chest", BodyPartExamined="CHEST")
-    add(
-        501,
-        asymmetric((1, 6, 7)),
-        stack(1),
-        "Patient Protocol",
-        Modality="CT",
-        storage=SecondaryCaptureImageStorage,
-        ImageType=[*derived, "OTHER"],
-    )
+    add(1, "Topogram", asymmetric((2, 30, 30)), (0, 5, 0), **coronal, **topogram)
+    add(2, "Monitoring", asymmetric((30, 6, 7)), (0, 0, 0), ContrastBolusAgent="I")
+    add(3, "Head 6 mm", axial[::3], (0, 0, 6.0))
+    add(5, "CTA 2 mm", axial, ContrastBolusAgent="Iomeprol 400")
+    add(6, "COR", asymmetric((20, 6, 7)), (0, 2, 0), **coronal, **mpr)
+    add(7, "MIP thin", asymmetric((40, 6, 7)), **mip)
+    add(8, "T1", asymmetric((50, 6, 7)), Modality="MR", storage=MRImageStorage)
+    add(9, "Chest", asymmetric((60, 6, 7)), BodyPartExamined="CHEST")
+    add(501, "Patient Protocol", asymmetric((1, 6, 7)), **captured, **other)
     report = header_of(XRayRadiationDoseSRStorage)
     report.Modality, report.SeriesInstanceUID = "SR", generate_uid()
     report.save_as(folder / "dose.dcm", enforce_file_format=True)
@@ -603,13 +547,9 @@ def test_neighbours_folders_are_not_of_the_files_series(tmp_path):
 
 
 def test_nothing_of_the_patient_is_said(tmp_path):
-    folder = write_dicom(
-        tmp_path,
-        asymmetric((8, 6, 7)),
-        stack(8)[[0, 1, 2, 3, 4, 5, 5, 7]],
-        prefix="DOE_JANE_",
-        SeriesDescription="CTA jane DOE mrn4711 born 19700131\x1b[31m",
-    )
+    said, places = "CTA jane DOE mrn4711 born 19700131\x1b[31m", stack(8)[[0, 1, 2, 3, 4, 5, 5, 7]]
+    names = {"prefix": "DOE_JANE_", "SeriesDescription": said}
+    folder = write_dicom(tmp_path, asymmetric((8, 6, 7)), places, **names)
     write_dicom(folder, asymmetric((5, 6, 7)), stack(5), SeriesDescription="Doe")
     (folder / "Doe_Jane.dcm").write_text("no image")
     volume = read_volume(folder)
@@ -678,9 +618,8 @@ def test_senseless_header_does_not_sink_the_others(tmp_path, tag):
 def test_good_series_beside_a_bad_one(tmp_path):
     hu = asymmetric((6, 32, 32))
     write_dicom(tmp_path / "good", hu, stack(6), SeriesNumber=1)
-    for file in write_dicom(
-        tmp_path / "bad", asymmetric((9, 32, 32)), stack(9), SeriesNumber=2, prefix="x"
-    ).iterdir():
+    bad = asymmetric((9, 32, 32))
+    for file in write_dicom(tmp_path / "bad", bad, stack(9), SeriesNumber=2, prefix="x").iterdir():
         truncate(file, 0.9)
     volume = read_volume(tmp_path)
     np.testing.assert_array_equal(volume.hu, canonical(hu))
@@ -694,12 +633,8 @@ def test_good_series_beside_a_bad_one(tmp_path):
 def test_a_localizer_is_not_taken_for_a_bad_series(tmp_path):
     for file in write_dicom(tmp_path / "a", asymmetric((6, 32, 32)), stack(6)).iterdir():
         truncate(file, 0.9)
-    write_dicom(
-        tmp_path / "b",
-        asymmetric((1, 32, 32)),
-        stack(1),
-        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-    )
+    localizer = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    write_dicom(tmp_path / "b", asymmetric((1, 32, 32)), stack(1), ImageType=localizer)
     with pytest.raises(InputError, match="no readable pixels"):
         read_volume(tmp_path)
 
@@ -828,8 +763,7 @@ def frame_places(seg):
 @pytest.mark.parametrize("position", POSITIONS)
 def test_seg_has_the_masks_voxels_at_their_place(tmp_path, position):
     """Through highdicom's own geometry, in every orientation; and as the NIfTI says it."""
-    towards = dict(zip("LPSRAI", np.vstack([np.eye(3), -np.eye(3)]), strict=True))
-    row, column, normal = (towards[letter] for letter in POSITIONS[position])
+    row, column, normal = axes_of(position)
     folder = write_dicom(
         tmp_path / "a", asymmetric((5, 6, 8)), stack(5, normal * 2), row, column, (0.5, 0.75)
     )
@@ -896,12 +830,7 @@ def test_seg_of_a_tilted_uneven_series_with_double_slices(tmp_path):
 def test_seg_lives_without_what_de_identification_takes(tmp_path, recwarn):
     gone = ("PatientName", "PatientID", "PatientBirthDate")
     folder = write_dicom(tmp_path / "a", asymmetric((3, 6, 7)), stack(3))
-    for file in folder.iterdir():
-        data = pydicom.dcmread(file)
-        for tag in gone:
-            delattr(data, tag)
-        data.save_as(file)
-    volume = read_volume(folder)
+    volume = read_volume(without(folder, *gone))
     seg, _ = seg_of(tmp_path / "seg.dcm", volume.hu > 0, volume)
     assert not any(seg.get(tag) for tag in gone)
     write_dicom(tmp_path / "b", asymmetric((3, 6, 7)), stack(3), PatientName="Nemo")
@@ -915,12 +844,8 @@ def test_seg_that_cannot_be_made_is_refused(tmp_path):
     volume = read_volume(tmp_path / "scan.nii")
     with pytest.raises(InputError, match="no DICOM"):
         write_dicom_seg(volume.hu > 0, volume, tmp_path / "seg.dcm")
-    folder = write_dicom(tmp_path / "a", asymmetric((3, 6, 7)), stack(3), FrameOfReferenceUID=None)
-    for file in folder.iterdir():
-        data = pydicom.dcmread(file)
-        del data.FrameOfReferenceUID
-        data.save_as(file)
-    volume = read_volume(folder)
+    folder = write_dicom(tmp_path / "a", asymmetric((3, 6, 7)), stack(3))
+    volume = read_volume(without(folder, "FrameOfReferenceUID"))
     with pytest.raises(InputError, match="Frame Of Reference"):
         write_dicom_seg(volume.hu > 0, volume, tmp_path / "seg.dcm")
     (folder / "im0").unlink()
