@@ -18,15 +18,7 @@ from scan.hu import AIR
 from scan.nifti import read_mask, write_mask
 from scan.read import read_volume
 from scan.resample import straighten, unstraighten
-from scan.volume import (
-    POSITIONS,
-    Volume,
-    crop_slices,
-    cut_slabs,
-    make_volume,
-    measure_ml,
-    thin_out,
-)
+from scan.volume import POSITIONS, crop_slices, cut_slabs, make_volume, measure_ml, thin_out
 
 GE = Path(__file__).parents[3] / "shared/data/ct/ge_dicom"
 ORIENTATIONS = [
@@ -249,29 +241,10 @@ def bad_files(folder):
         nib.save(nib.Nifti1Image(scan, None, image.header), folder / f"{name}.nii")
 
 
-BAD = [
-    "truncated.nii",
-    "truncated.nii.gz",
-    "header.nii",
-    "header.nii.gz",
-    "empty.nii",
-    "empty.nii.gz",
-    "text.nii",
-    "text.nii.gz",
-    "damaged.nii.gz",
-    "text.txt",
-    "folder",
-    "flat.nii",
-    "several.nii",
-    "complex.nii",
-    "colour.nii",
-    "none.nii",
-    "singular.nii",
-    "zero.nii",
-    "nan.nii",
-    "missing.nii",
-    "missing",
-]
+DAMAGES = itertools.product(("truncated", "header", "empty", "text"), ("nii", "nii.gz"))
+OTHERS = ("flat", "several", "complex", "colour", "none", "singular", "zero", "nan", "missing")
+BAD = [*map(".".join, DAMAGES), *(f"{name}.nii" for name in OTHERS)]
+BAD += ["damaged.nii.gz", "text.txt", "folder", "missing"]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -328,8 +301,7 @@ def scan_of(tmp_path, name, uneven=False):
         amounts[[0, -1]] = 0
         shifts = amounts[:, None] * step
     points = world(volume.affine, volume.hu.shape, shifts, volume.slice_axis)
-    values = {**vars(volume), "hu": smooth(points).astype(np.float32), "shifts": shifts}
-    return Volume(**values), points
+    return replace(volume, hu=smooth(points).astype(np.float32), shifts=shifts), points
 
 
 @pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
@@ -466,16 +438,13 @@ def test_metal_about_a_head_and_slices_far_apart_are_no_blanks():
     assert (framed.hu[..., 25] == 1500).sum() > (hu[..., 25] == 900).sum()
     for axis in range(3):
         for start in range(5):
-            every = tuple(
-                slice(start if a == axis else 0, None, 5 if a == axis else 1) for a in range(3)
-            )
+            every = [slice(None)] * 3
+            every[axis] = slice(start, None, 5)
             spaced = affine.copy()
             spaced[axis, axis] = 10.0
-            scan = replace(make_volume(hu[every], spaced, "x"), slice_axis=axis)
-            count = scan.hu.shape[axis]
-            assert find_sound_slices(scan, head) == slice(0, count), (
-                "a head ends between two slices"
-            )
+            scan = replace(make_volume(hu[tuple(every)], spaced, "x"), slice_axis=axis)
+            everything = slice(0, scan.hu.shape[axis])
+            assert find_sound_slices(scan, head) == everything, "a head ends between two slices"
 
 
 def test_tilted_phantom_is_a_ball_again(tmp_path):
