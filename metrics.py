@@ -9,9 +9,9 @@ integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are p
 (B, ..., C). With several classes, overlap is averaged over the labels, leaving class 0 (the
 background) out. All is computed in float32.
 
-Losses take `weights`, one for each label (the background's is 1), and `background`: whether class 0
-counts. By default it counts in cross-entropy and focal loss, and not in Dice and IoU. With one
-class neither option changes anything.
+Losses give (B,), a value for each sample. They take `weights`, one for each label (1 for the
+background), and `background`: whether class 0 counts. By default it counts in cross-entropy and
+focal loss, and not in Dice and IoU. With one class neither option changes anything.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ with quietly():
 Tensor = Any  # of Keras' backend, or an array of NumPy
 Weights = Sequence[float] | None
 
-SMOOTH = 1.0  # voxels; two empty masks cost 0, and no gradient divides by 0
+SMOOTH = 1.0  # voxels, as is usual: two empty masks cost 0, and no gradient divides by 0
+GAMMA = 2.0  # of the focal loss: its authors' best
 MISSED = 373.13  # mm: the diagonal of BraTS' scans, 240 x 240 x 155 voxels of 1 mm
 
 
-# ---- losses, (B,) a sample each
+# ---- losses
 
 
-def dice_loss(
-    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = False
-) -> Tensor:
+def dice_loss(target, prediction, weights: Weights = None, background: bool = False) -> Tensor:
     """1 - Dice, with the sum of min(target, prediction) as the intersection.
 
     For targets of 0 and 1 that is the product. For those between, only the minimum is best at
@@ -53,9 +52,7 @@ def dice_loss(
     return 1 - _class_mean(dice, weights, background)
 
 
-def iou_loss(
-    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = False
-) -> Tensor:
+def iou_loss(target, prediction, weights: Weights = None, background: bool = False) -> Tensor:
     """1 - Jaccard, with the intersection of `dice_loss`
     (Wang et al., Jaccard Metric Losses, NeurIPS 2023)."""
     both, in_target, in_prediction = _sums(*to_shares(target, prediction))
@@ -63,29 +60,21 @@ def iou_loss(
     return 1 - _class_mean(iou, weights, background)
 
 
-def cross_entropy(
-    target: Tensor, prediction: Tensor, weights: Weights = None, background: bool = True
-) -> Tensor:
+def cross_entropy(target, prediction, weights: Weights = None, background: bool = True) -> Tensor:
     """Mean over the voxels of -log(probability of the true class), times that class's weight."""
     target, prediction = to_shares(target, prediction)
     return _voxel_mean(_surprise(target, prediction), target, weights, background)
 
 
-def focal_loss(
-    target: Tensor,
-    prediction: Tensor,
-    weights: Weights = None,
-    background: bool = True,
-    gamma: float = 2.0,
-) -> Tensor:
-    """Cross-entropy weighted by (1 - probability of the true class)**gamma
+def focal_loss(target, prediction, weights: Weights = None, background: bool = True) -> Tensor:
+    """Cross-entropy weighted by (1 - probability of the true class)**GAMMA
     (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; `weights` are its alpha)."""
     target, prediction = to_shares(target, prediction)
     truth = ops.sum(target * prediction, axis=-1)
     if prediction.shape[-1] == 1:
         truth = truth + ops.sum((1 - target) * (1 - prediction), axis=-1)
     doubt = ops.clip(1 - truth, 0, 1)  # a softmax may add up to a little more than 1
-    focal = doubt**gamma * _surprise(target, prediction)
+    focal = doubt**GAMMA * _surprise(target, prediction)
     return _voxel_mean(focal, target, weights, background)
 
 
@@ -217,8 +206,8 @@ def _decided(shares):
     """0 or 1 for each class, (B, voxels, C), of shares (B, ..., C); a single class becomes two."""
     classes = shares.shape[-1]
     if classes == 1:
-        inside = ops.cast(shares > 0.5, "float32")
-        decided, classes = ops.concatenate([1 - inside, inside], axis=-1), 2
+        found = ops.cast(shares > 0.5, "float32")
+        decided, classes = ops.concatenate([1 - found, found], axis=-1), 2
     else:
         decided = ops.one_hot(ops.argmax(shares, axis=-1), classes, dtype="float32")
     return ops.reshape(decided, (ops.shape(shares)[0], -1, classes))
@@ -239,9 +228,7 @@ class _AreaMean(_SampleMean):
     `areas`, every label is one.
     """
 
-    def __init__(
-        self, name: str | None = None, areas: Sequence[Sequence[int]] | None = None, **options
-    ):
+    def __init__(self, name: str | None = None, areas: Sequence[Sequence[int]] = (), **options):
         super().__init__(name, **options)
         self.areas = areas
 
@@ -251,11 +238,11 @@ class _AreaMean(_SampleMean):
 
     def of_area(self, counts, area):
         """The ratio (B,) of one area, 1 where target and prediction are both empty."""
-        inside = np.zeros(counts.shape[-1], np.float32)
-        inside[area] = 1
+        member = np.zeros(counts.shape[-1], np.float32)  # 1 for the classes of the area
+        member[area] = 1
         rows, columns = ops.sum(counts, axis=2), ops.sum(counts, axis=1)
-        in_target, in_prediction = ops.sum(rows * inside, -1), ops.sum(columns * inside, -1)
-        both = ops.sum(counts * np.outer(inside, inside), axis=(1, 2))
+        in_target, in_prediction = ops.sum(rows * member, -1), ops.sum(columns * member, -1)
+        both = ops.sum(counts * np.outer(member, member), axis=(1, 2))
         ratio = self.ratio(both, in_target, in_prediction, ops.sum(rows, axis=-1))
         return ops.where(in_target + in_prediction == 0, 1.0, ratio)
 
@@ -356,9 +343,7 @@ def surface_scores(
     }
 
 
-def region_scores(
-    mask: ArrayLike, prediction: ArrayLike, spacing: Sequence[float]
-) -> dict[str, float]:
+def region_scores(mask: ArrayLike, prediction: ArrayLike, spacing) -> dict[str, float]:
     """`scores`, Specificity and HD95 in mm of a tumour's region, by BraTS' rule for empty ones.
 
     Both empty: Dice 1 and HD95 0; one empty: Dice 0 and HD95 MISSED (as in nnU-Net's evaluation for

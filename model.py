@@ -3,7 +3,6 @@
 The network is Ronneberger's U-Net (MICCAI 2015) as it is used today: padded convolutions with
 batch normalisation, so that the output is as large as the input.
 
-    from model import build_unet, load_model
     network = build_unet((256, 256, 1))                 # slices, one class
     network, card = load_model("files/model.keras")     # no custom objects needed
 """
@@ -18,6 +17,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,11 @@ with quietly():
     import keras
     from keras import layers
 
-DICE_LOSS = 0.001  # Dice that 8 bits may cost an export
+DICE_LOSS = 0.001  # Dice that 8 bits may cost an export; a round number
 
 
 def build_unet(
-    input_shape: tuple,
-    classes: int = 1,
-    width: int = 16,
-    depth: int = 4,
-    dropout: float = 0.0,
+    input_shape: tuple, classes: int = 1, width: int = 16, depth: int = 4, dropout: float = 0.0
 ) -> keras.Model:
     """Return an uncompiled U-Net, 2-D for (H, W, C) and 3-D for (D, H, W, C).
 
@@ -50,11 +46,10 @@ def build_unet(
     Raises InputError for a shape or an option that makes no network.
     """
     _check_options(input_shape, classes, width, depth, dropout)
-    three = len(input_shape) == 4
-    pool = layers.MaxPooling3D if three else layers.MaxPooling2D
-    up = layers.Conv3DTranspose if three else layers.Conv2DTranspose
-    conv = layers.Conv3D if three else layers.Conv2D
-
+    conv, up, pool = {
+        3: (layers.Conv2D, layers.Conv2DTranspose, layers.MaxPooling2D),
+        4: (layers.Conv3D, layers.Conv3DTranspose, layers.MaxPooling3D),
+    }[len(input_shape)]
     x = inputs = keras.Input(input_shape, name="image")
     skips = []
     for level in range(depth):
@@ -129,13 +124,25 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return normalised
 
 
-def layer_type(layer: layers.Layer, fused: bool = False) -> type:
-    """A layer's type; that of a batch normalisation is FusedBatchNormalization where `fused` is
-    asked for and TensorFlow runs it, else Keras' own."""
-    if not isinstance(layer, layers.BatchNormalization):
-        return type(layer)
+def copy_network(
+    model: keras.Model, change: Callable[[layers.Layer], dict], fused: bool = False
+) -> keras.Model:
+    """A copy of the network; `change` gives the new options of each layer.
+
+    Batch normalisations are FusedBatchNormalization where `fused` is asked for and TensorFlow runs
+    them, else Keras' own.
+    """
     fused = fused and keras.backend.backend() == "tensorflow"
-    return FusedBatchNormalization if fused else layers.BatchNormalization
+    normalisation = FusedBatchNormalization if fused else layers.BatchNormalization
+
+    def convert(layer):
+        is_normalisation = isinstance(layer, layers.BatchNormalization)
+        kind = normalisation if is_normalisation else type(layer)
+        return kind.from_config(layer.get_config() | change(layer))
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def save_model(model: keras.Model, path: str | Path, said: dict) -> None:
@@ -149,31 +156,17 @@ def save_model(model: keras.Model, path: str | Path, said: dict) -> None:
     path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"a model file ends in .keras: rename {path}")
+    plain = keras.Model(model.input, model.output)  # without loss and optimiser
     with replacing(path) as new_model, replacing(path.with_suffix(".json")) as new_card:
-        _in_float32(model).save(new_model)
+        copy_network(plain, lambda layer: {"dtype": "float32"}).save(new_model)
         write_json(new_card, default_card(model) | said | {"sha256": checksum(new_model)})
-
-
-def _in_float32(model: keras.Model) -> keras.Model:
-    """A copy of the network that computes in float32."""
-
-    def convert(layer):
-        return layer_type(layer).from_config(layer.get_config() | {"dtype": "float32"})
-
-    network = keras.Model(model.input, model.output)  # without loss and optimiser
-    copy = keras.models.clone_model(network, clone_function=convert)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def any_size(model: keras.Model) -> keras.Model:
     """A copy of the network that takes pictures or volumes of any divisible size."""
-    config = model.get_config()
-    for layer in config["layers"]:
-        if layer["class_name"] == "InputLayer":
-            shape = layer["config"]["batch_shape"]
-            layer["config"]["batch_shape"] = (*[None] * (len(shape) - 1), shape[-1])
-    free = keras.Model.from_config(config)
+    *sizes, channels = model.input_shape[1:]
+    anything = keras.Input((*[None] * len(sizes), channels), name="image")
+    free = keras.models.clone_model(model, input_tensors=anything)
     free.set_weights(model.get_weights())
     return free
 
@@ -249,11 +242,11 @@ def dice_over_all(network, images: np.ndarray, masks: np.ndarray) -> float:
 
 def default_card(model: keras.Model) -> dict:
     """What a card says by default: the input and labels by the network's own shape; no window."""
-    labels, channels = range(1, max(2, model.output_shape[-1])), model.input_shape[-1]
+    labels = range(1, max(2, model.output_shape[-1]))
     return {
         "input_shape": list(model.input_shape[1:]),  # (H, W, C) or (D, H, W, C), null: any size
         "dimensions": len(model.input_shape) - 2,
-        "channels": ["ct"] * channels,
+        "channels": ["ct"] * model.input_shape[-1],
         "multiple": 2 ** sum("MaxPool" in type(layer).__name__ for layer in model.layers),
         "window": None,  # HU
         "spacing_mm": None,  # size of the voxels that it was trained on

@@ -25,24 +25,31 @@ from tqdm import tqdm
 
 from common import SOFTWARE
 from common.card import Card, read_card, to_contiguous
-from common.errors import InputError, replacing, run, warn
+from common.errors import InputError, replacing, run
 from common.files import write_json
 from common.report import paint_labels, plot_boxes, plot_ranking
-from dataset.read import Pair, case_and_view, read_dataset, read_description, read_pair
+from dataset.read import (
+    Pair,
+    case_and_view,
+    read_dataset,
+    read_description,
+    read_pair,
+    warn_of_rest,
+)
 from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour
-from predict.folder import Target, absolute, plan
-from predict.kinds import choose_kind
 from predict.network import MODEL, Network
 from predict.picture import as_grey, to_stored, write_image
+from predict.result import Target, absolute, plan
+from predict.work import choose_kind
 from scan import cases
-from scan.cases import PICTURES, SCANS, Case, parse_names
+from scan.cases import PICTURES, SCANS, Case, has_ending, parse_names
 from scan.nifti import read_labels, read_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
 
 COLUMNS = ["Accuracy", "F1", "Jaccard", "Recall", "Precision"]
-SPECK = 50  # pixels: a false positive of more than these is counted once more
+SPECK = 50  # pixels, a round number: a false positive of more than these is counted once more
 
 
 # ---------------------------------------------------------------- what to score
@@ -68,10 +75,8 @@ def find(
         if pairs := read_dataset(folder)["Test"]:
             return pairs
         raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
-    pairs, left_over = find_pairs(folder, masks)
-    for line in left_over:
-        warn(line)
-    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in pairs]
+    found = warn_of_rest(find_pairs(folder, masks))
+    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in found]
 
 
 def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
@@ -91,22 +96,19 @@ def find_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
     In a dataset (`about` is its description), these are the cases of its Test split, read from the
     files that it was made of.
     """
-    if about:
-        known = [
-            Case(
-                name,
-                {kind: Path(path) for kind, path in source["files"].items()},
-                Path(source["labels"]),
-            )
-            for name, source in about.cases.items()
-        ]
-        if found := [case for case in known if case.patient in about.splits["Test"]]:
-            return found
-        raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
-    found, left_over = cases.find_cases(folder, card.channels, parse_names(card.names))
-    for line in left_over:
-        warn(line)
-    return found
+    if about is None:
+        return warn_of_rest(cases.find_cases(folder, card.channels, parse_names(card.names)))
+    known = [
+        Case(
+            name,
+            {kind: Path(p) for kind, p in made_from["files"].items()},
+            Path(made_from["labels"]),
+        )
+        for name, made_from in about.cases.items()
+    ]
+    if found := [case for case in known if case.patient in about.splits["Test"]]:
+        return found
+    raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
 
 
 def is_dataset(folder: Path) -> bool:
@@ -119,7 +121,7 @@ def is_dataset(folder: Path) -> bool:
 def holds(path: Path, endings: tuple[str, ...]) -> bool:
     """Whether there are files of some endings in the folder or one level below."""
     files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    return any(file.name.lower().endswith(endings) for file in files)
+    return any(has_ending(file, endings) for file in files)
 
 
 # ---------------------------------------------------------------- one pair
@@ -130,16 +132,14 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
 
     Raises InputError when image or mask cannot be used, or the results cannot be written.
     """
-    score_item = SCORERS.get(choose_kind(target.path, network.card), score_scan)
-    rows = score_item(item, target, network)
+    rows = SCORERS[choose_kind(target.path, network.card)](item, target, network)
     if isinstance(item, Case):
         mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(target.path)}
     else:
         mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
     rows = [{"Image": target.name} | row for row in rows]
-    found = [
-        {name: None if value != value else value for name, value in row.items()} for row in rows
-    ]
+    # JSON knows no NaN
+    found = [{name: None if v != v else v for name, v in row.items()} for row in rows]
     about = {
         "input": str(absolute(target.path)),  # by which `plan` knows whose folder this is
         "true_mask": str(mask.resolve()),
@@ -152,33 +152,21 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
 
 def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
     """One row for the brain in a slice, or a row for each label and region of an MRI's."""
-    if network.card.is_mri:
-        return score_tumour_slice(pair, target, network)
-    seen, mask = read_slice_pair(pair)
-    mask, prediction = mask > 0, picture.find_mask(seen, network)
-    write_pictures(target, seen, mask, prediction)
-    return [row_of(mask, prediction) | {"Kind": "slice"}]
-
-
-def score_tumour_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
-    """A row for each label and region of an MRI's slice."""
-    seen, mask = read_slice_pair(pair)
-    prediction = picture.find_mask(seen, network).astype(mask.dtype)
-    drawn = [part if part.dtype == bool else paint_labels(part) for part in (mask, prediction)]
-    write_pictures(target, seen, *drawn)
-    rows = []
-    for name, area in network.card.areas.items():
-        scored = row_of(np.isin(mask, area), np.isin(prediction, area))
-        rows.append({"Region": name} | scored | {"Kind": "slice"})
-    return rows
-
-
-def read_slice_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """As `read_pair`; InputError for a pair of volumes."""
     seen, mask = read_pair(pair)
     if mask.ndim > 2:
         raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
-    return seen, mask
+    is_mri = network.card.is_mri
+    mask = mask if is_mri else mask > 0
+    prediction = picture.find_mask(seen, network).astype(mask.dtype)
+    write_pictures(target, seen, mask, prediction)
+    if not is_mri:
+        return [row_of(mask, prediction) | {"Kind": "slice"}]
+    return [
+        {"Region": name}
+        | row_of(np.isin(mask, area), np.isin(prediction, area))
+        | {"Kind": "slice"}
+        for name, area in network.card.areas.items()
+    ]
 
 
 def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
@@ -190,9 +178,8 @@ def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
     mask = read_mask(pair.mask, scan)
     prediction = brain.predict(scan, network).mask
     write_mask(prediction, scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
-    pictures, *masks = (stack(array, "axial") for array in (scan.hu, mask, prediction))
-    index = most_different(*masks)
-    write_pictures(target, pictures[index].astype(np.float32), masks[0][index], masks[1][index])
+    seen, *masks = most_different(scan.hu, mask, prediction)
+    write_pictures(target, seen.astype(np.float32), *masks)
     return [
         row_of(mask, prediction)
         | surface_scores(mask, prediction, scan.spacing)
@@ -208,45 +195,42 @@ def score_case(case: Case, target: Target, network: Network) -> list[dict]:
     found = tumour.predict(source, network).mask
     predicted = to_stored(found, card)
     write_mask(predicted, source.scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
-    pictures, *masks = (stack(array, "axial") for array in (source.seen, truth, found))
-    index = most_different(*masks)
-    shown = np.rint(255 * pictures[index]).astype(np.uint8)
-    write_pictures(target, shown, *(paint_labels(labels[index]) for labels in masks))
+    seen, *masks = most_different(source.seen, truth, found)
+    write_pictures(target, np.rint(255 * seen).astype(np.uint8), *masks)
     return [
         {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
         for name, area in card.areas.items()
     ]
 
 
-SCORERS = {
-    picture: score_slice,
-    brain: score_scan,
-    tumour: score_case,
-}
+SCORERS = {picture: score_slice, brain: score_scan, tumour: score_case}
 
 
 def row_of_region(truth: np.ndarray, found: np.ndarray, scan: Volume) -> dict:
     """Scores of one label or region, by BraTS' rule for empty ones, and its volumes."""
-    scores = region_scores(truth, found, scan.spacing)
-    return scores | {
-        "Dice": scores["F1"],
+    row = region_scores(truth, found, scan.spacing)
+    return row | {
+        "Dice": row["F1"],
         "mL": measure_ml(found, scan),
         "True mL": measure_ml(truth, scan),
         "Kind": "case",
     }
 
 
-def most_different(first: np.ndarray, second: np.ndarray) -> int:
-    """The slice (N, H, W) on which two masks differ most; if none does, that with most of them."""
-    differ = (first != second).sum(axis=(1, 2))
-    return int((differ + 1e-6 * (first > 0).sum(axis=(1, 2))).argmax())
+def most_different(*volumes: np.ndarray) -> list[np.ndarray]:
+    """Of an image and two masks (X, Y, Z), the axial slice on which the masks differ most; if they
+    do on none, that with most of the mask."""
+    image, truth, found = (stack(volume, "axial") for volume in volumes)
+    differ = (truth != found).sum(axis=(1, 2))
+    index = int((differ + 1e-6 * (truth > 0).sum(axis=(1, 2))).argmax())
+    return [image[index], truth[index], found[index]]
 
 
 def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
     """Scores of one mask, and the counts that they can be pooled from."""
-    found = scores(mask, prediction)
-    return found | {
-        "Dice": found["F1"],
+    row = scores(mask, prediction)
+    return row | {
+        "Dice": row["F1"],
         "Brain": int(np.count_nonzero(mask)),
         "Predicted": int(np.count_nonzero(prediction)),
         "Both": int(np.count_nonzero(mask & prediction)),
@@ -254,12 +238,13 @@ def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
 
 
 def write_pictures(target: Target, seen, mask, prediction) -> None:
-    """Write the three PNGs of a pair."""
-    named = {"original_image": as_grey(seen), "mask": mask, "predicted_mask": prediction}
+    """Write the three PNGs of a pair, masks (H, W) in white, labels in colours."""
+    named = {"original_image": as_grey(seen)}
+    for kind, found in (("mask", mask), ("predicted_mask", prediction)):
+        named[kind] = np.uint8(255) * found if found.dtype == bool else paint_labels(found)
     for kind, array in named.items():
-        shown = array if array.dtype == np.uint8 else np.uint8(255) * array
         path = target.folder / f"{target.name}_{kind}.png"
-        write_image(path, np.ascontiguousarray(shown))
+        write_image(path, np.ascontiguousarray(array))
 
 
 # ---------------------------------------------------------------- all of them
@@ -355,40 +340,29 @@ def pooled_dice(slices: pd.DataFrame) -> pd.Series:
 
 
 def draw(table: pd.DataFrame, png: Path) -> bool:
-    """A box plot of labels and regions, where there are any; else `draw_ranking`."""
-    if "Region" not in table:
-        return draw_ranking(table, png)
-    groups = list(table.groupby("Region", sort=False))
-    scores = {"Dice": "Dice", "HD95": "HD95 in mm"}
-    plot_boxes(
-        {
-            words: {region: rows[score] for region, rows in groups}
-            for score, words in scores.items()
+    """A box plot of labels and regions, where there are any; else worst, median and best of the
+    images with a brain. False when none has one."""
+    if "Region" in table:
+        regions = list(table.groupby("Region", sort=False))
+        titles = {"Dice": "Dice", "HD95": "HD95 in mm"}
+        panels = {
+            title: {region: rows[score] for region, rows in regions}
+            for score, title in titles.items()
             if score in table
-        },
-        png,
-    )
-    return True
-
-
-def draw_ranking(table: pd.DataFrame, png: Path) -> bool:
-    """Worst, median and best of the images with a brain; False when none has one."""
+        }
+        plot_boxes(panels, png)
+        return True
     ranked = table[table.Brain > 0].sort_values("F1", kind="stable")
     if ranked.empty:
         return False
     examples = []
-    for title, place in (("worst", 0), ("median", len(ranked) // 2), ("best", -1)):
-        row = ranked.iloc[place]
-        files = [
-            row.Target.folder / f"{row.Image}_{kind}.png"
+    for title, rank in (("worst", 0), ("median", len(ranked) // 2), ("best", -1)):
+        row = ranked.iloc[rank]
+        pictures = [
+            cv2.imread(str(row.Target.folder / f"{row.Image}_{kind}.png"), cv2.IMREAD_GRAYSCALE)
             for kind in ("original_image", "mask", "predicted_mask")
         ]
-        examples.append(
-            (
-                f"{title}: {row.Image}\nF1 {row.F1:.4f}",
-                *(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files),
-            )
-        )
+        examples.append((f"{title}: {row.Image}\nF1 {row.F1:.4f}", *pictures))
     plot_ranking(examples, ranked.F1, png)
     return True
 
@@ -405,12 +379,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("masks", nargs="?", help="folder of the true masks, where FOLDER has none")
     add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
-    add(
-        "--scores",
-        default="files/score.csv",
-        type=Path,
-        help="the table; the picture goes beside it (default: %(default)s)",
-    )
+    scores_help = "the table; the picture goes beside it (default: %(default)s)"
+    add("--scores", default="files/score.csv", type=Path, help=scores_help)
     return parser.parse_args(argv)
 
 

@@ -22,9 +22,9 @@ import data  # noqa: E402
 from common.card import Card  # noqa: E402
 from common.errors import run  # noqa: E402
 from dataset.read import read_description  # noqa: E402
-from train import build_network, choose_window, compile_model, parse, prepare_device  # noqa: E402
+from train import build_network, choose_window, compile_model, prepare_device  # noqa: E402
 from training.batches import TrainingSlices, read_pairs  # noqa: E402
-from training.settings import to_settings  # noqa: E402
+from training.options import parse, settle  # noqa: E402
 
 
 class Timer(keras.callbacks.Callback):
@@ -63,13 +63,13 @@ def step_times(args) -> tuple[Timer, Timer, TrainingSlices]:
     """Timers of steps that read their pictures and of steps that need not, and the reader."""
     words = ["--data", args.data, "--size", str(args.size), "--batch", str(args.batch)]
     card = read_description(args.data) or Card()
-    settings = to_settings(parse([*words, "--width", str(args.width)]), card)
-    prepare_device(settings)
+    options = settle(parse([*words, "--width", str(args.width)]), card)
+    prepare_device(options)
     pairs, _ = read_pairs(args.data)
     kind = (args.size, args.batch, choose_window(card))
     slices = TrainingSlices(pairs, *kind, steps=args.steps, workers=args.workers)
-    model = build_network(settings, args.steps, card)
-    compile_model(model, settings, args.steps, card)
+    model = build_network(options, args.steps, card)
+    compile_model(model, options, args.steps, card)
     timers = []
     for source in (AtHand(slices[0], args.steps), slices):
         timers.append(Timer())

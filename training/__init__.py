@@ -1,1 +1,1 @@
-"""The parts of train.py: batches, augmentation, callbacks, resuming."""
+"""The parts of train.py: options, batches, augmentation, callbacks."""

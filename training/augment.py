@@ -3,8 +3,8 @@ gets blood, other windows, blur, noise and writing.
 
     image, mask = augment_sample(*read_pair(pair), np.random.default_rng((seed, number)), size=160)
 
-A picture of a CT may be turned by any angle. An MRI lies upright. This difference alone chooses
-what is done to an image.
+A picture of a CT may be turned by any angle, an MRI lies upright; nothing else decides what is done
+to an image. Numbers without a source were chosen by eye, so that the pictures look like real ones.
 """
 
 from __future__ import annotations
@@ -18,18 +18,24 @@ from scipy import ndimage
 
 from scan.views import WINDOW, air_of, fit_labels, fit_square, normalise
 
-# The windows in which people export pictures: the share of each, its centre from … to, its width
-# from … to, in HU. Brain windows are the commonest, and the hardest: blood in them is as white as
-# bone.
+# How often pictures of a CT change; round numbers, benchmarks/README.md tells what they are for
+BLEEDING = 0.35  # those in HU get blood
+LONG_PIXELS = 0.2  # any get long pixels
+TRAINED_WINDOW = 0.4  # those in HU are seen about the network's window, the rest as exported
+EIGHT_BITS = 0.3  # those in HU lose what an 8-bit picture cannot hold
+
+# The windows in which people export pictures: how often each, its centre from … to, its width from
+# … to, in HU (about the presets of Radiopaedia, "Windowing (CT)"). Brain windows are the commonest,
+# and the hardest: blood in them is as white as bone.
 EXPORT_WINDOWS = (
-    (0.5, 35, 50, 70, 110),  # brain
-    (0.08, 75, 75, 215, 215),  # subdural
-    (0.08, 35, 35, 35, 40),  # stroke
-    (0.08, 200, 300, 600, 800),  # CTA
-    (0.08, 50, 50, 350, 350),  # soft tissue
-    (0.08, 500, 700, 2000, 4000),  # bone
-    (0.05, 1024, 1024, 4095, 4095),  # all of 12 bits
-    (0.05, None, None, None, None),  # from the lowest to the highest value
+    (0.5, (35, 50), (70, 110)),  # brain
+    (0.08, (75, 75), (215, 215)),  # subdural
+    (0.08, (35, 35), (35, 40)),  # stroke
+    (0.08, (200, 300), (600, 800)),  # CTA
+    (0.08, (50, 50), (350, 350)),  # soft tissue
+    (0.08, (500, 700), (2000, 4000)),  # bone
+    (0.05, (1024, 1024), (4095, 4095)),  # all of 12 bits
+    (0.05, None, None),  # from the lowest to the highest value
 )
 
 
@@ -39,50 +45,55 @@ def augment_sample(
     rng: np.random.Generator,
     size: int | Sequence[int],
     window: tuple[float, float] = WINDOW,
-    labels: int = 1,
+    label_count: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One random training sample of an image and its mask.
 
     The image is a picture (H, W), the slice (H, W, C) of an MRI or a volume (X, Y, Z, C), uint8 or
     float32 HU. It is returned as float32 in [0, 1], with `size` as its side (or its grid), and the
-    mask as float32 of 0 and 1, or as uint8 of several `labels`. The same state of `rng` gives the
+    mask as float32 of 0 and 1, or as uint8 of several labels. The same state of `rng` gives the
     same sample.
     """
-    if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < 0.35:
-        image, mask = bleed(image, mask, rng, labels)
-    if image.ndim == 2 and rng.random() < 0.2:
+    if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < BLEEDING:
+        image, mask = bleed(image, mask, rng, label_count)
+    if image.ndim == 2 and rng.random() < LONG_PIXELS:
         image, mask = lengthen(image, mask, rng)
-    image, mask = warp(image, mask, rng, size, labels)
+    image, mask = warp(image, mask, rng, size, label_count)
     if image.ndim > mask.ndim:
         return change_channels(normalise(image, window), rng), mask
     if image.dtype == np.uint8:
         image = gain(normalise(image), rng)
     else:
         image = normalise(image, draw_window(image, rng, window))
-        if rng.random() < 0.3:
+        if rng.random() < EIGHT_BITS:
             image = np.rint(image * 255) / np.float32(255)
-    for effect, chance in EFFECTS:
+    return apply_effects(EFFECTS, image, rng), mask
+
+
+def apply_effects(effects: Sequence[tuple], image: np.ndarray, rng: np.random.Generator):
+    """An image in [0, 1] after some of the `effects`, pairs of (function, how often)."""
+    for effect, chance in effects:
         if rng.random() < chance:
             image = np.clip(effect(image, rng), 0, 1)
-    return image, mask
+    return image
 
 
 # ---------------------------------------------------------------- where things lie
 
 
 def bleed(
-    hu: np.ndarray, mask: np.ndarray, rng: np.random.Generator, labels: int = 1
+    hu: np.ndarray, mask: np.ndarray, rng: np.random.Generator, label_count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """A slice (H, W) in HU and its mask with blood that touches the skull: a lens, a crescent, or a
     clot in the brain. Where less than a twentieth of it is brain, the slice stays as it is."""
-    inside = (mask > 0).astype(np.uint8)
-    if inside.mean() < 0.05:
+    brain = (mask > 0).astype(np.uint8)
+    if brain.mean() < 0.05:
         return hu, mask
     rows, columns = np.indices(hu.shape, np.float32)
-    size = np.sqrt(inside.sum() / np.pi)  # a brain's radius in pixels
-    edge = np.argwhere(inside & (cv2.erode(inside, np.ones((3, 3), np.uint8)) == 0))
+    size = np.sqrt(brain.sum() / np.pi)  # a brain's radius in pixels
+    edge = np.argwhere(brain & (cv2.erode(brain, np.ones((3, 3), np.uint8)) == 0))
     at = edge[rng.integers(len(edge))]
-    soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), size / 10)
+    soft = cv2.GaussianBlur(brain.astype(np.float32), (0, 0), size / 10)
     inwards = np.array([slope[tuple(at)] for slope in np.gradient(soft)])
     inwards /= np.linalg.norm(inwards) + 1e-6
     depth, width = size * rng.uniform(0.08, 0.5), size * rng.uniform(0.3, 0.9)
@@ -91,17 +102,17 @@ def bleed(
     kind = rng.choice(["lens", "crescent", "clot"])
     if kind == "crescent":
         near = np.hypot(rows - at[0], columns - at[1]) < 2 * width
-        blood = near & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) < depth / 2 + ripple)
+        blood = near & (cv2.distanceTransform(brain, cv2.DIST_L2, 3) < depth / 2 + ripple)
     else:  # a lens is the cap of a disc that lies mostly beyond the skull
         radius = depth if kind == "clot" else (width**2 + depth**2) / (2 * depth)
         away = radius * rng.uniform(-0.2, 0.8) if kind == "clot" else depth - radius
         centre = at + inwards * away
         blood = np.hypot(rows - centre[0], columns - centre[1]) < radius + ripple
-    blood &= inside > 0
-    value = rng.uniform(50, 105)
+    blood &= brain > 0
+    value = rng.uniform(50, 105)  # HU of blood, fresh to clotted
     grain = hu - cv2.GaussianBlur(hu, (0, 0), 2)
     hu = np.where(blood, value + 2 * ripple / size + np.clip(grain, -20, 20), hu).astype(hu.dtype)
-    return hu, np.where(blood & (value > 80), mask.dtype.type(2), mask) if labels > 1 else mask
+    return hu, np.where(blood & (value > 80), mask.dtype.type(2), mask) if label_count > 1 else mask
 
 
 def lengthen(
@@ -117,28 +128,26 @@ def lengthen(
     sizes = np.diff(starts, append=image.shape[axis])
     shape = (-1, 1) if axis == 0 else (1, -1)
     means = np.add.reduceat(image, starts, axis, dtype=np.float32) / sizes.reshape(shape)
-    inside = np.minimum.reduceat(mask > 0, starts, axis)
-    most = np.maximum.reduceat(mask, starts, axis) * inside
-    image, mask = (np.repeat(array, sizes, axis) for array in (means.astype(image.dtype), most))
-    return image, mask
+    kept = np.maximum.reduceat(mask, starts, axis) * np.minimum.reduceat(mask > 0, starts, axis)
+    return np.repeat(means.astype(image.dtype), sizes, axis), np.repeat(kept, sizes, axis)
 
 
 def warp(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size, labels: int = 1
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size, label_count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image and its mask under one affine map; the mask is float32 of 0 and 1, or labels."""
     frame = (size,) * mask.ndim if isinstance(size, int) else tuple(size)
-    if labels == 1:
+    several = label_count > 1
+    if not several:
         mask = mask.astype(np.float32) / max(1, mask.max())
     if mask.ndim == 2 and max(mask.shape) > 1.5 * frame[0]:  # `move` takes points: average first
         image = fit_square(image, frame[0], outside=air_of(image))[0]
-        mask = (fit_labels if labels > 1 else fit_square)(mask, frame[0])[0]
+        mask = (fit_labels if several else fit_square)(mask, frame[0])[0]
     draw = draw_upright if image.ndim > mask.ndim else draw_affine
     matrix = draw(mask.shape, rng, frame)
-    image = move(image, matrix, frame, air_of(image))
-    if labels > 1:
-        return image, move(mask, matrix, frame, 0, nearest=True)
-    return image, (move(mask, matrix, frame, 0) >= 0.5).astype(np.float32)
+    moved = move(mask, matrix, frame, 0, nearest=several)
+    mask = moved if several else (moved >= 0.5).astype(np.float32)
+    return move(image, matrix, frame, air_of(image)), mask
 
 
 def move(
@@ -150,12 +159,12 @@ def move(
         upright = matrix[::-1, [1, 0, 2]]  # OpenCV has x before y
         moved = cv2.warpAffine(array, upright, frame[::-1], flags=flags, borderValue=outside)
         return moved.reshape(*frame, *array.shape[2:])
-    back = np.linalg.inv(matrix[:, :3])
-    channels = np.moveaxis(array, -1, 0) if array.ndim > 3 else [array]
-    options = {"output_shape": frame, "cval": outside, "order": 0 if nearest else 1}
-    offset = -back @ matrix[:, 3]
-    moved = [ndimage.affine_transform(channel, back, offset, **options) for channel in channels]
-    return np.stack(moved, -1) if array.ndim > 3 else moved[0]
+    if array.ndim > 3:
+        parts = np.moveaxis(array, -1, 0)
+        return np.stack([move(part, matrix, frame, outside, nearest) for part in parts], -1)
+    back, order = np.linalg.inv(matrix[:, :3]), 0 if nearest else 1
+    shift = -back @ matrix[:, 3]
+    return ndimage.affine_transform(array, back, shift, frame, order=order, cval=outside)
 
 
 def draw_upright(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
@@ -201,18 +210,10 @@ def draw_affine(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndar
 
 def change_channels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An MRI (…, C) with the brightness of each channel changed by itself; the outside stays 0."""
-    brain = image.any(axis=-1)
-    image = np.stack([change_channel(part, rng) for part in np.moveaxis(image, -1, 0)], -1)
-    image[~brain] = 0
-    return image
-
-
-def change_channel(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One channel, in [0, 1], brighter or darker, and perhaps shaded, softened or noisy."""
-    image = gain(image, rng)
-    for effect, chance in ((shade, 0.3), (gamma, 0.3), (soften, 0.2), (add_noise, 0.3)):
-        if rng.random() < chance:
-            image = np.clip(effect(image, rng), 0, 1)
+    outside = ~image.any(axis=-1)
+    channels = np.moveaxis(image, -1, 0)
+    image = np.stack([apply_effects(MRI_EFFECTS, gain(c, rng), rng) for c in channels], -1)
+    image[outside] = 0
     return image
 
 
@@ -230,16 +231,16 @@ def soften(image, rng):
 
 
 def draw_window(hu: np.ndarray, rng: np.random.Generator, window: tuple) -> tuple[float, float]:
-    """A window (lo, hi) in HU: two of five lie about `window`, the rest about EXPORT_WINDOWS."""
-    shares = [window[0] for window in EXPORT_WINDOWS]
-    _, a, b, c, d = EXPORT_WINDOWS[rng.choice(len(shares), p=shares)]
-    if rng.random() < 0.4:
+    """A window (lo, hi) in HU: some lie about `window`, the rest about EXPORT_WINDOWS."""
+    chances = [chance for chance, *_ in EXPORT_WINDOWS]
+    _, centres, widths = EXPORT_WINDOWS[rng.choice(len(chances), p=chances)]
+    if rng.random() < TRAINED_WINDOW:
         centre, width = sum(window) / 2 + rng.uniform(-30, 30), window[1] - window[0]
-    elif a is None:
+    elif centres is None:
         low, high, *_ = cv2.minMaxLoc(hu)
         centre, width = (low + high) / 2, max(high - low, 1)
     else:
-        centre, width = rng.uniform(a, b), rng.uniform(c, d)
+        centre, width = rng.uniform(*centres), rng.uniform(*widths)
         centre += rng.uniform(-0.1, 0.1) * width
     width *= rng.uniform(0.85, 1.15)
     return centre - width / 2, centre + width / 2
@@ -302,7 +303,7 @@ def jpeg(image, rng):
     return normalise(cv2.imdecode(cv2.imencode(".jpg", grey, quality)[1], cv2.IMREAD_GRAYSCALE))
 
 
-# Effects on a grey picture, in this order, and how often each
+# Effects on a grey picture and on a channel of an MRI, in this order, and how often each
 EFFECTS = (
     (gamma, 0.3),
     (blur, 0.2),
@@ -312,3 +313,4 @@ EFFECTS = (
     (write_on, 0.1),
     (jpeg, 0.15),
 )
+MRI_EFFECTS = ((shade, 0.3), (gamma, 0.3), (soften, 0.2), (add_noise, 0.3))

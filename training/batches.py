@@ -97,8 +97,8 @@ class TrainingSlices(Slices):
         return range(first, first + self.batch)
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        turn, place = divmod(number, len(self.pairs))
-        pair = self.pairs[self.order(turn)[place]]
+        turn, index = divmod(number, len(self.pairs))
+        pair = self.pairs[self.order(turn)[index]]
         rng = np.random.default_rng((self.seed, number))
         return augment_sample(*read_pair(pair), rng, self.size, self.window, pair.labels)
 
@@ -115,7 +115,7 @@ def stack_samples(samples: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
     return images if images.ndim > masks.ndim else images[..., None], masks[..., None]
 
 
-# ---------------------------------------------------------------- pairs, and a look at their masks
+# ---------------------------------------------------------------- pairs and their masks
 
 
 def read_pairs(
@@ -142,10 +142,11 @@ def check_masks(
     `names` are the labels'. Pictures of a single label may hold any two greys; those of several
     hold the labels themselves.
     """
-    chosen = [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    chosen = [pairs[index] for index in order[:count]]
     greys = [find_greys(pair) for pair in chosen if pair.labels == 1 and not pair.record]
     shares = np.array([label_shares(pair) for pair in chosen])
-    if greys := [line for line in greys if line]:
+    if greys := list(filter(None, greys)):
         warn(
             f"{len(greys)} of {len(chosen)} masks looked at are not 0/1 ({greys[0]}): what is "
             "brighter than half counts as brain; store masks as PNG of 0 and 255"

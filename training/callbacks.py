@@ -1,29 +1,55 @@
-"""What train.py does at the end of each epoch: figures, warnings, the best network so far.
+"""What train.py does at the end of each epoch: figures, warnings, the best network so far; and how
+a run that was killed is resumed.
 
-model.fit(slices, callbacks=[
-    BestModel("files/model.keras", said),         # what its card shall say
-    Progress(slices),                             # TrainingSlices
-    StandstillWarning("files/dataset"),
-])
+    backup = BackupAndRestore("files/training", identify_run(options, pairs), patience)
+    backup.restore(model)                           # after compile(); nothing for a new run
+    model.fit(slices, initial_epoch=backup.epoch, callbacks=[
+        BestModel("files/model.keras", said),       # what its card shall say
+        Progress(slices),                           # TrainingSlices
+        StandstillWarning("files/dataset"),
+        *patience,                                  # Keras' own, whose counters are kept
+        backup,                                     # the last one
+    ])
+    backup.remove()
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
 import os
+import shutil
 import time
+import uuid
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from common.card import read_card
-from common.errors import quietly, warn
+from common.errors import InputError, quietly, replacing, warn
+from common.files import read_json, write_text
+from dataset.read import DESCRIPTION, Pair
 from model import save_model
 from training.batches import TrainingSlices
 
 with quietly():
     import keras
+
+# When a network has stopped learning, chosen by eye:
+BLACK, WHITE = 1e-3, 0.98  # shares of the pixels that are labelled: fewer, and more
+FLAT_EPOCHS, FLAT_LOSS = 4, 1e-4  # in so many epochs the loss changes by less than this share
+
+COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
+# Options that a resumed run may be given anew
+MAY_CHANGE = {"output", "workers", "command", "fresh", "patience", "spacing_mm", "sure"}
+
+
+# ---------------------------------------------------------------- how the training goes
 
 
 class Progress(keras.callbacks.Callback):
@@ -56,9 +82,9 @@ class Progress(keras.callbacks.Callback):
 class StandstillWarning(keras.callbacks.Callback):
     """Says in plain words when the network has stopped learning: all black, all white, flat."""
 
-    def __init__(self, folder: str, epochs: int = 4):
+    def __init__(self, folder: str):
         super().__init__()
-        self.epochs, self.losses = epochs, []
+        self.losses = []
         self.advice = (
             "lower --lr tenfold, or take --loss dice_cross_entropy; look at the pictures and "
             f"masks in {folder} too: do they belong together?"
@@ -69,18 +95,16 @@ class StandstillWarning(keras.callbacks.Callback):
         # normalisation has not yet averaged over enough batches.
         shares = np.array([logs["positive"], logs["val_positive"]])
         self.losses.append(logs["loss"])
-        recent = self.losses[-self.epochs :]
-        if shares.max() < 1e-3 or shares.min() > 0.98:
-            colour = "black" if shares.max() < 0.5 else "white"
+        recent = self.losses[-FLAT_EPOCHS:]
+        if shares.max() < BLACK or shares.min() > WHITE:
+            colour = "black" if shares.max() < BLACK else "white"
             warn(
                 f"in epoch {epoch + 1} the predicted masks are all {colour} "
                 f"({shares[1]:.2%} of them is labelled): if that stays, {self.advice}"
             )
-        elif len(recent) == self.epochs and np.ptp(recent) < 1e-4 * abs(np.mean(recent)):
-            warn(
-                f"the loss has stood still at {recent[-1]:.5f} for {self.epochs} epochs: "
-                f"{self.advice}"
-            )
+        elif len(recent) == FLAT_EPOCHS and np.ptp(recent) < FLAT_LOSS * abs(np.mean(recent)):
+            flat = f"the loss has stood still at {recent[-1]:.5f} for {FLAT_EPOCHS} epochs"
+            warn(f"{flat}: {self.advice}")
 
 
 class BestModel(keras.callbacks.Callback):
@@ -128,3 +152,103 @@ def keep_aside(path: Path) -> None:
 def round_figures(figures: dict[str, float]) -> dict[str, float]:
     """A validation's figures as a card holds them."""
     return {name: round(float(value), 6) for name, value in figures.items()}
+
+
+# ---------------------------------------------------------------- going on after a kill
+
+
+class BackupAndRestore(keras.callbacks.Callback):
+    """keras.callbacks.BackupAndRestore for a run that may be killed between any two writes.
+
+    An epoch counts as finished when `state.json`, which names the epoch's weights (with the
+    optimiser's), has replaced the one before. It also holds what Keras' own callback forgets: the
+    counters of EarlyStopping and ReduceLROnPlateau, and the `identity` of the run.
+    Must be the last callback. A run killed after its last epoch repeats what follows it (blending,
+    the export). `remove` ends a run, and nothing of it is left behind.
+    Raises InputError when `folder` holds an unfinished run of another identity.
+    """
+
+    def __init__(self, folder, identity: dict, callbacks=(), fresh: bool = False):
+        super().__init__()
+        self.folder, self.callbacks = Path(folder), callbacks
+        if fresh:
+            self.remove()
+        self.state = {"epoch": 0, "run": uuid.uuid4().hex, "command": identity, "counters": {}}
+        if (self.folder / "state.json").exists():
+            self.state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+        self.epoch = self.state["epoch"]  # finished ones
+        self.refuse_others(identity)
+
+    def refuse_others(self, identity: dict) -> None:
+        """Raise InputError when the unfinished run was started with other options."""
+        before = self.state["command"]
+        changed = "; ".join(
+            f"{name} {before.get(name)} is now {value}"
+            for name, value in identity.items()
+            if before.get(name) != value
+        )
+        if changed:
+            raise InputError(
+                f"{self.folder} holds an unfinished run (epoch {self.epoch} done) of another "
+                f"command ({changed}): give that command again to resume it, or add --fresh to "
+                "drop it"
+            )
+
+    def restore(self, model: keras.Model) -> None:
+        """Put the weights of the last finished epoch into the compiled model, if there is one."""
+        if self.epoch:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.weights_of(self.epoch))
+            print(f"going on after epoch {self.epoch}, the last finished one")
+
+    def on_train_begin(self, logs=None):  # after the others have set themselves to zero
+        for callback in self.callbacks:
+            vars(callback).update(self.state["counters"].get(type(callback).__name__, {}))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.weights_of(epoch + 1)) as path:
+            self.model.save_weights(path)
+        counters = {
+            type(callback).__name__: {n: v for n, v in vars(callback).items() if n in COUNTERS}
+            for callback in self.callbacks
+        }
+        self.write(self.state | {"epoch": epoch + 1, "counters": counters})
+        self.weights_of(epoch).unlink(missing_ok=True)
+
+    def on_train_end(self, logs=None):
+        self.write(self.state | {"over": True})
+
+    def write(self, state: dict) -> None:
+        self.state = state
+        write_text(self.folder / "state.json", json.dumps(state, default=float))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def weights_of(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch}.weights.h5"
+
+
+def identify_run(options: Namespace, pairs: Sequence[Pair]) -> dict:
+    """The options and the dataset in which a resumed run must agree with the one that was killed.
+
+    `pairs` are those to train and those to validate.
+    """
+    # a cosine ends where it was to end; the other schedule does not know the last epoch
+    free = MAY_CHANGE | ({"epochs"} if options.schedule == "plateau" else set())
+    chosen = {name: value for name, value in vars(options).items() if name not in free}
+    names = "\n".join(str(pair.image) for pair in pairs)
+    made = json.dumps(read_json(Path(options.data) / DESCRIPTION), sort_keys=True)
+    dataset = hashlib.sha256((names + made).encode()).hexdigest()[:12]
+    return chosen | {"data": str(Path(options.data).resolve()), "pictures": dataset}
+
+
+def cut_log(log: Path, epochs: int) -> None:
+    """Leave the rows of the finished epochs in data.csv: a killed run may have written one more."""
+    if not epochs or not log.exists():
+        log.unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return
+    rows = pd.read_csv(log, dtype=str).head(epochs)
+    write_text(log, rows.to_csv(index=False))

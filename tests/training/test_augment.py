@@ -38,7 +38,7 @@ def test_augmentation_is_deterministic_and_in_range(kind):
 
 def test_augmentation_moves_picture_and_mask_alike(monkeypatch):
     monkeypatch.setattr(augment, "EFFECTS", ())
-    monkeypatch.setattr(augment, "bleed", lambda image, mask, rng, labels: (image, mask))
+    monkeypatch.setattr(augment, "bleed", lambda image, mask, rng, label_count: (image, mask))
     monkeypatch.setattr(augment, "lengthen", lambda image, mask, rng: (image, mask))
     mask = np.zeros((80, 80), bool)
     mask[15:60, 30:55] = True
@@ -120,7 +120,9 @@ def test_channels_and_labels_are_moved_alike(monkeypatch, kind, labels):
     size = 48 if kind == "slice" else (24, 24, 24)
     turned = set()
     for seed in range(8):
-        moved, truth = augment_sample(image, mask, np.random.default_rng(seed), size, labels=labels)
+        moved, truth = augment_sample(
+            image, mask, np.random.default_rng(seed), size, label_count=labels
+        )
         shape = (size, size) if kind == "slice" else size
         assert moved.shape == (*shape, 2) and truth.shape == shape
         assert moved.dtype == np.float32 and truth.dtype == (np.float32 if labels == 1 else "u1")
@@ -142,7 +144,7 @@ def test_an_mri_sample_is_its_seeds_and_keeps_the_outside_black(kind):
     levels = []
     for seed in range(12):
         first, again = (
-            augment_sample(image, mask, np.random.default_rng(seed), size, labels=3)
+            augment_sample(image, mask, np.random.default_rng(seed), size, label_count=3)
             for _ in range(2)
         )
         for a, b in zip(first, again, strict=True):
