@@ -18,19 +18,18 @@ from common.download import fetch_label_maps
 from common.errors import InputError, replacing, run
 from common.report import draw_mask, make_sheet
 from scan.picture import write_picture
-from scan.views import WINDOW, normalise, stack
+from scan.views import VIEWS, WINDOW, normalise, stack
 from synthesis.ct import make_scan
 from synthesis.head import find_label_maps, write_volume
 from synthesis.tumour import write_tumours
 
 
-def write_preview(path: str | Path, labels=None, necks=None, count=12, seed: int = 0) -> None:
+def write_preview(path: str | Path, label_maps=None, necks=None, count=12, seed: int = 0) -> None:
     """Draw a sheet of `count` scans with their masks: three views of each."""
-    files = find_label_maps(labels)
-    tiles = []
+    files, tiles = find_label_maps(label_maps), []
     for i in range(count):
         made = make_scan(seed + i, files[i % len(files)], necks)
-        for view in ("axial", "coronal", "sagittal"):
+        for view in VIEWS:
             pictures, masks = stack(made.hu, view), stack(made.mask, view)
             best = int(masks.sum((1, 2)).argmax())
             grey = (normalise(np.asarray(pictures[best]), WINDOW) * 255).astype(np.uint8)

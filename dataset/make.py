@@ -1,8 +1,5 @@
 """A dataset folder made from scans: cases are split, each scan is written, and the whole described.
 
-    left_out = make_dataset(sources, "files/dataset", options, "40 scans of …", jobs=4)
-    remove_dataset("files/dataset")                # and nothing else that lies there
-
 A scan is finished when its rows lie in .scans; manifest.csv gathers them at the end. So the same
 call goes on where an interrupted one stopped, and comes to the same bytes.
 """
@@ -15,7 +12,7 @@ import itertools
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,9 +35,7 @@ from scan.views import normalise
 UNFINISHED = ".scans"  # folder of the rows of each finished scan, until the dataset is finished
 
 
-def make_dataset(
-    sources: list[Source], out: str | Path, options: Options, origin: str, jobs: int = 1
-) -> int:
+def make_dataset(sources, out: str | Path, options: Options, origin: str, jobs: int) -> int:
     """Write the pairs of every source into a dataset folder; returns how many scans are left out.
 
     Goes on where an interrupted run of the same options stopped. Raises InputError when the folder
@@ -62,9 +57,7 @@ def make_dataset(
     return sum(not is_used for _, is_used in results)
 
 
-def split_cases(
-    cases: Sequence[str], seed: int = 0, shares: Sequence[float] = (80, 10, 10)
-) -> dict[str, list[str]]:
+def split_cases(cases, seed: int = 0, shares=(80, 10, 10)) -> dict[str, list[str]]:
     """Cases of each split, drawn with `seed`; the order of `cases` does not matter.
 
     Shares are rounded by largest remainder. A split with a share gets at least one case as long as
@@ -151,10 +144,8 @@ def check_same_options(out: Path, now: dict) -> None:
             old, new = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (old, new))
             changes.append(f"--{key} was {old}, is now {new}")
     if changes:
-        raise InputError(
-            f"{out} was made with other options ({'; '.join(changes)}); choose another --out, "
-            "or --overwrite"
-        )
+        said = f"{out} was made with other options ({'; '.join(changes)})"
+        raise InputError(f"{said}; choose another --out, or --overwrite")
 
 
 def read_finished(out: Path) -> list[dict[str, str]]:

@@ -1,9 +1,5 @@
 """TFRecords: many arrays in one compressed file, each of which can be read alone.
 
-    lines = write_records("Train/case.tfrecord.gz", samples)   # offset and length of each
-    image, mask = read_record("Train/case.tfrecord.gz", *lines[0])
-    for image, mask in stream_records(paths, shuffle=1000): ...    # tf.data: all, read ahead
-
 A file is TensorFlow's own format under gzip, so `tf.data.TFRecordDataset(path, "GZIP")` reads it.
 Each record is a gzip member of its own (RFC 1952 allows several), as in BGZF: with its offset it is
 read without those before it, so a shuffled epoch reads in any order. TensorFlow is imported when

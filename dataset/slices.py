@@ -23,7 +23,7 @@ from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
 from scan.volume import Volume, make_volume, measure_box
 from synthesis.ct import make_scan
 
-SHOWN = 0.01  # a slice without label is kept if at least this share of it shows something
+SHOWN = 0.01  # a slice without label is kept if this share of it, a round number, shows something
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,12 @@ def note_other_labels(labels: np.ndarray, path: Path, options: Options) -> list[
 # ---------------------------------------------------------------- which slices
 
 
-def choose_slices(
-    has_brain: np.ndarray, limit: int | None, empty: float, rng: np.random.Generator
-) -> np.ndarray:
+def choose_slices(has_brain, limit: int | None, empty: float, rng) -> np.ndarray:
     """Sorted indices of at most `limit` slices; at most a share of `empty` is without brain.
 
-    A scan with no brain at all gives `empty` times the limit, as an example of nothing to find.
-    Slices without brain are drawn most often where they lie next to the brain: these are hard.
+    `has_brain` (N,) bool says which slices have some. A scan with no brain at all gives `empty`
+    times the limit, as an example of nothing to find. Slices without brain are drawn most often
+    where they lie next to the brain: these are hard.
     """
     brain, bare = np.flatnonzero(has_brain), np.flatnonzero(~has_brain)
     limit = min(limit or len(has_brain), len(has_brain))
@@ -110,22 +109,20 @@ def choose_slices(
     return np.sort(np.concatenate(drawn))
 
 
-def keep_slices(
-    images: np.ndarray, masks: np.ndarray, options: Options, rng: np.random.Generator
-) -> np.ndarray:
+def keep_slices(images, masks, options: Options, rng) -> np.ndarray:
     """Indices of the slices to keep: `choose_slices` among those that are worth it.
 
     Such a slice lies within `options.range` of the axis. Its labelled share is at least
     `options.least`. One without any label differs from the background in a share of SHOWN or more.
     """
     low, high = options.range
-    places = (np.arange(len(images)) + 0.5) / len(images)
+    depths = (np.arange(len(images)) + 0.5) / len(images)
     labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size
     enough = [
         share >= options.least if share else np.mean(image != options.outside) >= SHOWN
         for share, image in zip(labelled, images, strict=True)
     ]
-    worth = np.flatnonzero((low < places) & (places < high) & enough)
+    worth = np.flatnonzero((low < depths) & (depths < high) & enough)
     return worth[choose_slices(labelled[worth] > 0, options.slices, options.empty, rng)]
 
 
@@ -162,9 +159,7 @@ def fit_sample(image, mask, view: str, index: int, options: Options, spacing=Non
     return Sample(image, mask, view, index, spacing_mm)
 
 
-def stand_upright(
-    scan: Volume, image: np.ndarray, mask: np.ndarray, options: Options
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stand_upright(scan: Volume, image, mask, options: Options) -> tuple[np.ndarray, ...]:
     """Image and mask without gantry tilt and uneven gaps, and their spacing (3,) in mm."""
     axes = scan.affine[:3, :3] / scan.spacing
     if scan.shifts is None and np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):

@@ -23,8 +23,7 @@ FINEST = 1.25  # mm: finer than the network's 1.5 mm, near the label maps' 1 mm
 # A voxel that is more than this share bone, as the scanner shows it, is out of the mask: it looks
 # like bone in a brain window. People who draw on real CT end there.
 BONE_SHARE = 0.1
-# HU: brighter than grey matter by more than noise; contrast, blood, lime, metal
-HYPERDENSE_HU = 80.0
+HYPERDENSE_HU = 80.0  # a round number, twice grey matter's: contrast, blood, lime, metal are above
 
 
 @dataclass(frozen=True)

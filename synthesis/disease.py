@@ -1,8 +1,5 @@
 """Disease in a synthetic head, and the vessels that no label map has.
 
-    hu = add_disease(hu, space, look, rng)         # blood, infarcts, tumours, lime, air, drains
-    hu = add_vessels(hu, space, contrast, rng)     # winding tubes along the inner table
-
 Each disease is a function of `hu` (X, Y, Z), its `space`, a `ripple` (smooth noise that makes
 edges uneven) and a random generator. It returns the new HU.
 """
@@ -12,7 +9,7 @@ import numpy as np
 from synthesis.head import AIR_HU
 from synthesis.space import Look, Space, smooth_noise
 
-BRAIN_CENTRE = np.array([0.0, 20.0, 75.0])  # mm from the foramen magnum
+BRAIN_CENTRE = np.array([0.0, 20.0, 75.0])  # mm from the foramen magnum, by eye
 
 
 def add_disease(hu: np.ndarray, space: Space, look: Look, rng) -> np.ndarray:
@@ -104,7 +101,7 @@ def add_lesion(hu, space: Space, ripple, rng, kind: str, depths: tuple) -> np.nd
     return np.where(away < min(radius, 6), rng.uniform(150, 600) if kind == "calcium" else 3000, hu)
 
 
-DISEASES = (  # share, and what adds it
+DISEASES = (  # share (round numbers), and what adds it
     *((0.2, subdural), (0.2, epidural), (0.2, lobar)),
     *((0.25, deep_lesion), (0.08, pneumocephalus), (0.07, drain)),
 )
@@ -113,7 +110,7 @@ DISEASES = (  # share, and what adds it
 # ---------------------------------------------------------------- vessels
 
 DRAWN_ABOVE = 8.0  # mm above the foramen: drawn vessels end there, not to run along the cut
-# Vessels beside bone: share, share of veins, radius in mm, gap to the inner table in mm
+# Vessels beside bone, by eye: share, share of veins, radius and gap to the inner table in mm
 VESSELS = (
     (0.20, 0.6, (2.0, 4.5), (0.0, 0.5)),  # dural sinuses
     (0.15, 0.5, (0.5, 0.9), (0.0, 0.5)),  # meningeal

@@ -1,8 +1,4 @@
-"""Where each voxel of a scan lies in a head, and what the scan shall look like.
-
-look = Look(spacing=2.5, tilt=5.0)
-space = pose_head(head, look, rng)     # turned, scaled and bent anew
-"""
+"""Where each voxel of a scan lies in a head, and what the scan shall look like."""
 
 from dataclasses import dataclass, fields
 

@@ -1,7 +1,5 @@
 """Brain tumours in MRI made from label maps, or from nothing at all, with their label volumes.
 
-    python synthetic.py --tumours DIR --count 12 [--labels DIR]
-
 A glioma starts in the white matter. It grows faster there than in grey matter, and not at all into
 CSF. The oldest part is the necrotic core, its rim enhances, and oedema spreads around it along the
 white matter. T1, T1ce, T2 and FLAIR are rendered as BraTS has them: skull-stripped, on one grid of

@@ -78,24 +78,14 @@ def test_a_folder_without_label_maps_is_refused(tmp_path):
 def test_what_is_no_label_map_is_refused_in_one_line(tmp_path, save_nifti_as, kind):
     path = tmp_path / f"{kind}.nii.gz"
     labels = np.random.default_rng(0).integers(0, 60, (20, 20, 20)).astype(np.int16)
-    shapes = {
-        "no brain": np.ones((8, 8, 8), np.int16),
-        "flat": labels[0],
-        "several": np.stack([labels] * 2, 3),
-    }
-    if kind != "missing":
-        save_nifti_as(path, shapes.get(kind, labels))
-    content = path.read_bytes() if path.exists() else b""
-    if kind in ("empty", "text", "truncated", "damaged"):
-        half = len(content) // 2
-        path.write_bytes(
-            {
-                "empty": b"",
-                "text": b"no labels\n",
-                "truncated": content[:half],
-                "damaged": content[:half] + b"\xff" * 64 + content[half + 64 :],
-            }[kind]
-        )
+    arrays = {"no brain": labels % 8, "flat": labels[0], "several": np.stack([labels] * 2, 3)}
+    save_nifti_as(path, arrays.get(kind, labels))
+    content, half = path.read_bytes(), path.stat().st_size // 2
+    damaged = content[:half] + b"\xff" * 64 + content[half + 64 :]
+    broken = {"empty": b"", "text": b"no labels\n", "truncated": content[:half]}
+    path.write_bytes((broken | {"damaged": damaged}).get(kind, content))
+    if kind == "missing":
+        path.unlink()
     with pytest.raises(InputError) as caught:
         make_scan(0, path)
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
