@@ -39,7 +39,7 @@ from server.access import HEADERS, digest, is_loopback, is_ours, is_same_origin
 from server.jobs import STAGES, Job, Jobs
 from server.serve import make_server, open_socket
 from server.uploads import Refused, SizeLimit, Upload, clean_name, last_part
-from server.worker import FILES, name_input
+from server.worker import FILES, INPUT_NAMES
 
 SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
 MOST_WAITING, MOST_KEPT = 50, 500  # jobs: round numbers
@@ -166,8 +166,8 @@ def describe_task(name: str, model: Path) -> dict:
     """What the card of a task's model says of it."""
     card = read_card(model)
     told = {key: getattr(card, key) for key in ("labels", "sha256", "training_data", "licence")}
-    about = {"name": model.name} | told
-    return {"name": name, "kind": name_input(card), "channels": card.channels, "model": about}
+    kind, about = INPUT_NAMES[card.is_mri], {"name": model.name} | told
+    return {"name": name, "kind": kind, "channels": card.channels, "model": about}
 
 
 @page.get("/api/channels")

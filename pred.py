@@ -25,10 +25,9 @@ from common.card import read_card
 from common.errors import InputError, replacing, run, warn
 from common.files import read_json
 from common.report import write_report_page
-from predict.folder import is_done, plan
 from predict.inputs import find_inputs
 from predict.network import BACKENDS, MODEL, Network
-from predict.result import Wanted
+from predict.result import Wanted, is_done, plan
 from predict.work import Work, predict_files
 
 MOST_BORDER = 50  # mm by which a mask may be grown: a round number, above any margin in use

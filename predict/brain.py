@@ -21,9 +21,8 @@ from common.report import add_verdict
 from predict import picture
 from predict.edge import THIN_SLICES, decide, find_vessels, measure_brain, smooth_slices
 from predict.files import describe_scan, draw_scan, write_masks
-from predict.folder import Target
 from predict.network import UNCUT, Network
-from predict.result import Result, Wanted
+from predict.result import Result, Target, Wanted
 from predict.verdict import FACES, Verdict, judge, measure_answer, measure_scan, seen_voxels
 from scan.blanked import find_sound_slices
 from scan.hu import FORAMEN_AREA, doubt_hu, to_hu
@@ -102,7 +101,7 @@ class Head:
     cut: np.ndarray
 
 
-# ---------------------------------------------------------------- what predict/kinds.py asks for
+# ---------------------------------------------------------------- what predict/work.py asks for
 
 
 def read(path: Path, wanted: Wanted | None = None, card: Card | None = None) -> Volume:

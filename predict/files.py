@@ -10,9 +10,8 @@ import numpy as np
 from common.card import Card
 from common.files import write_json
 from common.report import make_sheet
-from predict.folder import Target
 from predict.picture import as_grey, outline, to_stored, write_image
-from predict.result import Wanted
+from predict.result import Target, Wanted
 from scan.dicom_seg import write_dicom_seg
 from scan.mask import find_box
 from scan.nifti import write_brain, write_mask

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.card import Card
 from common.errors import InputError, warn
-from predict.folder import is_result
+from predict.result import is_result
 from scan.cases import (
     MASK_NAME,
     PICTURES,

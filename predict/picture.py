@@ -17,9 +17,8 @@ from common.card import Card, to_stored_values
 from common.errors import InputError, replacing
 from common.report import draw_labels, draw_mask
 from predict.edge import decide
-from predict.folder import Target
 from predict.network import Network
-from predict.result import Result, Wanted
+from predict.result import Result, Target, Wanted
 from scan.cases import PICTURES
 from scan.hu import BODY, doubt_hu, to_hu
 from scan.picture import read_channels, read_noted, write_picture

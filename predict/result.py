@@ -1,11 +1,31 @@
-"""What is asked of a prediction, and what comes of it."""
+"""A result: what is asked of a prediction, what comes of it, and the folder where it lies.
+
+    for target in plan(paths, Path("results")):
+        with claimed(target) as target:             # nobody else writes there
+            …                                       # and its JSON last
+
+A folder `<name>_prediction` belongs to the input that `<name>.json` in it names.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from common.card import read_card
+from common.errors import InputError, explained, replacing
+from common.files import read_json
+from scan.cases import get_stem
 
 if TYPE_CHECKING:  # which a picture need not wait for
     from predict.verdict import Verdict
@@ -46,3 +66,136 @@ class Result:
     agreement: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One input (a file or a folder), its name, and the folder of its results."""
+
+    path: Path
+    name: str
+    folder: Path
+
+    @property
+    def json(self) -> Path:
+        """The file that says what the result is; it is written last."""
+        return self.folder / f"{self.name}.json"
+
+
+# ---------------------------------------------------------------- its folder
+
+
+def plan(paths: list[Path], out: Path) -> list[Target]:
+    """A target for each path; inputs of one name get folders of their own, always the same ones.
+
+    The folder of an earlier result belongs to the input that its JSON names.
+    """
+    targets, taken = [], set()
+    for path in paths:
+        name = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
+        free = (folder for folder in list_folders(name, out) if folder not in taken)
+        ours = (None, str(absolute(path)))
+        folder = next(folder for folder in free if read_owner(folder, name) in ours)
+        taken.add(folder)
+        targets.append(Target(path, name, folder))
+    return targets
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root. A link stays a link, since its own name is the scan's."""
+    return Path(os.path.abspath(path))
+
+
+def list_folders(name: str, out: Path) -> Iterator[Path]:
+    """The folders in which results of inputs of a name may lie, in order."""
+    yield out / f"{name}_prediction"
+    yield from (out / f"{name}_prediction_{number}" for number in itertools.count(2))
+
+
+def read_owner(folder: Path, name: str) -> str | None:
+    """The input to which a folder of results belongs; None if to none."""
+    return read_json(folder / f"{name}.json").get("input")
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder holds the results of a prediction."""
+    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
+    return bool(name) and "input" in read_json(folder / f"{name[1]}.json")
+
+
+def is_done(target: Target, model: str | Path, wanted: Wanted) -> bool:
+    """Whether the result is there: of this input as it is now, of the same network, as wanted."""
+    about = read_json(target.json)
+    return (
+        (target.folder / about.get("mask", "no mask")).exists()
+        and about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
+        and about.get("model") == read_card(model).sha256
+        and about.get("input_version") == input_version(target)
+    )
+
+
+def input_version(target: Target) -> str:
+    """A fingerprint of an input: total bytes and latest modification time (ns).
+
+    For a folder, over all its files, but for results that are written into it.
+    """
+    files = [target.path] if target.path.is_file() else target.path.rglob("*")
+    about = [f.stat() for f in files if f.is_file() and target.folder not in f.parents]
+    return f"{sum(a.st_size for a in about)} {max((a.st_mtime_ns for a in about), default=0)}"
+
+
+@contextmanager
+def claimed(target: Target) -> Iterator[Target]:
+    """Yield the target in a folder of its own: another folder if another process has that one.
+
+    Until the result is complete, the JSON there says no more than whose it is, since an earlier
+    result does not stand for files that are about to be replaced. It goes again if the block fails.
+    """
+    folders = itertools.chain([target.folder], list_folders(target.name, target.folder.parent))
+    with explained(target.folder):
+        target = next(t for t in (replace(target, folder=f) for f in folders) if take(t))
+    try:
+        with replacing(target.json) as path:
+            path.write_text(json.dumps({"input": str(absolute(target.path))}), encoding="utf-8")
+        yield target
+    except InputError:
+        target.json.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty
+            target.folder.rmdir()
+        raise
+
+
+def take(target: Target) -> bool:
+    """Whether a target's folder is its own, or nobody's yet; then there is a JSON in it."""
+    target.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        target.json.touch(exist_ok=False)
+    except FileExistsError:
+        return read_owner(target.folder, target.name) in (None, str(absolute(target.path)))
+    return True
+
+
+def remove_stale(folder: Path, before: dict, about: dict) -> None:
+    """Remove files of an earlier result that the new one has not replaced, if its mask differs.
+
+    `before` and `about` are what the JSON said and says.
+    """
+    if made_of(before) == made_of(about):
+        return
+    for name in written_files(before) - written_files(about):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def made_of(said: dict) -> tuple:
+    """What decides the mask that a JSON stands for."""
+    wanted = said.get("wanted", {})
+    options = wanted.get("series"), wanted.get("border")
+    return said.get("model"), said.get("input_version"), *options
+
+
+def written_files(said: dict) -> set[str]:
+    """The names of a result's files, in its own folder whatever the JSON says."""
+    return {Path(name).name for name in (*said.get("masks", ()), said.get("brain")) if name}

@@ -22,10 +22,9 @@ from common.card import Card
 from common.errors import InputError
 from common.report import add_legend
 from predict.files import describe_scan, draw_scan, write_masks
-from predict.folder import Target
 from predict.network import Network
 from predict.picture import choose_labels, write_image
-from predict.result import Result, Wanted
+from predict.result import Result, Target, Wanted
 from scan.cases import Case, find_case, parse_names
 from scan.nifti import write_scan
 from scan.read import read_case
@@ -55,7 +54,7 @@ class MRI:
         return replace(self.scan, hu=np.rint(255 * self.seen[..., 0]).astype(np.uint8))
 
 
-# ---------------------------------------------------------------- what predict/kinds.py asks for
+# ---------------------------------------------------------------- what predict/work.py asks for
 
 
 def read(path: Path, wanted: Wanted, card: Card) -> MRI:

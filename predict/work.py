@@ -1,7 +1,15 @@
 """An input on its way: read, predicted, written, each step while the next input is in another.
 
-for work in predict_files(targets, load, wanted, card):
-    print(work.about or work.error)
+    for work in predict_files(targets, load, wanted, card):
+        print(work.about or work.error)
+
+A module for each kind of input does the steps. To add a kind, write such a module and name it in
+`choose_kind`:
+
+    source = kind.read(path, wanted, card)             # InputError for what cannot be used
+    kind.show(source, folder)                          # what a viewer shows below the mask
+    result = kind.predict(source, network)             # a Result
+    about = kind.write(target, source, result, wanted, card)    # what the JSON says
 """
 
 from __future__ import annotations
@@ -10,16 +18,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 from common import SOFTWARE
 from common.card import Card
 from common.errors import InputError
 from common.files import read_json, write_json
-from predict.folder import Target, absolute, claimed, input_version, remove_stale
-from predict.kinds import choose_kind
+from predict import picture
 from predict.network import Network
-from predict.result import Result, Wanted
+from predict.result import Result, Target, Wanted, absolute, claimed, input_version, remove_stale
+from scan.cases import PICTURES, is_dicom
 
 
 @dataclass
@@ -92,6 +101,21 @@ def timed(function: Callable[[Work], None]) -> Callable[[Work], Work]:
         return work
 
     return run_step
+
+
+def choose_kind(path: Path, card: Card) -> ModuleType:
+    """The module for an input, by what it is and what the model's card asks for."""
+    if path.name.lower().endswith(PICTURES):
+        return picture
+    # what follows brings SciPy and nibabel, for which a picture need not wait half a second
+    if card.is_mri:
+        from predict import tumour
+
+        return tumour
+    from predict import brain
+    from scan.read import has_no_place
+
+    return picture if is_dicom(path) and has_no_place(path) else brain
 
 
 def read(work: Work, wanted: Wanted, card: Card) -> None:

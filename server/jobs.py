@@ -5,9 +5,9 @@
     jobs.add(Job(folder, "scan.nii.gz", "brain", owner, path))
     jobs.close()                                    # everything is deleted
 
-A process can be killed at any moment: that is how a job is cancelled. It may also die of a scan
-that is too large for it. Neither touches the server. A job's result counts once result.json stands
-in its folder, written last: after a kill of the server itself, the next server finds it there.
+A job is cancelled by killing its process, which may also die of too large a scan: neither touches
+the server. A result counts once result.json stands in its folder, written last: after a kill of the
+server itself, the next server finds it there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from server.worker import FILES, Worker
 
-STAGES = {  # where each begins, as a share of the whole time
+STAGES = {  # where each begins, as a share of the whole time; by eye
     "reading": 0.0,
     "finding the head": 0.15,
     "segmenting": 0.25,
@@ -39,7 +39,8 @@ STAGES = {  # where each begins, as a share of the whole time
     "writing": 0.85,
 }
 KEPT = ("name", "task", "owner", "created")  # of a job, in job.json
-MOST_SECONDS = 600  # of one job
+MOST_SECONDS = 600  # of one job: a round number, some fifty times what 300 slices take
+SWEEP = 30  # s between two looks for jobs that were kept long enough: a round number
 
 
 def name_tasks(models: Sequence[Path]) -> dict[str, Path]:
@@ -83,7 +84,7 @@ class Job:
             self.stage = stage
             self.progress = begins + share * (ends[ends.index(begins) + 1] - begins)
 
-    def in_words(self, error: str) -> str:
+    def explain(self, error: str) -> str:
         """An error with the sender's names for things in place of where they lie here."""
         error = error.replace(str(self.path), self.name).replace(f"{self.folder}/", "")
         file = r"[\w-]+(\.[\w-]+)+"
@@ -119,9 +120,9 @@ class Jobs:
         self.tasks, self.root, self.keep_hours = name_tasks(models), root, keep_hours
         self.lock, self.closed = threading.RLock(), threading.Event()
         self.idle = [Worker(self.tasks)]
-        said, words = self.idle[0].first_word()
-        if said == "failed":
-            raise InputError(words)
+        state, reason = self.idle[0].first_word()
+        if state == "failed":
+            raise InputError(reason)
         self.guard = lock_folder(root)
         left = map(restore_job, [path for path in root.iterdir() if path.is_dir()])
         self.jobs = {job.id: job for job in left if job}
@@ -159,18 +160,18 @@ class Jobs:
             except OSError as error:
                 job.state, job.error = "failed", f"no process can be started: {error.strerror}"
                 return
-        state, words = follow_job(job)
+        state, reason = follow_job(job)
         with self.lock:
             worker, job.worker = job.worker, None
-            self.settle(job, state, words)
+            self.settle(job, state, reason)
             self.release(worker)
 
-    def settle(self, job: Job, state: str, words: str) -> None:
+    def settle(self, job: Job, state: str, reason: str) -> None:
         """Note how a job ended, unless it was cancelled, and delete what nobody needs any more."""
         shutil.rmtree(job.folder / "input", ignore_errors=True)
         if job.state == "running":
             job.result = read_json(job.folder / "result.json") or None
-            job.state, job.error = state, job.in_words(words)
+            job.state, job.error = state, job.explain(reason)
             job.progress = 1.0 if state == "done" else job.progress
         if job.state != "done":
             shutil.rmtree(job.folder, ignore_errors=True)
@@ -205,8 +206,8 @@ class Jobs:
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Forget, every half minute, what has been kept long enough."""
-        while not self.closed.wait(30):
+        """Forget what has been kept long enough."""
+        while not self.closed.wait(SWEEP):
             self.forget(time.time() - 3600 * self.keep_hours)
 
     def forget(self, before: float) -> None:

@@ -25,9 +25,8 @@ from common.files import write_json
 from common.report import CYAN, label_colour, to_hex
 from common.workers import die_with_parent
 from predict import work
-from predict.folder import Target
 from predict.network import Network
-from predict.result import Result, Wanted
+from predict.result import Result, Target, Wanted
 from scan.dicom_seg import write_dicom_seg
 from server.uploads import make_patterns
 
@@ -42,6 +41,7 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "result.json": "result.json",
 }
 PRIVATE = ("input", "input_version", "mask", "masks", "brain", "wanted")  # of pred.py's JSON
+INPUT_NAMES = {False: "scan", True: "case"}  # in the API, of an input; by `Card.is_mri`
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -149,16 +149,11 @@ def summarise(about: dict, name: str, folder: Path, card: Card) -> dict:
     files = [name for name, file in FILES.items() if (folder / file).exists()]
     return {
         "name": name,
-        "kind": name_input(card) if "volume_ml" in about else "slice",
+        "kind": INPUT_NAMES[card.is_mri] if "volume_ml" in about else "slice",
         **describe_areas(about, card),
         "files": [*files, "result.json"],
         **{key: value for key, value in about.items() if key not in PRIVATE},
     }
-
-
-def name_input(card: Card) -> str:
-    """The API's word for the input of a network: a scan (HU), or a case of MRI modalities."""
-    return "case" if card.is_mri else "scan"
 
 
 def describe_areas(about: dict, card: Card) -> dict[str, list[dict]]:
@@ -174,5 +169,6 @@ def describe_areas(about: dict, card: Card) -> dict[str, list[dict]]:
         }
         for number, (name, area) in enumerate(card.areas.items(), 1)
     ]
-    labels = [{"value": area.pop("values")[0]} | area for area in areas[: len(card.labels)]]
-    return {"labels": labels, "regions": areas[len(card.labels) :]}
+    count = len(card.labels)
+    labels = [{"value": area.pop("values")[0]} | area for area in areas[:count]]
+    return {"labels": labels, "regions": areas[count:]}

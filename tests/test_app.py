@@ -21,9 +21,8 @@ import pred
 from app import parse
 from common.errors import InputError
 from common.files import read_json
-from predict.folder import plan
 from predict.network import MODEL, Network
-from predict.result import Wanted
+from predict.result import Wanted, plan
 from predict.work import predict_files
 from server.jobs import STAGES, name_tasks
 from server.serve import open_socket

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("common", "scan", "synthesis", "dataset", "predict", "training", "server")
 LOW = {"model": ("common",), "metrics": ("common",)}
 LATE = {  # imports of ours inside functions, and why
-    ("predict.kinds", "predict.tumour"): "a picture must not wait for nibabel and SciPy",
-    ("predict.kinds", "predict.brain"): "as above",
-    ("predict.kinds", "scan.read"): "as above",
+    ("predict.work", "predict.tumour"): "a picture must not wait for nibabel and SciPy",
+    ("predict.work", "predict.brain"): "as above",
+    ("predict.work", "scan.read"): "as above",
     ("predict.picture", "scan.read"): "as above",
     ("predict.network", "model"): "who only predicts needs neither Keras nor TensorFlow",
     ("predict.inputs", "scan.dicom_series"): "a picture need not wait for DICOM",

@@ -21,10 +21,9 @@ from common.errors import InputError
 from common.files import checksum
 from pred import main
 from predict import picture
-from predict.folder import claimed, plan, remove_stale
 from predict.inputs import find_inputs
 from predict.network import MODEL
-from predict.result import FOR_SCANS
+from predict.result import FOR_SCANS, claimed, plan, remove_stale
 from scan.mask import dice
 from scan.read import read_volume
 from scan.views import stack, unstack

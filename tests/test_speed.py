@@ -24,8 +24,8 @@ from common.errors import InputError
 from pred import main
 from predict import brain, picture
 from predict.brain import NO_HEAD, crop_grid
-from predict.folder import Target
 from predict.network import Network
+from predict.result import Target
 from predict.work import Work, in_background, timed
 from scan.mask import tidy_mask
 from scan.read import read_volume
