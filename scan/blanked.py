@@ -11,12 +11,12 @@ from scan.hu import BLANK, BODY, BONE
 from scan.volume import Volume, cut_slabs, find_layout, make_grid
 
 # A head was blanked out if more than these shares of a slice's bone and of its tissue lie against
-# blank voxels in the next slice
+# blank voxels in the next slice; round numbers
 BARE, GONE = 0.5, 0.25
 # mm: a head's top is rounder than a ball of this radius, so the area of its last slice is at most 2
 # pi times this times the gap
 CURVED = 200.0
-FINE = 3.0  # mm: bone is wider, so pixels this far apart show it
+FINE = 3.0  # mm: bone is wider, so pixels this far apart show it; a round number
 
 
 def find_sound_slices(volume: Volume, box: np.ndarray) -> slice:

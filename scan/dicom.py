@@ -35,9 +35,11 @@ from scan.volume import POSITIONS, Volume, check_affine, to_volume
 if TYPE_CHECKING:
     import pydicom
 
+# Round numbers
 DARK = -500  # HU: a brighter padding value is a header's error, and would erase tissue
 TILTED = 0.1  # degrees: a smaller gantry tilt is rounding
 EVEN = 0.02  # mm: slices that lie no farther off the mean step are evenly spaced
+PLANNED = 0.25  # of the gaps: where more are multiples of the usual one, it was so planned
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -257,7 +259,7 @@ def note_missing(gaps: np.ndarray, slices: list[Slice], private: re.Pattern) -> 
     usual = np.median(gaps)
     times = np.rint(gaps / usual)
     lacking = np.flatnonzero((times > 1) & (np.abs(gaps / usual - times) < 0.1))
-    if not 0 < len(lacking) <= max(1, len(gaps) / 4):
+    if not 0 < len(lacking) <= max(1, PLANNED * len(gaps)):
         return []
     where = [f"between {slices[n].title} and {slices[n + 1].title}" for n in lacking]
     total = range(int(times[lacking].sum()) - len(lacking))

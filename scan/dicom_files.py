@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it reports every oddity of every file
 warnings.filterwarnings("ignore", module="pydicom")
-MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory
+MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory; a round number
 # The attributes that name a patient, and all that is read of a header
 NAMING = ["PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames"]
 READ = """
@@ -133,6 +133,7 @@ class Slice(NamedTuple):
 
     @property
     def axial(self) -> bool:
+        """Whether it lies across the body: its normal is within 45 degrees of the body's axis."""
         return bool(abs(self.normal[2]) > 0.7)
 
     @property

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pydicom
 
 ELSEWHERE = "CHEST|THORAX|LUNG|HEART|CARDIAC|ABD|LIVER|PELVI|SPINE|LEG|KNEE|HIP|FOOT|HAND|EXTREM"
+# Round numbers
 TEST_SHOT = 5  # slices: an original series of fewer is a test shot, so a derived one is better
 SAME = 0.01  # mm: images no farther apart are at one place
 ALIKE = 2e-3  # of direction cosines (a tenth of a degree) and of mm: images of one stack

@@ -13,9 +13,9 @@ import numpy as np
 
 AIR = -1024  # HU: nothing is darker; padding, also where lossy compression blurred it, becomes AIR
 PADDING = (-1500, -2000, -3024)  # HU: what scanners write outside their round field of view
-BONE = 250.0  # HU: bone is brighter
-BODY = -300.0  # HU: tissue is brighter
-BLANK = -950.0  # HU: air is darker
+# HU, round numbers: bone is brighter than BONE, tissue than BODY; air is darker than BLANK
+BONE, BODY, BLANK = 250.0, -300.0, -950.0
+HAS_BONE = 0.001  # of a scan's voxels: a head has more of bone; chosen by eye
 STORED = 1024  # scanners add this to HU so that stored values are positive
 SOFT = (-150.0, 150.0)  # HU: the commonest value of a body, be it fat, muscle or brain, lies here
 LARGEST = 1e6  # HU: a larger value, such as the largest float32, stands for no number
@@ -102,8 +102,8 @@ def commonest(hu: np.ndarray) -> float | None:
 
 
 def has_bone(hu: np.ndarray) -> bool:
-    """Whether at least 0.1 % of the scan is as dense as bone."""
-    return bool((thin_sample(hu) > BONE).mean() > 0.001)
+    """Whether more than HAS_BONE of the scan is as dense as bone."""
+    return bool((thin_sample(hu) > BONE).mean() > HAS_BONE)
 
 
 def thin_sample(hu: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def grow_mask(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
         return mask
     away = scipy.ndimage.distance_transform_edt(~part if mm > 0 else part, sampling=spacing)
     grown = np.zeros_like(mask)
-    # a hair's breadth more, for distances that are not exact in binary
+    # 1e-6 mm more, for distances that are not exact in binary
     grown[box] = away <= mm + 1e-6 if mm > 0 else away > 1e-6 - mm
     return grown
 

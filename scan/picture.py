@@ -16,7 +16,9 @@ from common.errors import InputError, explained
 from scan.hu import AIR
 
 LUMA = np.float32([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
-COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less
+COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less; chosen by eye
+COLOURED_LETTERS = 0.05  # of all pixels: letters on a grey slice cover less; chosen by eye
+TWELVE_BITS = 4095  # the largest value that HU + 1024 have on a scanner
 # Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
 # colours. Their share was up to 0.05 in slices under a cast or sepia with letters, also in JPEG; it
 # was 0.12 and more in slices in the colour maps hot, inferno, jet and viridis, 0.14 in photos
@@ -45,7 +47,7 @@ def to_values(stored: np.ndarray) -> np.ndarray:
     """What stored values mean: uint8 as it is, 12 of 16 bits as HU, else the upper 8 of 16 bits."""
     if stored.dtype == np.uint8:
         return stored
-    high = stored.max() > 4095
+    high = stored.max() > TWELVE_BITS
     return np.rint(stored / 257).astype(np.uint8) if high else stored + np.float32(AIR)
 
 
@@ -111,7 +113,7 @@ def to_grey(image: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]
         return image.reshape(*image.shape[:2], -1)[..., 0], ()
     colours, white = np.ascontiguousarray(image[..., :3]), np.iinfo(image.dtype).max
     coloured = np.ptp(colours, axis=2) > COLOURED * white
-    if coloured.mean() <= 0.05:
+    if coloured.mean() <= COLOURED_LETTERS:
         grey = cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY)
         return grey, (TINTED,) if coloured.any() else ()
     if not is_tinted(colours / np.float32(white)):
