@@ -98,6 +98,7 @@ def load_label_map(path: str) -> Anatomy:
 
 @lru_cache(maxsize=2)
 def make_phantom(seed: int) -> Anatomy:
+    """A head made from nothing, the same for the same seed."""
     return make_anatomy(make_phantom_labels(seed), f"phantom_{seed:04d}")
 
 
