@@ -18,10 +18,8 @@ FOLDERS = ("common", "scan", "predict", "dataset", "training", "synthesis", "ser
 COMMANDS = sorted(ROOT.glob("*.py"))
 MODULES = [*COMMANDS, *(path for folder in FOLDERS for path in sorted(ROOT.glob(f"{folder}/*.py")))]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
-OURS = {path.stem for path in (*COMMANDS, *TESTS, *ROOT.glob("benchmarks/*.py"))} | {
-    "page",
-    *FOLDERS,
-}
+OURS = {path.stem for path in (*COMMANDS, *TESTS, *ROOT.glob("benchmarks/*.py"))}
+OURS |= {"page", *FOLDERS}
 SCRIPTS = [path for path in COMMANDS if "\n    run(main)" in path.read_text()]
 LIGHT = {"data.py", "synthetic.py"}
 INSTALLED = packages_distributions()  # package -> the distributions that hold it
@@ -104,23 +102,31 @@ def test_what_a_test_imports_is_required_for_development(path):
     assert [p for p in imported(path) if not distributions(p) & pinned] == []
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_help_answers(path):
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = [{path.name!r}, '--help']\n"
-        "try:\n"
-        f"    runpy.run_path({str(path)!r}, run_name='__main__')\n"
-        "except SystemExit as end:\n"
-        "    print('exit', end.code, 'tensorflow' in sys.modules or 'keras' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("usage: " + path.name)
-    *_, code, heavy = done.stdout.split()
+@pytest.fixture(scope="module")
+def helps():
+    """{script: what it prints for --help, its exit code, whether the network is imported by then},
+    of one process that runs those first which need no network."""
+    code = """
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    try:
+        runpy.run_path(name, run_name="__main__")
+    except SystemExit as end:
+        print(end.code, "tensorflow" in sys.modules or "keras" in sys.modules, end="\\0")
+"""
+    scripts = sorted((path.name for path in SCRIPTS), key=lambda name: name not in LIGHT)
+    python = [sys.executable, "-c", code, *scripts]
+    done = subprocess.run(python, cwd=ROOT, capture_output=True, text=True, check=True)
+    return dict(zip(scripts, done.stdout.split("\0"), strict=False))
+
+
+@pytest.mark.parametrize("name", [path.name for path in SCRIPTS])
+def test_help_answers(helps, name):
+    assert helps[name].startswith("usage: " + name)
+    *_, code, heavy = helps[name].split()
     assert code == "0"
-    assert path.name not in LIGHT or heavy == "False", "this script must not import the network"
+    assert name not in LIGHT or heavy == "False", "this script must not import the network"
 
 
 def test_the_command_line_tools_are_scripts():

@@ -1,6 +1,7 @@
 """test.py with a network that calls middle greys brain, so that scores are known."""
 
 import json
+import shlex
 
 import cv2
 import keras
@@ -47,6 +48,11 @@ def write(path, picture):
     cv2.imwrite(str(path), picture)
 
 
+def write_pair(folder, name, picture, mask):
+    write(folder / f"images/{name}.png", picture)
+    write(folder / f"masks/{name}.png", mask)
+
+
 @pytest.fixture
 def slices(tmp_path):
     """Test split of two cases: two slices half right, one right, two empty, one of them wrong."""
@@ -58,10 +64,8 @@ def slices(tmp_path):
         ("b_axial_000", EMPTY, EMPTY),
         ("b_axial_001", disc(20, GREY), EMPTY),
     ):
-        write(folder / f"Test/images/{name}.png", picture)
-        write(folder / f"Test/masks/{name}.png", mask)
-    write(folder / "Train/images/t_axial_000.png", disc(40))
-    write(folder / "Train/masks/t_axial_000.png", disc(40))
+        write_pair(folder / "Test", name, picture, mask)
+    write_pair(folder / "Train", "t_axial_000", disc(40), disc(40))
     return folder
 
 
@@ -126,8 +130,7 @@ def test_all_right_on_an_empty_case_is_one():
 
 def test_two_inputs_of_one_name_keep_their_results(greys, tmp_path):
     for part, radius in (("one", 40), ("two", 60)):
-        write(tmp_path / part / "images/same.png", disc(radius, GREY))
-        write(tmp_path / part / "masks/same.png", disc(radius))
+        write_pair(tmp_path / part, "same", disc(radius, GREY), disc(radius))
     for part in ("one", "two", "one"):
         run_test(tmp_path / part, greys, tmp_path)
     for number, radius in (("", 40), ("_2", 60)):
@@ -136,19 +139,25 @@ def test_two_inputs_of_one_name_keep_their_results(greys, tmp_path):
     assert len(list((tmp_path / "results").iterdir())) == 2
 
 
+MM_2 = np.diag([2.0, 2.0, 2.0, 1])
+
+
 def ball(radius, size=56):
     """A boolean ball (size, size, size), radius in voxels."""
     return ((np.indices((size,) * 3) - (size - 1) / 2) ** 2).sum(axis=0) < radius**2
 
 
+def write_scan(folder, name, radius, affine=MM_2, hu_zero=0):
+    """A brain of some radius in a skull of 24 voxels, and the mask of a brain of 20."""
+    hu = np.select([ball(radius), ball(24)], [40, 1000], -1000).astype(np.int16)
+    for ending, array in (("", hu + np.int16(hu_zero)), ("_mask", ball(20).astype(np.uint8))):
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}{ending}.nii.gz")
+
+
 def test_scans_are_scored_in_mm(greys, tmp_path, capsys):
     """Brains in a skull of 24 voxels of 2 mm: as large as the mask, smaller, and none."""
-    affine = np.diag([2.0, 2.0, 2.0, 1])
     for name, radius in (("x", 20), ("y", 18), ("z", 0)):
-        hu = np.select([ball(radius), ball(24)], [40, 1000], -1000).astype(np.int16)
-        nib.save(nib.Nifti1Image(hu, affine), tmp_path / f"{name}.nii.gz")
-        mask = ball(20).astype(np.uint8)
-        nib.save(nib.Nifti1Image(mask, affine), tmp_path / f"{name}_mask.nii.gz")
+        write_scan(tmp_path, name, radius)
     code, table = run_test(tmp_path, greys, tmp_path)
     table = table.set_index("Image")
     assert code == 0 and table.Dice["x"] > 0.9
@@ -164,11 +173,9 @@ def test_scans_are_scored_in_mm(greys, tmp_path, capsys):
 def test_a_scan_is_scored_as_pred_predicts_it(greys, tmp_path):
     """Tilted, so that a step from slice to slice is longer than a slice is thick; and stored
     without its intercept, which pred.py puts in its place."""
-    affine = np.diag([2.0, 2.0, 2.0, 1])
+    affine = MM_2.copy()
     affine[1, 2] = 2 * np.tan(np.radians(18.5))
-    hu = np.select([ball(20), ball(24)], [40, 1000], -1000).astype(np.int16)
-    nib.save(nib.Nifti1Image(hu + np.int16(1024), affine), tmp_path / "x.nii.gz")
-    nib.save(nib.Nifti1Image(ball(20).astype(np.uint8), affine), tmp_path / "x_mask.nii.gz")
+    write_scan(tmp_path, "x", 20, affine, hu_zero=1024)
     row = run_test(tmp_path, greys, tmp_path)[1].iloc[0]
     assert row.Dice > 0.9
     mask = np.asarray(nib.load(tmp_path / "results/x_prediction/x_predicted_mask.nii.gz").dataobj)
@@ -176,37 +183,18 @@ def test_a_scan_is_scored_as_pred_predicts_it(greys, tmp_path):
 
 
 def test_scans_with_pictures_beside_them_are_scored(greys, tmp_path):
-    hu = np.select([ball(20), ball(24)], [40, 1000], -1000).astype(np.int16)
-    for name, array in (("x", hu), ("x_mask", ball(20).astype(np.uint8))):
-        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), tmp_path / f"{name}.nii.gz")
+    write_scan(tmp_path, "x", 20)
     write(tmp_path / "x_prediction/x_overlay.png", disc(40))
     assert run_test(tmp_path, greys, tmp_path)[1].Kind.tolist() == ["scan"]
 
 
 def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
     for name, radius in (("x", 20), ("y", 18), ("z", 16)):
-        for kind, array in (("", np.where(ball(radius), 40, -1000)), ("_mask", ball(20))):
-            image = nib.Nifti1Image(array.astype(np.int16), np.eye(4))
-            nib.save(image, tmp_path / f"{name}{kind}.nii.gz")
+        write_scan(tmp_path, name, radius)
     tables = []
     for form in ("png", "tfrecord"):
-        data.main(
-            [
-                str(tmp_path),
-                "--size",
-                "64",
-                "--slices",
-                "3",
-                "--views",
-                "axial",
-                "--jobs",
-                "1",
-                "--format",
-                form,
-                "--out",
-                str(tmp_path / form),
-            ]
-        )
+        options = shlex.split(f"--size 64 --slices 3 --views axial --jobs 1 --format {form}")
+        data.main([str(tmp_path), "--out", str(tmp_path / form), *options])
         tables.append(run_test(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
     assert len(tables[0]) == 3
     pd.testing.assert_frame_equal(*tables)
@@ -232,10 +220,10 @@ def test_a_mask_of_labels_is_refused(slices, greys, tmp_path, capsys):
 def test_nothing_to_score_is_said_in_one_line(slices, tmp_path):
     (tmp_path / "empty").mkdir()
     (slices / "Test").rename(tmp_path / "elsewhere")
-    for folder, words in (
+    for folder, message in (
         (tmp_path / "missing", "does not exist"),
         (tmp_path / "empty", "no mask"),
         (slices, "Test split of .* is empty"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             scoring.main([str(folder)])
