@@ -7,62 +7,30 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from make import run_test
 
 import data
 import pred
 import synthetic
-import test as scoring
 import train
 from common.card import read_card
 from scan.mask import dice
 from synthesis import tumour
-from synthesis.head import make_phantom
+from synthesis.head import load_head
 from synthesis.tumour import write_tumours
 
 SPACING = 4.0  # mm: soon made
 CHANNELS = ("flair", "t1ce", "t1", "t2")
-NETWORK = (
-    "--depth",
-    "2",
-    "--width",
-    "8",
-    "--loss",
-    "dice_cross_entropy",
-    "--lr",
-    "5e-3",
-    "--schedule",
-    "cosine",
-    "--precision",
-    "float32",
-)
-KINDS = {
-    "slices in PNG": (2, ("--size", "40"), ("--size", "40", "--batch", "4", "--epochs", "6")),
+NETWORK = "--width 8 --depth 2 --loss dice_cross_entropy --lr 5e-3 --schedule cosine"
+KINDS = {  # modalities, options of data.py, options of train.py
+    "slices in PNG": (2, "--size 40 --slices 24", "--size 40 --batch 4 --epochs 6"),
     "slices in TFRecords": (
         2,
-        ("--size", "40", "--format", "tfrecord", "--views", "axial", "--window", "minmax"),
-        (
-            "--size",
-            "40",
-            "--batch",
-            "4",
-            "--epochs",
-            "6",
-            "--loss",
-            "dice_focal",
-            "--label-weights",
-            "1",
-            "1",
-            "2",
-            "--dropout",
-            "0.1",
-        ),
+        "--size 40 --format tfrecord --views axial --window minmax",
+        "--size 40 --batch 4 --epochs 6 --loss dice_focal --label-weights 1 1 2 --dropout 0.1",
     ),
     # predicted in patches: a brain has some 36 x 45 x 35 voxels
-    "volumes": (
-        4,
-        ("--dimensions", "3", "--grid", "32", "--spacing", str(SPACING)),
-        ("--epochs", "5", "--steps", "24"),
-    ),
+    "volumes": (4, f"--dimensions 3 --grid 32 --spacing {SPACING}", "--epochs 4 --steps 24"),
 }
 
 
@@ -72,7 +40,7 @@ def folder(tmp_path_factory):
     make. Its pose, the tumours and the contrasts differ."""
     folder, fine = tmp_path_factory.mktemp("tumours"), write_tumours
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tumour, "make_phantom", lambda seed: make_phantom(0))
+        patch.setattr(tumour, "load_head", lambda label_map, seed: load_head(label_map, 0))
         patch.setattr(synthetic, "write_tumours", lambda *given: fine(*given, spacing=SPACING))
         synthetic.main(["--tumours", str(folder), "--count", "5"])
     return folder
@@ -82,45 +50,16 @@ def folder(tmp_path_factory):
 def test_tumours_are_learned_scored_and_predicted(folder, tmp_path, kind):
     count, of_data, of_training = KINDS[kind]
     made, net, results = tmp_path / "set", tmp_path / "net", tmp_path / "results"
-    data.main(
-        [
-            str(folder),
-            "--channels",
-            *CHANNELS[:count],
-            "--labels",
-            "1",
-            "2",
-            "4",
-            "--split",
-            "60",
-            "20",
-            "20",
-            "--jobs",
-            "1",
-            "--out",
-            str(made),
-            *of_data,
-        ]
-    )
-    train.main(["--data", str(made), "--output", str(net), *NETWORK, *of_training])
+    cut = f"--labels 1 2 4 --split 60 20 20 --jobs 1 {of_data} --channels".split()
+    data.main([str(folder), "--out", str(made), *cut, *CHANNELS[:count]])
+    learning = f"{NETWORK} {of_training}".split()
+    train.main(["--data", str(made), "--output", str(net), *learning])
     model = ["--model", str(net / "model.keras")]
-    assert (
-        scoring.main(
-            [
-                str(made),
-                *model,
-                "--out",
-                str(results / "scored"),
-                "--scores",
-                str(net / "score.csv"),
-            ]
-        )
-        == 0
-    )
+    assert run_test(made, net / "model.keras", net)[0] == 0
     (case,) = json.loads((made / "dataset.json").read_text())["splits"]["Test"]
     assert pred.main([str(folder / case), *model, "--out", str(results)]) == 0
     check_scores(net, case, folder / case)
-    check_mask(results, case, folder / case)
+    check_mask(results, net / "results", case, folder / case)
     check_log(net)
 
 
@@ -138,10 +77,10 @@ def check_scores(net, case, source):
     assert cv2.imread(str(net / "score.png")) is not None
 
 
-def check_mask(results, case, source):
+def check_mask(results, scored, case, source):
     """The values and the grid that the case came with, and the very mask that was scored."""
     name = f"{case}_prediction/{case}_predicted_mask.nii.gz"
-    found, scored = nib.load(results / name), nib.load(results / "scored" / name)
+    found, scored = nib.load(results / name), nib.load(scored / name)
     given = nib.load(source / f"{case}_seg.nii.gz")
     values = np.unique(found.dataobj)
     assert {0, 2} <= set(values) <= {0, 1, 2, 4}
