@@ -41,11 +41,16 @@ def value(loss, target, prediction):
     return float(LOSSES[loss](target, prediction))
 
 
-def one_voxel(*inside):
-    """A 4 x 4 sample with voxels of 1 at the given flat places."""
-    sample = np.zeros(16, np.float32)
-    sample[list(inside)] = 1
-    return sample.reshape(1, 4, 4, 1)
+def one_voxel(*numbers):
+    """A 4 x 4 sample whose voxels of these numbers, row by row, are 1."""
+    return np.isin(np.arange(16), numbers).astype(np.float32).reshape(1, 4, 4, 1)
+
+
+def three_classes(*shape):
+    """Labels (B, ...) of 0 to 2, and random shares (B, ..., 3) of the classes."""
+    labels = RNG.integers(0, 3, shape)
+    shares = RNG.random((*shape, 3), dtype=np.float32)
+    return labels, shares / shares.sum(-1, keepdims=True)
 
 
 EMPTY, FULL = one_voxel(), one_voxel(*range(16))
@@ -96,9 +101,7 @@ def test_cross_entropy_and_focal_loss_are_those_of_keras():
     focal = ops.mean(keras.losses.binary_focal_crossentropy(target, prediction, gamma=2.0))
     assert value("cross_entropy", target, prediction) == pytest.approx(float(entropy), rel=1e-5)
     assert value("focal", target, prediction) == pytest.approx(float(focal), rel=1e-4)
-    labels = RNG.integers(0, 3, (2, 8, 8))
-    shares = RNG.random((2, 8, 8, 3), dtype=np.float32)
-    shares /= shares.sum(-1, keepdims=True)
+    labels, shares = three_classes(2, 8, 8)
     entropy = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, shares))
     focal = ops.mean(
         keras.losses.categorical_focal_crossentropy(np.eye(3)[labels], shares, alpha=1.0)
@@ -117,9 +120,7 @@ def test_compound_losses_are_sums():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_integer_labels_and_one_hot_targets_are_the_same(loss):
-    labels = RNG.integers(0, 3, (2, 8, 8))
-    shares = RNG.random((2, 8, 8, 3), dtype=np.float32)
-    shares /= shares.sum(-1, keepdims=True)
+    labels, shares = three_classes(2, 8, 8)
     want = value(loss, np.eye(3)[labels], shares)
     assert value(loss, labels, shares) == pytest.approx(want)
     assert value(loss, labels[..., None].astype(np.uint8), shares) == pytest.approx(want)
@@ -137,13 +138,6 @@ def test_several_labels_are_averaged_without_the_background():
     predicted = np.eye(3, dtype=np.float32)[[[0, 0, 0, 1, 1, 1, 0, 0]]]
     want = 1 - np.mean([(2 * 2 + 1) / (2 + 3 + 1), 1 / (2 + 0 + 1)])
     assert value("dice", labels, predicted) == pytest.approx(want)
-
-
-def three_classes(*shape):
-    """Labels (B, ...) of 0 to 2, and random shares (B, ..., 3) of the classes."""
-    labels = RNG.integers(0, 3, shape)
-    shares = RNG.random((*shape, 3), dtype=np.float32)
-    return labels, shares / shares.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("loss", OVERLAP)
@@ -245,12 +239,9 @@ def test_a_voxel_surely_wrong_still_learns(loss):
 # ---- metrics
 
 
-METRICS = {
-    Dice: sk.f1_score,
-    IoU: sk.jaccard_score,
-    Precision: sk.precision_score,
-    Recall: sk.recall_score,
-}
+KINDS = (Dice, IoU, Precision, Recall)
+SKLEARNS = (sk.f1_score, sk.jaccard_score, sk.precision_score, sk.recall_score)
+METRICS = dict(zip(KINDS, SKLEARNS, strict=True))
 
 
 def measured(metric, *batches):
@@ -286,8 +277,7 @@ def test_metrics_of_empty_masks(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_metrics_of_several_labels_take_the_likeliest(metric):
-    labels = RNG.integers(0, 3, (1, 8, 8))
-    shares = RNG.random((1, 8, 8, 3), dtype=np.float32)
+    labels, shares = three_classes(1, 8, 8)
     each = METRICS[metric](labels.ravel(), shares.argmax(-1).ravel(), labels=[1, 2], average=None)
     assert measured(metric(), (labels, shares)) == pytest.approx(np.mean(each), rel=1e-5)
 
@@ -327,13 +317,9 @@ def test_accuracy_counts_the_voxels_whose_class_is_right():
 
 
 def test_specificity_at_its_ends():
-    for target, prediction, share in (
-        (EMPTY, EMPTY, 1),
-        (EMPTY, FULL, 0),
-        (FULL, FULL, 1),
-        (FULL, EMPTY, 1),
-    ):
-        assert measured(Specificity(), (target, prediction)) == share
+    for target, prediction in ((EMPTY, EMPTY), (FULL, FULL), (FULL, EMPTY)):
+        assert measured(Specificity(), (target, prediction)) == 1
+    assert measured(Specificity(), (EMPTY, FULL)) == 0
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows():
@@ -458,11 +444,8 @@ def test_region_scores_are_scores_and_the_distance():
 def test_regions_that_are_empty_are_scored_as_in_brats():
     empty, small = np.zeros((40, 40, 40), bool), cube((10, 10, 10), size=1)
     assert set(region_scores(empty, empty, (1, 1, 1)).items()) >= {("F1", 1), ("HD95", 0)}
-    for mask, prediction in ((empty, small), (small, empty)):
-        assert set(region_scores(mask, prediction, (1, 1, 1)).items()) >= {
-            ("F1", 0),
-            ("HD95", MISSED),
-        }
+    for pair in ((empty, small), (small, empty)):
+        assert set(region_scores(*pair, (1, 1, 1)).items()) >= {("F1", 0), ("HD95", MISSED)}
     assert pytest.approx(np.linalg.norm([240, 240, 155]), abs=0.005) == MISSED
 
 

@@ -66,15 +66,8 @@ def test_slices_and_volumes_come_out_as_large_as_they_went_in(picture):
 def test_filters_double_on_every_level():
     model = build_unet((32, 32, 1), width=3, depth=3)
     convolutions = [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
-    assert [layer.filters for layer in convolutions] == [3, 3, 6, 6, 12, 12] + [24, 24] + [
-        12,
-        12,
-        6,
-        6,
-        3,
-        3,
-        1,
-    ]
+    levels = [3, 6, 12, 24, 12, 6, 3]
+    assert [layer.filters for layer in convolutions] == [*np.repeat(levels, 2), 1]
 
 
 def test_one_class_is_a_probability_and_several_share_one(picture):
@@ -100,7 +93,7 @@ def test_the_output_is_float32_under_mixed_precision(precision, picture):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "words"),
+    ("shape", "options", "message"),
     [
         ((100, 128, 1), {}, "size 100 .* multiple of 16.*: use 96"),
         ((32, 32, 20, 1), {"depth": 3}, "size 20 .* multiple of 8"),
@@ -113,8 +106,8 @@ def test_the_output_is_float32_under_mixed_precision(precision, picture):
         ((128, 128, 1), {"dropout": 1.0}, "dropout 1.0"),
     ],
 )
-def test_what_makes_no_network_is_refused(shape, options, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_what_makes_no_network_is_refused(shape, options, message):
+    with pytest.raises(InputError, match=message) as caught:
         build_unet(shape, **options)
     assert "\n" not in str(caught.value)
 
@@ -170,8 +163,8 @@ def test_an_older_card_is_filled_up(tmp_path, small):
     assert load_model(tmp_path / "m.keras")[1] == to_card(default_card(small) | {"window": [0, 80]})
 
 
-def refused(path, words):
-    with pytest.raises(InputError, match=words) as caught:
+def refused(path, message):
+    with pytest.raises(InputError, match=message) as caught:
         load_model(path)
     assert str(path.with_suffix("")) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -230,12 +223,7 @@ def test_saving_names_what_is_wrong_with_the_path(tmp_path, small):
 
 
 @pytest.mark.parametrize(
-    ("shape", "classes"),
-    [
-        ((32, 32, 1), 1),
-        ((32, 32, 2), 4),
-        ((16, 16, 16, 4), 4),
-    ],
+    ("shape", "classes"), [((32, 32, 1), 1), ((32, 32, 2), 4), ((16, 16, 16, 4), 4)]
 )
 def test_any_size_and_the_export_compute_what_the_network_computes(tmp_path, shape, classes):
     path = tmp_path / "model.keras"
