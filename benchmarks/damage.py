@@ -129,12 +129,12 @@ def make_picture(ending: str, options=(), wide: bool = False):
     """A maker of pictures of an axial slice, in 8 bits, or in 16 as HU + 1024."""
 
     def make(hu: np.ndarray, rng: Rng) -> bytes:
-        k = int(rng.integers(hu.shape[2] // 3, hu.shape[2]))
-        seen = cv2.resize(np.ascontiguousarray(hu[:, ::-1, k].T), (160, 160))
+        k = int(rng.integers(hu.shape[2] // 3, 2 * hu.shape[2] // 3))
+        seen = cv2.resize(hu[:, ::-1, k].T.astype(np.float32), (160, 160))
         grey = np.clip((seen + 100) * 255 / 400, 0, 255).astype(np.uint8)
         if wide:
             grey = np.clip(seen + 1024, 0, choose(rng, (4095, 65535))).astype(np.uint16)
-            grey[0, 0] = choose(rng, (0, 65535))
+            grey[0, 0] = choose(rng, (0, 0, 0, 65535))
         if rng.random() < 0.2:
             grey = cv2.merge([grey] * int(choose(rng, (3, 4))))
         return cv2.imencode(ending, grey, list(options))[1].tobytes()

@@ -152,7 +152,7 @@ def find_faults(case: Case, ended: Ended, out: Path, limit: int) -> list[tuple[s
     elif ended.code not in (0, 2) or "Traceback (most" in ended.stderr:
         faults.append(("traceback", f"exit code {ended.code}; {find_place(ended.stderr)}"))
     elif odd := find_odd_line(ended):
-        faults.append(("other words", odd))
+        faults.append(("other words", f"exit code {ended.code}; {odd}"))
     if ended.peak_mb > MOST_MB or "needs more memory than there is" in ended.stderr:
         faults.append(("memory", f"{ended.peak_mb:.0f} MB; {ended.stderr.strip()[-200:]}"))
     return faults + check_out(case, ended.code, out)
@@ -163,7 +163,7 @@ def find_odd_line(ended: Ended) -> str:
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     if bool(errors) != (ended.code == 2):
-        return f"exit code {ended.code} with {len(errors)} lines of error"
+        return f"{len(errors)} lines of error"
     return next((line for line in lines if not LINE.match(line)), "")
 
 

@@ -1,5 +1,7 @@
 """benchmarks/fuzz.py: it finds the faults that are planted, and makes the same inputs again."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import damage
@@ -175,15 +177,19 @@ def test_a_table_counts_every_kind_and_the_exit_code_tells_of_faults(tmp_path, c
     assert fuzz.main(words) == 0
 
 
-def test_pred_masks_a_sound_head_in_a_fork(tmp_path, cta_file):
-    """The harness runs the real command: in a process of its own, as its workers do."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    words = [str(cta_file), "--out", str(tmp_path / "out")]
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=fuzz.prepare_worker) as pool:
-        ended = pool.submit(fuzz.run_forked, fuzz.ROOT / "pred.py", words, tmp_path, 120).result()
-    assert ended.code == 0, ended.stderr
-    case = damage.Case(Path(cta_file), "NIfTI .nii.gz", "nothing")
-    assert fuzz.find_faults(case, ended, tmp_path / "out", 120) == []
-    assert 100 < ended.peak_mb < fuzz.MOST_MB
+def test_pred_masks_sound_inputs_in_a_fork(tmp_path, cta):
+    """The harness runs the real command as its workers do, and what it damages shows a brain."""
+    hu = np.rint(cta.hu).astype(np.int16)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=fuzz.prepare_worker) as pool:
+        for kind in ("NIfTI .nii", "DICOM file", "16-bit PNG", "JPEG", "TIFF"):
+            folder = tmp_path / kind.replace(" ", "_")
+            folder.mkdir()
+            path = folder / f"input{damage.KINDS[kind]}"
+            path.write_bytes(damage.MAKERS[kind](hu, np.random.default_rng(5)))
+            words = [str(path), "--out", str(folder / "out")]
+            ended = pool.submit(fuzz.run_forked, fuzz.ROOT / "pred.py", words, folder, 99).result()
+            case = damage.Case(path, kind, "nothing")
+            assert fuzz.find_faults(case, ended, folder / "out", 99) == []
+            assert ended.code == 0 and "no brain" not in ended.stderr, (kind, ended)
+            assert 100 < ended.peak_mb < fuzz.MOST_MB
