@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flask import Blueprint, Flask, Request, Response, current_app, jsonify, request, send_file
+from werkzeug import formparser
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
+from werkzeug.sansio.multipart import MultipartDecoder
 
 from common.card import Card, read_card
 from common.errors import InputError, run, warn
@@ -86,6 +88,14 @@ class PageRequest(Request):
         return uploads.Part(self.folder / "input" / f"{self.count:05}")
 
 
+class FormDecoder(MultipartDecoder):
+    """Werkzeug's reader of forms, which also takes names that are not UTF-8, as curl sends them."""
+
+    def _parse_headers(self, data: bytes):
+        return super()._parse_headers(bytes(data).decode(errors="replace").encode())
+
+
+formparser.MultipartDecoder = FormDecoder  # Werkzeug has no other place to name it
 page = Blueprint("page", __name__)
 
 

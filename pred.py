@@ -22,14 +22,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.card import read_card
-from common.errors import InputError, replacing, run, warn
+from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
 from common.report import write_report_page
 from predict.inputs import find_inputs
 from predict.network import BACKENDS, MODEL, Network
-from predict.result import Wanted, is_done, plan
+from predict.result import Wanted, absolute, is_done, plan
 from predict.work import Work, predict_files
+from scan.cases import PICTURES, SCANS
 
+FAILED = 3  # exit code of --strict
 MOST_BORDER = 50  # mm by which a mask may be grown: a round number, above any margin in use
 
 
@@ -69,10 +71,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="grow a scan's mask by MM, or shrink it where negative (default: 0)",
     )
     add("--overwrite", action="store_true", help="predict again what is already done")
-    args = parser.parse_args(argv)
+    strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
+    add("--strict", action="store_true", help=strict)
+    args = parser.parse_args(list(map(protect_name, sys.argv[1:] if argv is None else argv)))
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
     return args
+
+
+def protect_name(word: str) -> str:
+    """A word of the command line; a scan's name that begins with a dash gets ./ before it."""
+    named = word.startswith("-") and word.lower().endswith((*SCANS, *PICTURES, ".zip", ".dcm"))
+    return f"./{word}" if named else word
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         for note in work.about.get("notes", ()):
             warn(f"{work.target.path}: {note}")
         if work.error:
-            print(f"error: {work.error}", file=sys.stderr)
+            tell(f"error: {work.error}")
     works = [done[target.path] for target in targets]
     failed = sum(work.error is not None for work in works)
     if failed < len(works) > 1:
@@ -97,8 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         write_report_page(list(map(describe, works)), out / "report.html")
     print_results(work for work in works if not work.error)
     if failed and len(works) > 1:
-        print(f"{failed} of {len(works)} inputs failed", file=sys.stderr)
-    return 2 if failed else 0
+        tell(f"{failed} of {len(works)} inputs failed")
+    bad = args.strict and any(work.about.get("verdict") == "failed" for work in works)
+    return 2 if failed else FAILED * bad
 
 
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
@@ -115,10 +126,11 @@ def describe(work: Work) -> dict:
     target, about = work.target, work.about
     if work.error:
         about = {"verdict": "failed", "reasons": [str(work.error)]}
+    said = [*about.get("reasons", ()), *about.get("notes", ())]
     return {
-        "name": target.path.name,
+        "name": printable(absolute(target.path).name),
         "picture": None if work.error else target.folder / f"{target.name}_overlay.png",
-        "reasons": about.get("reasons", []) + about.get("notes", []),
+        "reasons": [printable(reason) for reason in said],
         "verdict": about.get("verdict", ""),
         "ml": about.get("volume_ml", ""),
         "seconds": about.get("seconds", ""),
@@ -149,7 +161,8 @@ def print_results(works: Iterable[Work]) -> None:
             size = f"{about.get('brain_pixels', about.get('labelled_pixels'))} px"
         took = f"{about['seconds']} s" if work.seconds else "done before"
         verdict = about.get("verdict", "")
-        print(f"{size:>9}  {verdict:<6}  {took:>11}  {work.target.folder / about['mask']}")
+        mask = printable(work.target.folder / about["mask"])
+        print(f"{size:>9}  {verdict:<6}  {took:>11}  {mask}")
         if reasons := about.get("reasons"):
             more = f" (and {len(reasons) - 1} more: {work.target.name}.json)" * bool(reasons[1:])
             print(f"{'':>9}  {reasons[0]}{more}")

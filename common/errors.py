@@ -9,20 +9,43 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What a name may hold, and no line of text can show: bytes that are no UTF-8 (Python's surrogates),
+# control characters, ends of lines, and marks that turn the direction of writing
+ODD = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class InputError(Exception):
     """An input cannot be used: says in one line what is wrong, in which file, and what to do."""
 
 
+def printable(text: object) -> str:
+    """A text or path in one line that every terminal and UTF-8 file bears.
+
+    What is ODD becomes an escape: a byte that is no UTF-8 such as \\xe9, a line's end \\n.
+    """
+
+    def escape(odd: re.Match) -> str:
+        byte = ord(odd[0]) - 0xDC00  # of a name's byte: PEP 383
+        return f"\\x{byte:02x}" if 0x80 <= byte < 0x100 else ascii(odd[0])[1:-1]
+
+    return ODD.sub(escape, str(text))
+
+
 def warn(message: str) -> None:
     """Print one line of warning to stderr."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    tell(f"warning: {message}")
+
+
+def tell(line: str) -> None:
+    """Print one line to stderr."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -86,11 +109,12 @@ def quietly() -> Iterator[None]:
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     try:
         sys.exit(main())
     except InputError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        tell(f"error: {' '.join(str(error).splitlines())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         sys.exit(130)

@@ -4,7 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from common.errors import replacing
+from common.errors import ODD, replacing
+
+LONGEST = 200  # bytes of a name that is made of another: a disk takes 255. A round number
 
 
 def read_json(path: str | Path) -> dict:
@@ -25,6 +27,14 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file; InputError when it cannot be written."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def plain_name(name: str) -> str:
+    """A file's name as the start of other files' names, which any disk, table and page bears.
+
+    Characters that no text can show (ODD) become _, and a name that is too long is cut.
+    """
+    return ODD.sub("_", name).encode()[:LONGEST].decode(errors="ignore")
 
 
 def checksum(path: str | Path) -> str:

@@ -13,6 +13,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -161,7 +162,7 @@ def format_row(row: dict, folder: Path) -> str:
     reasons = "".join(f"<li>{html.escape(reason)}" for reason in row["reasons"])
     picture = ""
     if row["picture"] and (small := make_thumbnail(row["picture"])):
-        target = html.escape(os.path.relpath(row["picture"], folder).replace(os.sep, "/"))
+        target = quote(os.path.relpath(row["picture"], folder).replace(os.sep, "/"))
         picture = f'<a href="{target}"><img src="{small}" alt="mask of {name}"></a>'
     numbers = "".join(f'<td class="n">{html.escape(str(row[key]))}' for key in ("ml", "seconds"))
     cells = f'<td>{name}<td>{picture}<td class="{verdict}">{verdict or "–"}<td><ul>{reasons}</ul>'
@@ -170,7 +171,10 @@ def format_row(row: dict, folder: Path) -> str:
 
 def make_thumbnail(path: str | Path) -> str:
     """A picture file as a data: URL of a small JPEG; "" where it cannot be read."""
-    picture = cv2.imread(str(path))
+    try:
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):  # gone, or empty
+        return ""
     if picture is None:
         return ""
     scale = min(1.0, THUMBNAIL / picture.shape[1])

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.card import read_card
-from common.errors import InputError, explained, replacing
-from common.files import read_json
+from common.errors import InputError, explained, printable, replacing
+from common.files import plain_name, read_json
 from scan.cases import get_stem
 
 if TYPE_CHECKING:  # which a picture need not wait for
@@ -70,11 +70,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Target:
-    """One input (a file or a folder), its name, and the folder of its results."""
+    """One input (a file or a folder), its name in files, and the folder of its results."""
 
     path: Path
     name: str
     folder: Path
+
+    @property
+    def input(self) -> str:
+        """The input's whole path as a text, by which its results are known as its own."""
+        return printable(absolute(self.path))
 
     @property
     def json(self) -> Path:
@@ -92,13 +97,18 @@ def plan(paths: list[Path], out: Path) -> list[Target]:
     """
     targets, taken = [], set()
     for path in paths:
-        name = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
-        free = (folder for folder in list_folders(name, out) if folder not in taken)
-        ours = (None, str(absolute(path)))
-        folder = next(folder for folder in free if read_owner(folder, name) in ours)
-        taken.add(folder)
-        targets.append(Target(path, name, folder))
+        stem = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
+        name = plain_name(stem)
+        free = (Target(path, name, f) for f in list_folders(name, out) if f not in taken)
+        target = next(filter(is_ours, free))
+        taken.add(target.folder)
+        targets.append(target)
     return targets
+
+
+def is_ours(target: Target) -> bool:
+    """Whether a target's folder is its own, or nobody's yet."""
+    return read_json(target.json).get("input") in (None, target.input)
 
 
 def absolute(path: Path) -> Path:
@@ -110,11 +120,6 @@ def list_folders(name: str, out: Path) -> Iterator[Path]:
     """The folders in which results of inputs of a name may lie, in order."""
     yield out / f"{name}_prediction"
     yield from (out / f"{name}_prediction_{number}" for number in itertools.count(2))
-
-
-def read_owner(folder: Path, name: str) -> str | None:
-    """The input to which a folder of results belongs; None if to none."""
-    return read_json(folder / f"{name}.json").get("input")
 
 
 def is_result(folder: Path) -> bool:
@@ -156,7 +161,7 @@ def claimed(target: Target) -> Iterator[Target]:
         target = next(t for t in (replace(target, folder=f) for f in folders) if take(t))
     try:
         with replacing(target.json) as path:
-            path.write_text(json.dumps({"input": str(absolute(target.path))}), encoding="utf-8")
+            path.write_text(json.dumps({"input": target.input}), encoding="utf-8")
         yield target
     except InputError:
         target.json.unlink(missing_ok=True)
@@ -171,7 +176,7 @@ def take(target: Target) -> bool:
     try:
         target.json.touch(exist_ok=False)
     except FileExistsError:
-        return read_owner(target.folder, target.name) in (None, str(absolute(target.path)))
+        return is_ours(target)
     return True
 
 

@@ -27,7 +27,7 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from predict import picture
 from predict.network import Network
-from predict.result import Result, Target, Wanted, absolute, claimed, input_version, remove_stale
+from predict.result import Result, Target, Wanted, claimed, input_version, remove_stale
 from scan.cases import PICTURES, is_dicom
 
 
@@ -141,7 +141,7 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
         about = work.kind.write(target, work.source, work.result, wanted, card)
         seconds = work.seconds + time.perf_counter() - start
         about = {
-            "input": str(absolute(target.path)),
+            "input": target.input,
             "input_version": work.version,
             **about,
             "model": card.sha256,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InputError, explained, replacing, warn
+from common.errors import InputError, explained, printable, replacing, warn
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,3 +159,30 @@ def test_a_folder_that_cannot_be_made_is_named():
         replacing("/proc/nowhere/mask.png"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"scan_\xe9\xff.nii.gz", r"scan_\xe9\xff.nii.gz"),
+        (b"two\nlines\t\x1b[31m.png", r"two\nlines\t\x1b[31m.png"),
+        ("Z\u00fcrich \u8133 100%\u00a0.png".encode(), "Z\u00fcrich \u8133 100%\u00a0.png"),
+        ("gnp.\u202eexe \u2028 \x85".encode(), r"gnp.\u202eexe \u2028 \x85"),
+    ],
+)
+def test_every_name_is_told_in_one_line(capsys, name, shown):
+    assert printable(Path(os.fsdecode(name))) == shown
+    warn(f"{os.fsdecode(name)}: empty")
+    assert capsys.readouterr().err == f"warning: {shown}: empty\n"
+
+
+def test_an_output_that_is_not_utf_8_takes_any_text():
+    script = "from common import errors; errors.run(lambda: print('100 mm\u00b2'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "100 mm\\xb2\n", "")

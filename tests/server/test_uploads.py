@@ -86,7 +86,8 @@ NAMES = [  # of files that are taken, whose names must do nothing
     "-rf", "a;touch evil;.nii", "evil" * 1200 + ".nii", "job.json", "../result.json",
     "<script>alert(1)</script>.nii", "\"><img src=x onerror=alert(1)>.nii", "{{7*7}}.nii",
     "%s%n%x.nii", "a%0d%0aSet-Cookie: owner=x.nii", "\u202eiin.exe", "'; DROP TABLE jobs;--",
-    "${jndi:ldap://evil}.nii", "javascript:alert(1)", "\N{PILE OF POO}",
+    "${jndi:ldap://evil}.nii", "javascript:alert(1)", "\N{PILE OF POO}", b"\xff\xfe\xc0\x80.nii",
+    "x" * 251 + ".nii", "--x.nii", "two%0Alines.nii", b"\x1b[31mred.nii",
 ]
 WRONG = {  # refused at once: no scan and no picture
     "empty.nii.gz": b"", "byte.nii": b"x", "program.nii.gz": b"\x7fELF" + ZEROS[:4000],
@@ -149,7 +150,6 @@ BODIES = {  # forms that are none
     "long header": b'--XxXxX\r\nContent-Disposition: form-data; name="files"; x="' + b"y" * 2**21,
     "encoded name": multipart(("x", b"y")).replace(
         b'filename="x"', b"filename*=utf-8''..%2f..%2fevil"),
-    "no text for a name": multipart((b"\xff\xfe\xc0\x80.nii", raw_nifti())),
     "no name": multipart(("x", b"y")).replace(b'filename="x"', b'filename=""'),
     "other field": multipart(("x", b"y")).replace(b'name="files"', b'name="evil"'),
 }
@@ -194,7 +194,10 @@ def test_hostile_names(site, unharmed):
 def test_hostile_names_of_a_case(site, unharmed):
     half = raw_nifti()[:-9]
     for name in NAMES:
-        said = {name if isinstance(name, str) else name.decode(): "flair", "t1ce.nii": "t1ce"}
+        said = {
+            name if isinstance(name, str) else name.decode(errors="replace"): "flair",
+            "t1ce.nii": "t1ce",
+        }
         job = site.send(
             (name, half), ("t1ce.nii", half), "task=tumour", f"channels={json.dumps(said)}"
         )
