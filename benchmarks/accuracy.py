@@ -38,8 +38,9 @@ from predict.network import MODEL, Network  # noqa: E402
 from predict.picture import find_mask  # noqa: E402
 from scan import cases  # noqa: E402
 from scan.mask import dice  # noqa: E402
+from scan.mask_picture import read_mask_picture  # noqa: E402
 from scan.nifti import read_mask  # noqa: E402
-from scan.picture import read_mask_picture, read_picture  # noqa: E402
+from scan.picture import read_picture  # noqa: E402
 from scan.read import read_volume  # noqa: E402
 from scan.views import VIEWS, normalise, stack  # noqa: E402
 from synthesis import ct  # noqa: E402

@@ -17,7 +17,8 @@ from common.errors import InputError, warn
 from common.files import read_json
 from dataset.records import read_record
 from scan.cases import PICTURES, find_pairs, split_folder
-from scan.picture import decode_grey, read_channels, read_mask_picture, read_picture, to_values
+from scan.mask_picture import read_label_picture, read_mask_picture
+from scan.picture import read_channels, read_picture, to_values
 from scan.views import VIEWS
 
 SPLITS = ("Train", "Val", "Test")
@@ -50,7 +51,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         image, mask = read_record(pair.image, *pair.record)
         return to_values(image), mask if pair.labels > 1 else mask > 0
     image = read_channels(pair.image, pair.channels) if pair.channels else read_picture(pair.image)
-    mask = decode_grey(pair.mask) if pair.labels > 1 else read_mask_picture(pair.mask)
+    mask = read_label_picture(pair.mask) if pair.labels > 1 else read_mask_picture(pair.mask)
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its picture "

@@ -15,8 +15,9 @@ import numpy as np
 from common.card import to_contiguous
 from common.errors import InputError
 from dataset.options import Options, Source
+from scan.mask_picture import read_asked_labels
 from scan.nifti import read_labels, read_mask
-from scan.picture import decode_grey, read_channels
+from scan.picture import read_channels
 from scan.read import read_case, read_volume
 from scan.resample import straighten, straighten_labels
 from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
@@ -69,11 +70,13 @@ def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndar
     Raises InputError for files that cannot be read, and for pictures of different sizes.
     """
     images = [read_channels(image, len(options.channels)) for _, image, _ in source.pictures]
-    masks = [decode_grey(mask) for _, _, mask in source.pictures]
+    read = [(path, *read_asked_labels(path, options.labels)) for _, _, path in source.pictures]
+    masks = [mask for _, mask, _ in read]
     if len({array.shape[:2] for array in images + masks}) > 1:
         raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
     labels = np.stack(masks)
-    notes = note_other_labels(labels, source.pictures[0][2].parent, options)
+    notes = [f"{path.name}: {note}" for path, _, said in read for note in said]
+    notes += note_other_labels(labels, source.pictures[0][2].parent, options)
     return np.stack(images), to_contiguous(labels, options.labels), notes
 
 

@@ -63,35 +63,24 @@ def read_channels(path: str | Path, count: int) -> np.ndarray:
     return np.ascontiguousarray(image[..., :count])
 
 
-def read_mask_picture(path: str | Path) -> np.ndarray:
-    """A mask (H, W) of bool, from a picture of 0 and 1, 0 and 255, or with softened edges.
-
-    Raises InputError for labels, since it cannot know which one is meant.
-    """
-    grey = decode_grey(path)
-    most = grey.max()
-    if 1 < most < 10 and len(values := np.unique(grey)) > 2:
-        raise InputError(
-            f"{path} is not a 0/1 mask: it holds the labels {' '.join(map(str, values))}; "
-            "store the one label that is meant as 255 and all else as 0"
-        )
-    return grey > most / 2
-
-
-def decode_grey(path: str | Path) -> np.ndarray:
-    """The grey values (H, W) of a picture file as stored: uint8 or uint16."""
-    return to_grey(decode_file(path), Path(path))[0]
-
-
 def decode_file(path: str | Path) -> np.ndarray:
     """What a picture file stores, (H, W) or (H, W, channels) in OpenCV's order: uint8 or uint16."""
-    path = Path(path)
+    return decode(read_content(path), path)
+
+
+def read_content(path: str | Path) -> bytes:
+    """The bytes of a file; InputError for one that is missing or empty."""
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
     if not content:
         raise InputError(f"{path} is empty; copy or export it again")
+    return content
+
+
+def decode(content: bytes, path: str | Path) -> np.ndarray:
+    """What the bytes of a picture file store, as `decode_file` gives it."""
     for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
         if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
             raise InputError(f"{path} is truncated; copy or export it again")

@@ -214,7 +214,7 @@ def test_a_bad_pair_does_not_stop_the_others_and_the_exit_code_tells(
 def test_a_mask_of_labels_is_refused(slices, greys, tmp_path, capsys):
     write(slices / "Test/masks/a_axial_000.png", disc(60, 2) - disc(20, 1))
     assert run_test(slices, greys, tmp_path)[0] == 2
-    assert "holds the labels 0 1 2" in capsys.readouterr().err
+    assert "holds the values 0 (55.9%), 1 (4.9%), 2 (39.2%)" in capsys.readouterr().err
 
 
 def test_nothing_to_score_is_said_in_one_line(slices, tmp_path):

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, quietly, warn
-from dataset.read import Pair, read_dataset, read_pair
-from scan.picture import decode_grey
+from dataset.read import Pair, name_folders, read_dataset, read_pair
+from scan.mask_picture import read_noted_mask_picture
 from scan.views import air_of, fit_labels, fit_square, normalise
 from training.augment import augment_sample
 
@@ -130,7 +130,8 @@ def read_pairs(
     for split, pairs in (("Train", train_pairs), ("Val", val_pairs)):
         if not pairs:
             asked = f" of the views {' '.join(views)}" if views else ""
-            raise InputError(f"{folder} has no {split} pairs{asked}: make some with data.py")
+            said = f"{folder} has no {split} pairs{asked}; its folders are {name_folders(folder)}"
+            raise InputError(f"{said}: make a folder {split}, or a dataset with data.py")
     return train_pairs, val_pairs
 
 
@@ -139,18 +140,17 @@ def check_masks(
 ) -> None:
     """Look at some masks before hours are spent; raises InputError if they cannot be learned.
 
-    `names` are the labels'. Pictures of a single label may hold any two greys; those of several
-    hold the labels themselves.
+    `names` are the labels'. Pictures of a single label may hold any colour; those of several hold
+    the labels themselves.
     """
     order = np.random.default_rng(seed).permutation(len(pairs))
     chosen = [pairs[index] for index in order[:count]]
-    greys = [find_greys(pair) for pair in chosen if pair.labels == 1 and not pair.record]
+    masks = [pair.mask for pair in chosen if pair.labels == 1 and not pair.record]
+    mended = [f"{mask}: {note}" for mask in masks for note in read_noted_mask_picture(mask)[1]]
     shares = np.array([label_shares(pair) for pair in chosen])
-    if greys := list(filter(None, greys)):
-        warn(
-            f"{len(greys)} of {len(chosen)} masks looked at are not 0/1 ({greys[0]}): what is "
-            "brighter than half counts as brain; store masks as PNG of 0 and 255"
-        )
+    if mended:
+        said = f"{len(mended)} of {len(chosen)} masks looked at are not 0/1 ({mended[0]})"
+        warn(f"{said}; store masks as PNG of 0 and 255")
     if not shares.any():
         raise InputError(
             f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "
@@ -161,14 +161,6 @@ def check_masks(
             f"  {np.count_nonzero(share) / len(share):.0%} of {len(share)} masks looked at hold "
             f"{name}, on average {share.mean():.1%} of the picture"
         )
-
-
-def find_greys(pair: Pair) -> str | None:
-    """One line about a mask that is not 0/1, None for one that is."""
-    values = np.unique(decode_grey(pair.mask))
-    if len(values) > 2 or values[-1] not in (0, 1, 255):
-        return f"{pair.mask} holds {len(values)} grey values"
-    return None
 
 
 def label_shares(pair: Pair) -> np.ndarray:
