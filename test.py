@@ -15,7 +15,6 @@ voxels, whatever the dataset was made of: a row for each label and region, and a
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
@@ -25,10 +24,11 @@ from tqdm import tqdm
 
 from common import SOFTWARE
 from common.card import Card, read_card, to_contiguous
-from common.errors import InputError, replacing, run
+from common.errors import InputError, printable, replacing, run, tell
 from common.files import write_json
 from common.report import paint_labels, plot_boxes, plot_ranking
 from dataset.read import (
+    MANIFEST,
     Pair,
     case_and_view,
     read_dataset,
@@ -40,10 +40,11 @@ from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour
 from predict.network import MODEL, Network
 from predict.picture import as_grey, to_stored, write_image
-from predict.result import Target, absolute, plan
+from predict.result import Target, plan
 from predict.work import choose_kind
-from scan import cases
+from scan import cases, pairs
 from scan.cases import PICTURES, SCANS, Case, has_ending, parse_names
+from scan.names import name_file
 from scan.nifti import read_labels, read_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
@@ -71,23 +72,27 @@ def find(
         about = read_description(folder)
         if about is None or about.cases:
             return find_cases(folder, card, about)
-    if masks is None and folder.is_dir() and is_dataset(folder):
-        if pairs := read_dataset(folder)["Test"]:
-            return pairs
-        raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
-    found = warn_of_rest(find_pairs(folder, masks))
-    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in found]
+    if masks is None and is_made(folder):
+        found = read_dataset(folder)
+    else:
+        found = {"": []}
+        for name, image, mask in warn_of_rest(find_pairs(folder, masks)):
+            split = "" if masks or folder.is_file() else name_file(image, folder).split
+            found.setdefault(split, []).append(Pair(image, mask, **case_and_view(name)))
+    if found.get("Test") or list(found) == [""]:
+        return found.get("Test") or found[""]
+    raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
 
 
 def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
-    """As `cases.find_pairs`: pictures, or scans where no pictures pair."""
+    """As `pairs.find_pairs`: pictures, or scans where no pictures pair."""
     if holds(folder, PICTURES):
         try:
-            return cases.find_pairs(folder, masks, PICTURES)
+            return pairs.find_pairs(folder, masks, PICTURES)
         except InputError:
             if not holds(folder, SCANS):
                 raise
-    return cases.find_pairs(folder, masks, SCANS)
+    return pairs.find_pairs(folder, masks, SCANS)
 
 
 def find_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
@@ -111,17 +116,14 @@ def find_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
     raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
 
 
-def is_dataset(folder: Path) -> bool:
-    """Whether the folder has splits, as data.py and others lay them out."""
-    return (folder / "dataset.json").exists() or any(
-        path.name.lower() == "train" for path in folder.iterdir() if folder.is_dir()
-    )
+def is_made(folder: Path) -> bool:
+    """Whether the folder is a dataset of data.py."""
+    return (folder / MANIFEST).exists() or read_description(folder) is not None
 
 
 def holds(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether there are files of some endings in the folder or one level below."""
-    files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    return any(has_ending(file, endings) for file in files)
+    """Whether there are files of some endings in and below the folder."""
+    return any(has_ending(file, endings) for file in pairs.list_files(path, endings))
 
 
 # ---------------------------------------------------------------- one pair
@@ -134,20 +136,20 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
     """
     rows = SCORERS[choose_kind(target.path, network.card)](item, target, network)
     if isinstance(item, Case):
-        mask, told = item.labels, {"Case": item.patient, "View": "", "File": str(target.path)}
+        mask, told = item.labels, {"Case": item.patient, "View": "", "File": target.path}
     else:
-        mask, told = item.mask, {"Case": item.case, "View": item.view, "File": str(item.image)}
+        mask, told = item.mask, {"Case": item.case, "View": item.view, "File": item.image}
     rows = [{"Image": target.name} | row for row in rows]
     # JSON knows no NaN
     found = [{name: None if v != v else v for name, v in row.items()} for row in rows]
     about = {
-        "input": str(absolute(target.path)),  # by which `plan` knows whose folder this is
+        "input": target.input,  # by which `plan` knows whose folder this is
         "true_mask": str(mask.resolve()),
         "scores": found if len(found) > 1 else found[0],
         "software": SOFTWARE,
     }
     write_json(target.json, about)
-    return [row | told for row in rows]
+    return [row | told | {"File": printable(told["File"])} for row in rows]
 
 
 def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
@@ -390,7 +392,7 @@ def main(argv: list[str] | None = None) -> int:
     pairs = find(args.folder, args.masks, card)
     table, failed = score_all(pairs, Path(args.out), Network(args.model))
     for line in failed:
-        print(f"error: {line}", file=sys.stderr)
+        tell(f"error: {line}")
     if not len(table):
         raise InputError(f"none of the {len(pairs)} pairs could be scored; see above")
     with replacing(args.scores) as path:

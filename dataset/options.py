@@ -13,8 +13,9 @@ import numpy as np
 from common.card import BRAIN, HEAD, name_labels
 from common.errors import InputError
 from dataset.read import warn_of_rest
-from scan.cases import Case, find_cases, find_pairs, find_picture_cases, get_stem, parse_names
+from scan.cases import PICTURES, SCANS, Case, find_cases, find_patient, get_stem, parse_names
 from scan.hu import AIR
+from scan.pairs import find_pairs, find_picture_cases, list_files
 from scan.views import SCALES, VIEWS, WINDOW
 from synthesis.head import find_label_maps
 
@@ -92,7 +93,7 @@ def to_options(args: argparse.Namespace) -> Options:
     is_drawn = is_mri and bool(args.scans) and not any(Path(args.scans).rglob("*.nii*"))
     refuse_useless(args, is_drawn)
     given = vars(args) | {
-        "size": args.size or (240 if is_mri else None),
+        "size": 240 if is_mri and args.size is None else args.size,
         "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
         "channels": [name.lower() for name in args.channels or CT],
@@ -182,9 +183,22 @@ def to_sources(args: argparse.Namespace, options: Options) -> tuple[list[Source]
     is_plain = not (args.labels or args.necks)
     require(is_plain, "--labels and --necks are for --synthetic N; say how many scans to make")
     require(args.scans, "nothing to slice; give a folder of SCANS, or --synthetic N")
+    refuse_pictures(Path(args.scans))
     pairs = warn_of_rest(find_pairs(args.scans, args.masks))
     origin = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
-    return [Source(case, case, scan, mask) for case, scan, mask in pairs], origin
+    return [Source(case, find_patient(case), scan, mask) for case, scan, mask in pairs], origin
+
+
+def refuse_pictures(folder: Path) -> None:
+    """Raise InputError for a folder that holds pictures and no scans."""
+    if not folder.exists() or any(list_files(folder, SCANS)):
+        return
+    if any(list_files(folder, PICTURES)):
+        raise InputError(
+            f"{folder} holds pictures, and data.py slices scans (NIfTI, DICOM). Pictures and masks "
+            f"need no data.py: train.py {folder} takes its Train and Val folders as they are, "
+            f"test.py {folder} its Test folder, or all where there are no such folders"
+        )
 
 
 def find_mri(args: argparse.Namespace, options: Options) -> tuple[list[Source], str]:

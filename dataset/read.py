@@ -1,4 +1,4 @@
-"""A dataset folder as pairs of images and masks: of data.py, or Train/images with masks beside it.
+"""A dataset folder as pairs of images and masks: of data.py, or with folders called as splits.
 
 Needs no network library, and reads one pair at a time.
 """
@@ -16,13 +16,19 @@ from common.card import Card, to_card
 from common.errors import InputError, warn
 from common.files import read_json
 from dataset.records import read_record
-from scan.cases import PICTURES, find_pairs, split_folder
+from scan.cases import PICTURES, SCANS, list_visible
 from scan.mask_picture import read_label_picture, read_mask_picture
+from scan.names import name_file
+from scan.pairs import find_pairs, list_files
 from scan.picture import read_channels, read_picture, to_values
 from scan.views import VIEWS
 
 SPLITS = ("Train", "Val", "Test")
 MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"  # the two files of a dataset folder
+HOW_TO_SPLIT = (
+    "Move them to Train/images, Train/masks, Val/images, Val/masks (and Test), "
+    "all slices of a patient to one of these"
+)
 SAMPLE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
 
 
@@ -61,32 +67,67 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_description(folder: str | Path) -> Card | None:
-    """The card of a dataset folder, from its dataset.json; None where there is none."""
+    """The card of a dataset folder, from its dataset.json; None where there is none.
+
+    nnU-Net and the Decathlon describe their sets in files of that name, too: these are None.
+    """
     path = Path(folder) / DESCRIPTION
     if not path.exists():
         return None
     if said := read_json(path):
-        return to_card(said)
+        return None if "numTraining" in said else to_card(said)
     raise InputError(f"{path} cannot be read as JSON; make the dataset again")
 
 
 def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
     """The pairs of each split of a dataset folder, {"Train": [...], "Val": [...], "Test": [...]}.
 
-    Reads the layout of data.py (by its manifest.csv), and Train/images with
-    Train/mask_img_labelsTrain, and so on for Val and Test. Raises InputError for anything else.
+    Reads the layout of data.py (by its manifest.csv), and folders of any layout in which a folder's
+    name says the split: Train/images with Train/masks, images/val with labels/val, train with
+    train_masks. Raises InputError for anything else.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no dataset folder {folder}; make one: python data.py --synthetic 40")
     if (folder / MANIFEST).exists():
         return read_manifest(folder)
-    if (folder / DESCRIPTION).exists():
+    if read_description(folder):
         raise InputError(f"{folder} is unfinished; run its data.py command again to finish it")
-    found = {p.name.lower(): p for p in folder.iterdir() if p.is_dir()}
-    if "train" not in found:
-        raise InputError(f"{folder} has no {MANIFEST} and no Train/images; give a dataset folder")
-    return {s: read_split(found[s.lower()]) if s.lower() in found else [] for s in SPLITS}
+    if not any(list_files(folder, PICTURES)):
+        raise InputError(f"{folder} has no {MANIFEST} and no pictures; {advise(folder)}")
+    splits = find_splits(folder)
+    if others := splits.pop("", []):
+        said = f"{folder}: {len(others)} pairs lie in no folder called Train, Val or Test"
+        if not any(splits.values()):
+            raise InputError(f"{said}; there are {name_folders(folder)}. {HOW_TO_SPLIT}")
+        warn(f"{said}, such as {others[0].image}; left out")
+    return splits
+
+
+def find_splits(folder: Path) -> dict[str, list[Pair]]:
+    """The pairs of pictures in and below a folder, by the split that their folders' names say.
+
+    Those of no split stand at "". Warns of files left over; raises InputError when nothing pairs.
+    """
+    splits: dict[str, list[Pair]] = {split: [] for split in (*SPLITS, "")}
+    for name, image, mask in warn_of_rest(find_pairs(folder, endings=PICTURES)):
+        split = name_file(image, folder).split
+        splits[split].append(Pair(image, mask, **case_and_view(name)))
+    return splits
+
+
+def name_folders(folder: Path) -> str:
+    """The folders in a folder, in words."""
+    names = [path.name for path in list_visible(folder) if path.is_dir()]
+    more = f" and {len(names) - 8} more folders" if len(names) > 8 else ""
+    return (", ".join(names[:8]) + more) or "no folders"
+
+
+def advise(folder: Path) -> str:
+    """What to do with a folder that holds no pictures."""
+    if any(list_files(folder, SCANS)):
+        return f"make a dataset of its scans: python data.py {folder} --out files/dataset"
+    return f"there are {name_folders(folder)}; give a dataset folder"
 
 
 def read_manifest(folder: Path) -> dict[str, list[Pair]]:
@@ -111,12 +152,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a manifest, {column: text}."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def read_split(folder: Path) -> list[Pair]:
-    """Pairs of `folder`/images and `folder`/mask…, matched by name; warns of files left over."""
-    found = warn_of_rest(find_pairs(*split_folder(folder), PICTURES))
-    return [Pair(image, mask, **case_and_view(name)) for name, image, mask in found]
 
 
 def warn_of_rest(found: tuple):

@@ -9,16 +9,14 @@ from common.card import Card
 from common.errors import InputError, warn
 from predict.result import is_result
 from scan.cases import (
-    MASK_NAME,
     PICTURES,
     SCANS,
-    find_masks,
     find_modality,
-    get_stem,
     is_dicom_folder,
     list_visible,
     parse_names,
 )
+from scan.pairs import find_masks
 
 
 def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]:
@@ -94,11 +92,9 @@ def list_cases(folder: Path, card: Card) -> list[Path]:
     scans = [path for path in entries if path.name.lower().endswith(SCANS)]
     if any(find_channel(path.name, card) for path in scans):
         return [folder]
-    pictures = [
-        path
-        for path in entries
-        if path.name.lower().endswith(PICTURES) and not MASK_NAME.search(get_stem(path).lower())
-    ]
+    pictures = [path for path in entries if path.name.lower().endswith(PICTURES)]
+    masks = set(find_masks(pictures))
+    pictures = [path for path in pictures if path not in masks]
     return pictures + [q for path in entries if path.is_dir() for q in list_cases(path, card)]
 
 

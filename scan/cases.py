@@ -1,6 +1,5 @@
-"""Which files belong together by their names: a scan and its mask, the modalities of a case.
+"""Files and folders of scans; which files are the modalities of a case, by their names.
 
-    pairs, left_over = find_pairs("scans", "masks")
     case = find_case("BraTS2021_00000", ["flair", "t1ce"])
 
 Names are those of the BraTS challenges of 2012 to 2024 and of data that follow them, in any letter
@@ -11,7 +10,6 @@ case and with any separators: `x_flair`, `x-t2f`, `Flair_subtrMeanDivStd`; `x_t1
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -21,7 +19,6 @@ from common.errors import InputError
 
 SCANS = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MASK_NAME = re.compile(r"[_-](brain[_-]?)?(roi|mask|seg|segmentation|label)$")
 SEG = "seg"  # the label volume, among the modalities
 # How a file's name may spell a modality
 SPELLINGS = {
@@ -32,9 +29,9 @@ SPELLINGS = {
     SEG: ("seg", "segm", "segmentation", "otmulticlass", "ot", "gt", "label", "labels"),
 }
 # Visits of one patient must not be torn apart by a split
-VISIT = re.compile(r"(BraTS-[A-Z]+-\d+|UPENN-GBM-\d+)[-_]\d+|(sub-[A-Z\d]+)_ses-.+", re.I)
-
-Pairs = list[tuple[str, Path, Path]]  # (case, scan, mask)
+VISIT = re.compile(
+    r"(BraTS-[A-Z-]+-\d+|UPENN-GBM-\d+|UCSD-PTGBM-\d+)[-_]\d+|(sub-[A-Z\d]+)_ses-.+", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,14 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """The patient, where the name also tells the visit; else the case."""
-        found = VISIT.fullmatch(self.name)
-        return next(filter(None, found.groups())) if found else self.name
+        """The patient, as `find_patient`."""
+        return find_patient(self.name)
+
+
+def find_patient(case: str) -> str:
+    """The patient of a case, where its name also tells the visit; else the case."""
+    found = VISIT.fullmatch(case)
+    return next(filter(None, found.groups())) if found else case
 
 
 # ---------------------------------------------------------------- files and folders
@@ -80,11 +82,17 @@ def list_tree(folder: str | Path) -> list[Path]:
     return [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
 
 
-def list_scans(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The folder's files with one of `endings` and its DICOM folders; or itself, if it is one."""
-    if folder.is_file() or is_dicom_folder(folder):
-        return [folder]
-    return [p for p in list_visible(folder) if has_ending(p, endings) or is_dicom_folder(p)]
+def open_folder(path: Path) -> Path:
+    """The file in a folder that is called like a file, as some archives unpack: X.nii/any.nii.
+
+    Other paths stay as they are. Raises InputError for a folder with none or several such files.
+    """
+    if not path.is_dir() or get_stem(path) == path.name or is_dicom_folder(path):
+        return path
+    files = [p for p in list_visible(path) if p.is_file() and has_ending(p, SCANS + PICTURES)]
+    if len(files) == 1:
+        return files[0]
+    raise InputError(f"{path} is a folder that is called like a file; put one file into it")
 
 
 def is_dicom_folder(folder: Path) -> bool:
@@ -103,92 +111,6 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except PermissionError:
         return False
-
-
-# ---------------------------------------------------------------- a scan and its mask
-
-
-def find_pairs(
-    scans: str | Path, masks: str | Path | None = None, endings: Sequence[str] = SCANS
-) -> tuple[Pairs, list[str]]:
-    """Pair scans with masks by name: ([(case, scan, mask), …], [a line on each file left over]).
-
-    `scans` is a scan, a folder of scans (NIfTI files or DICOM folders), or, without `masks`, a
-    folder that holds both: X.nii.gz beside X_ROI, X_mask or X_seg.nii.gz, or two folders such as
-    images/ and masks/. Letter case does not matter. Raises InputError when nothing pairs.
-    """
-    scans, masks = Path(scans), Path(masks) if masks else None
-    for path in filter(None, (scans, masks)):
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the path")
-    if scans.is_file() or is_dicom_folder(scans):
-        if masks and masks.is_file():
-            return [(get_stem(scans), scans, masks)], []
-        masks = masks or scans.parent
-        others = [path for path in list_scans(masks, endings) if path != scans]
-        pairs, left_over = match_names([scans], others)[0], []
-    else:
-        if masks is None:
-            scans, masks = split_folder(scans)
-        pairs, left_over = match_names(*list_scans_and_masks(scans, masks, endings))
-    if not pairs:
-        raise InputError(
-            f"found no mask in {masks} for {scans}; name them X.nii.gz and X_mask.nii.gz, "
-            "or give the masks' folder as second argument"
-        )
-    return pairs, left_over
-
-
-def list_scans_and_masks(scans: Path, masks: Path, endings: Sequence[str]) -> tuple[list, list]:
-    """Files of the two folders; those of one folder are told apart by their names."""
-    files = list_scans(scans, endings)
-    if scans != masks:
-        return files, list_scans(masks, endings)
-    mask_files = [file for file in files if MASK_NAME.search(get_stem(file).lower())]
-    return [file for file in files if file not in mask_files], mask_files
-
-
-def find_masks(files: Sequence[Path]) -> list[Path]:
-    """The files whose names make them masks of others among them: X_mask.nii.gz beside X.nii.gz."""
-    names = [get_stem(file).lower() for file in files]
-    found = zip(files, names, strict=True)
-    return [f for f, n in found if MASK_NAME.search(n) and MASK_NAME.sub("", n) in names]
-
-
-def match_names(scans: list[Path], masks: list[Path]) -> tuple[Pairs, list[str]]:
-    """Pairs of one name, and a line for every file that has no partner or more than one."""
-    by_name: dict[str, list[Path]] = {}
-    for mask in masks:
-        name = get_stem(mask).lower()
-        for key in {name, MASK_NAME.sub("", name)}:
-            by_name.setdefault(key, []).append(mask)
-    names = [get_stem(scan).lower() for scan in scans]
-    pairs, left_over = [], []
-    for scan, name in zip(scans, names, strict=True):
-        found = by_name.get(name, [])
-        if names.count(name) > 1:
-            left_over.append(f"{scan}: another scan has the same name; left out")
-        elif len(found) > 1:
-            several = ", ".join(m.name for m in found)
-            left_over.append(f"{scan}: several masks ({several}); left out")
-        elif not found:
-            left_over.append(f"{scan}: no mask of that name; left out")
-        else:
-            pairs.append((get_stem(scan), scan, found[0]))
-    used = {m for name in names for m in by_name.get(name, [])}
-    left_over += [f"{mask}: no scan of that name; left out" for mask in masks if mask not in used]
-    return pairs, left_over
-
-
-def split_folder(folder: Path) -> tuple[Path, Path]:
-    """(images, masks) inside `folder`, or the folder twice where it holds no such pair."""
-    folders = [p for p in list_visible(folder) if p.is_dir()]
-    masks = [p for p in folders if re.search("mask|roi|seg|label", p.name.lower())]
-    others = [p for p in folders if p not in masks]
-    images = [p for p in others if re.search("image|img|scan|ct", p.name.lower())] or others
-    if len(images) == len(masks) == 1:
-        return images[0], masks[0]
-    return folder, folder
 
 
 # ---------------------------------------------------------------- cases of several modalities
@@ -290,44 +212,3 @@ def parse_names(given: Sequence[str]) -> dict[str, str]:
     if not all(0 < text.find("=") < len(text) - 1 for text in given):
         raise InputError("--names takes MODALITY=GLOB, such as flair=*_FL.nii.gz")
     return dict(text.split("=", 1) for text in given)
-
-
-# ---------------------------------------------------------------- cases of slices in pictures
-
-
-def find_picture_cases(
-    folder: str | Path,
-) -> tuple[dict[str, list[tuple[int, Path, Path]]], list[str]]:
-    """Slices with masks in and below a folder, {case: [(index, image, mask), …]}, and a line on
-    each file left over.
-
-    X_12.tif with X_12_mask.tif is slice 12 of the case X, as in the LGG set (Buda et al., Computers
-    in Biology and Medicine 109 (2019)); without a number, the case is the folder. Where several
-    folders hold a case of one name, their names are added. Pairs as `find_pairs`. Raises InputError
-    when there is none.
-    """
-    found: dict[tuple[str, Path], list] = {}
-    left_over = []
-    for below in list_tree(folder):
-        if not any(has_ending(p, PICTURES) for p in below.iterdir()):
-            continue
-        pairs, lines = match_names(*list_scans_and_masks(below, below, PICTURES))
-        left_over += lines
-        for name, image, mask in pairs:
-            case, _, number = name.rpartition("_")
-            case = case if case and number.isdigit() else below.resolve().name
-            slices = found.setdefault((case, below), [])
-            index = int(number) if number.isdigit() else len(slices)
-            if index in (other for other, *_ in slices):
-                left_over.append(f"{image}: another slice of {case} has its number; left out")
-            else:
-                slices.append((index, image, mask))
-    if not found:
-        raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
-    several = Counter(case for case, _ in found)
-    named = {}
-    for (case, below), slices in found.items():
-        parts = below.relative_to(folder).parts
-        parts = parts[:-1] if parts[-1:] == (case,) else parts
-        named["_".join((*parts, case)) if several[case] > 1 else case] = sorted(slices)
-    return dict(sorted(named.items())), left_over

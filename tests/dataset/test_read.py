@@ -32,6 +32,47 @@ def test_pictures_without_masks_are_named(tmp_path, capsys):
     assert "b.png: no mask" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/images", "train/masks", "valid/images", "valid/masks"),
+        ("images/training", "labels/training", "images/validation", "labels/validation"),
+        ("Train", "Train_Masks", "Val", "Val_Masks"),
+    ],
+)
+def test_splits_are_told_by_the_names_of_folders(tmp_path, names):
+    train, train_masks, val, val_masks = (tmp_path / name for name in names)
+    touch(train / "1.png", train_masks / "1.png", train / "2.png", train_masks / "2.png")
+    touch(val / "1.png", val_masks / "1.png")
+    splits = read_dataset(tmp_path)
+    assert {split: len(pairs) for split, pairs in splits.items()} == {
+        "Train": 2,
+        "Val": 1,
+        "Test": 0,
+    }
+    assert splits["Val"][0].mask == val_masks / "1.png"
+
+
+def test_pairs_in_no_split_are_refused_or_named(tmp_path, capsys):
+    touch(tmp_path / "images/a.png", tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match="1 pairs lie in no folder .* there are images, masks"):
+        read_dataset(tmp_path)
+    touch(tmp_path / "images/train/a.png", tmp_path / "masks/train/a.png")
+    assert len(read_dataset(tmp_path)["Train"]) == 1
+    assert "1 pairs lie in no folder called Train" in capsys.readouterr().err
+
+
+def test_scans_are_sent_to_data_py(tmp_path):
+    touch(tmp_path / "a.nii", tmp_path / "a_mask.nii")
+    with pytest.raises(InputError, match="python data.py"):
+        read_dataset(tmp_path)
+
+
+def test_the_dataset_json_of_others_is_no_card_of_ours(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "numTraining": 2}')
+    assert read_description(tmp_path) is None
+
+
 def test_masks_of_another_size_are_refused(tmp_path):
     write_picture(tmp_path / "image.png", np.zeros((9, 8), np.uint8))
     write_picture(tmp_path / "mask.png", np.zeros((9, 9), np.uint8))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from scan.cases import Case, find_case, find_cases, find_picture_cases
+from scan.cases import Case, find_case, find_cases
 from scan.nifti import read_labels, write_mask
+from scan.pairs import find_picture_cases
 from scan.read import read_case, read_volume
 
 SHAPE = (8, 9, 7)
