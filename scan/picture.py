@@ -13,12 +13,18 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, explained
-from scan.hu import AIR
+from scan.hu import AIR, doubt_hu, thin_sample
 
 LUMA = np.float32([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
 COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less; chosen by eye
 COLOURED_LETTERS = 0.05  # of all pixels: letters on a grey slice cover less; chosen by eye
 TWELVE_BITS = 4095  # the largest value that HU + 1024 have on a scanner
+# What is added to HU so that 16 bits without sign hold them: by scanners, and by DeepLesion (Yan et
+# al., J Med Imaging 5 (2018)) and others who shift int16 by half its range
+OFFSETS = (-AIR, 32768)
+NEAR_AIR = (-1100, -900)  # HU: air on a scanner that is a little off, round numbers
+HEAD = (-1100, 4000)  # HU: all of a head, but for metal and padding, round numbers
+FLAT = 32  # of 255 greys: a picture of 16 bits that spans fewer shows next to nothing. By eye
 # Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
 # colours. Their share was up to 0.05 in slices under a cast or sepia with letters, also in JPEG; it
 # was 0.12 and more in slices in the colour maps hot, inferno, jet and viridis, 0.14 in photos
@@ -30,25 +36,92 @@ cv2.utils.logging.setLogLevel(0)  # we say ourselves, once, why a picture cannot
 def read_picture(path: str | Path) -> np.ndarray:
     """A grey picture (H, W): uint8, or float32 HU where a 16-bit file holds HU + 1024.
 
-    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes);
-    other 16-bit pictures are brought to uint8, 65535 to 255.
+    Sixteen bits with nothing above 4095 are taken as HU + 1024 (as `data.py --window hu` writes),
+    those that span the HU of a head as HU + 32768 or another constant (see `find_offset`). Other
+    16-bit pictures are brought to uint8, 65535 to 255.
     Raises InputError for anything else: missing, empty, truncated, another format, a photo.
     """
-    return read_noted(path)[0]
+    return to_values(to_grey(decode_file(path), Path(path))[0])
 
 
 def read_noted(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A picture as `read_picture` gives it, and a note if it was not all grey."""
-    grey, notes = to_grey(decode_file(path), Path(path))
-    return to_values(grey), notes
+    """A picture as `read_picture` gives it, and notes if it was not all grey or is doubtful HU."""
+    stored, notes = to_grey(decode_file(path), Path(path))
+    values = to_values(stored)
+    if stored.dtype != np.uint8:
+        notes = (*notes, *note_16_bits(stored, values))
+    return values, notes
+
+
+# ---------------------------------------------------------------- what stored values mean
 
 
 def to_values(stored: np.ndarray) -> np.ndarray:
-    """What stored values mean: uint8 as it is, 12 of 16 bits as HU, else the upper 8 of 16 bits."""
+    """What stored values mean: uint8 as it is, HU plus a constant as HU, else the upper 8 bits."""
     if stored.dtype == np.uint8:
         return stored
-    high = stored.max() > TWELVE_BITS
-    return np.rint(stored / 257).astype(np.uint8) if high else stored + np.float32(AIR)
+    offset = find_offset(stored)
+    if offset is None:
+        return np.rint(stored / 257).astype(np.uint8)
+    hu = stored - np.float32(offset)
+    return hu if offset == -AIR else np.maximum(hu, AIR, out=hu)
+
+
+def find_offset(stored: np.ndarray) -> int | None:
+    """The constant that 16 bits (H, W), uint16, hold on top of HU; None where they are no HU.
+
+    It is known by the head: air 1000 HU below soft tissue, and bone. Values up to 4095 are HU +
+    1024 unless these fit only another constant.
+    """
+    is_12_bits = stored.max() <= TWELVE_BITS
+    if is_12_bits and np.mean(stored < NEAR_AIR[1] - AIR) > 0.01:
+        return -AIR  # air lies where it should
+    sample = thin_sample(stored).astype(np.int32)
+    steps = np.diff(np.unique(sample))
+    if not is_12_bits and len(steps) and steps.min() > 2:
+        return None  # 8 or 12 bits stretched to 16
+    if is_12_bits and not doubt_hu(sample + AIR):
+        return -AIR
+    if is_head(sample, OFFSETS[1], in_doubt=True):
+        return OFFSETS[1]
+    fitting = (offset for offset in (-AIR, *guess_offsets(sample)) if is_head(sample, offset))
+    return next(fitting, -AIR if is_12_bits else None)
+
+
+def guess_offsets(sample: np.ndarray) -> list[int]:
+    """What HU could be stored with, (N,), by the commonest values: one of them may be air."""
+    values, counts = np.unique(sample // 20, return_counts=True)
+    offsets = []
+    for level in values[np.argsort(counts, kind="stable")[::-1][:3]]:
+        near = sample[np.abs(sample - 20 * level - 10) < 50]
+        is_cut = np.mean(near == near.min()) > 0.5  # at the least value of a scanner
+        offsets.append(round(float(np.median(near))) + (-AIR if is_cut else 1000))
+    return offsets
+
+
+def is_head(sample: np.ndarray, offset: int, in_doubt: bool = False) -> bool:
+    """Whether stored values less an offset are the HU of a head, padding apart.
+
+    With `in_doubt`, air alone will do: no picture of greys lies in so narrow a band.
+    """
+    hu = sample - offset
+    within = (HEAD[0] <= hu) & (hu <= HEAD[1])
+    has_air = np.mean((NEAR_AIR[0] <= hu) & (hu <= NEAR_AIR[1])) > 0.01
+    if not has_air or np.mean(within | (sample == sample.min())) < 0.98:
+        return False
+    return in_doubt or not doubt_hu(np.maximum(hu, AIR))
+
+
+def note_16_bits(stored: np.ndarray, values: np.ndarray) -> tuple[str, ...]:
+    """Notes on a picture of 16 bits: how it was taken, where that is not plain or doubtful."""
+    if values.dtype == np.uint8:
+        low, high = np.percentile(values, (1, 99))
+        flat = "16 bits that span next to no greys: if they are HU, store HU + 1024"
+        return (flat,) if high - low < FLAT else ()
+    offset = round(float(stored.max()) - float(values.max()))
+    said = f"16 bits taken as HU + {offset}"
+    doubts = tuple(f"{said}, but {doubt}" for doubt in doubt_hu(values))
+    return doubts or ((said,) if offset != -AIR or stored.max() > TWELVE_BITS else ())
 
 
 def read_channels(path: str | Path, count: int) -> np.ndarray:

@@ -75,6 +75,62 @@ def test_read_picture_knows_hu_by_its_twelve_bits(tmp_path):
     assert read_picture(tmp_path / "other.png").tolist() == [[0, 1, 255]]
 
 
+def head_slice(size=200):
+    """HU (size, size), whole numbers: brain and skull in air, scalp, noise."""
+    rng = np.random.default_rng(0)
+    away = np.linalg.norm(np.indices((size, size)).T - size / 2, axis=-1) / size
+    hu = np.select([away < 0.3, away < 0.34, away < 0.37], [35, 900, -90], -1000)
+    return hu + rng.integers(-12, 13, hu.shape)
+
+
+def save_16_bits(path, values):
+    write_picture(path, np.clip(np.rint(values), 0, 65535).astype(np.uint16))
+    return path
+
+
+@pytest.mark.parametrize("offset", [1024, 32768, 10000, 2048, 33792])
+@pytest.mark.parametrize("kind", ["plain", "metal", "padded", "cut at -1024"])
+def test_16_bits_that_span_hu_are_hu_whatever_was_added(tmp_path, offset, kind):
+    hu = head_slice()
+    if kind == "metal":
+        hu[100:104, 100:110] = 14000
+    if kind == "cut at -1024":
+        hu[hu < -900] = -1024
+    stored = hu + offset
+    if kind == "padded" and offset > 4096:
+        stored[:9] = 0
+    read, notes = read_noted(save_16_bits(tmp_path / "x.png", stored))
+    assert read.dtype == np.float32 and read.min() >= -1024
+    at_most = 0 if offset in (1024, 32768) else 5
+    assert abs(np.median((read - hu)[9:])) <= at_most
+    is_plain = offset == 1024 and kind != "metal"
+    assert not notes if is_plain else notes[0].startswith("16 bits taken as HU + ")
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), read)
+
+
+def test_greys_stretched_to_16_bits_stay_greys(tmp_path):
+    hu = head_slice()
+    in_window = np.clip((hu + 100) / 400, 0, 1)
+    for values in ((hu + 1024) * 16, (hu + 1024) * 65535 / 4095, in_window * 65535):
+        read, notes = read_noted(save_16_bits(tmp_path / "x.png", values))
+        assert read.dtype == np.uint8 and notes == ()
+        np.testing.assert_array_equal(read, np.rint(np.clip(np.rint(values), 0, 65535) / 257))
+
+
+def test_a_slice_of_air_in_hu_is_air_and_not_grey(tmp_path):
+    read, _ = read_noted(save_16_bits(tmp_path / "x.png", np.full((50, 50), 31744)))
+    assert read.dtype == np.float32 and (read == -1024).all()
+
+
+def test_16_bits_that_may_be_hu_or_not_are_said(tmp_path):
+    flat = 20000 + np.random.default_rng(0).integers(0, 900, (60, 60))
+    read, notes = read_noted(save_16_bits(tmp_path / "x.png", flat))
+    assert read.dtype == np.uint8 and "if they are HU, store HU + 1024" in notes[0]
+    window = np.clip((head_slice() + 100) / 400, 0, 1) * 4095
+    read, notes = read_noted(save_16_bits(tmp_path / "x.png", window))
+    assert read.dtype == np.float32 and "taken as HU + 1024, but most of the body" in notes[0]
+
+
 def test_read_picture_allows_coloured_letters_but_no_photo(tmp_path):
     slice_ = np.full((100, 100, 3), 90, np.uint8)
     slice_[2:10, 2:20] = (0, 255, 255)
@@ -134,7 +190,10 @@ def test_colours_of_16_bits_and_of_any_size_are_read(tmp_path):
 
 
 def test_many_tinted_pictures_print_nothing(tmp_path, grey_slice, capfd):
-    for name, values in {"image": coloured(grey_slice, TINTS["sepia"]), "mask": grey_slice // 255}.items():
+    for name, values in {
+        "image": coloured(grey_slice, TINTS["sepia"]),
+        "mask": grey_slice // 255,
+    }.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), values)
     pair = Pair(tmp_path / "image.png", tmp_path / "mask.png")
     assert read_pair(pair)[0].shape == grey_slice.shape
