@@ -14,6 +14,7 @@ from scan.cases import (
     find_modality,
     is_dicom_folder,
     list_visible,
+    open_folder,
     parse_names,
 )
 from scan.pairs import find_masks
@@ -58,7 +59,7 @@ def list_inputs(folder: Path, card: Card) -> list[Path]:
     from scan.dicom_series import list_slices  # 50 ms, which a file that is named need not wait for
 
     scans = [path for found in list_dicom(folder) for path in list_slices(found) or [found]]
-    return [file for file in files if file not in masks] + scans
+    return [open_folder(file) for file in files if file not in masks] + scans
 
 
 def list_dicom(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ case and with any separators: `x_flair`, `x-t2f`, `Flair_subtrMeanDivStd`; `x_t1
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +17,37 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import read_json
+from scan.dicom_start import ENDINGS, begins_as_dicom, read_start
 
 SCANS = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SEG = "seg"  # the label volume, among the modalities
+OTHER = "other"  # an image or a mask that is none of the modalities
 # How a file's name may spell a modality
 SPELLINGS = {
     "flair": ("t2_flair", "t2flair", "flair", "t2f"),
-    "t1ce": ("t1_ce", "t1_gd", "t1_post", "t1post", "t1ce", "t1gd", "t1c"),
-    "t1": ("t1", "t1n", "t1w"),
+    "t1ce": (
+        *("t1_ce", "t1_gd", "t1_post", "t1_contrast", "t1post", "t1ce", "t1gd", "t1c", "t1km"),
+        *("t1w_ce", "t1w_gd", "t1w_post", "ce_t1w", "gd_t1w", "post_t1w", "gadolinium_t1w"),
+    ),
+    "t1": ("t1", "t1n", "t1w", "t1pre", "t1_pre", "t1_native"),
     "t2": ("t2", "t2w"),
-    SEG: ("seg", "segm", "segmentation", "otmulticlass", "ot", "gt", "label", "labels"),
+    SEG: (
+        *("seg", "segm", "segmentation", "otmulticlass", "ot", "gt", "label", "labels", "dseg"),
+        *("tumor_seg", "tumor_segmentation", "brats_tumor_seg", "tumor_mask", "tumormask"),
+        *("glistrboost_manuallycorrected", "manuallycorrected", "gtv"),
+    ),
+    OTHER: (
+        *("bias", "glistrboost", "brain_mask", "brain_seg", "brain_segmentation"),
+        "brain_parenchyma_segmentation",
+    ),
 }
 # Visits of one patient must not be torn apart by a split
 VISIT = re.compile(
-    r"(BraTS-[A-Z-]+-\d+|UPENN-GBM-\d+|UCSD-PTGBM-\d+)[-_]\d+|(sub-[A-Z\d]+)_ses-.+", re.I
+    r"(BraTS-[A-Z-]+-\d+|UPENN-GBM-\d+|UCSD-PTGBM-\d+)[-_]\d+|(sub-[A-Z\d]+)_ses-.+"
+    r"|(.+?)[-_](?:timepoint|visit|session)[-_]?\d+",
+    re.I,
 )
 
 
@@ -75,11 +92,15 @@ def list_visible(folder: Path) -> list[Path]:
 
 
 def list_tree(folder: str | Path) -> list[Path]:
-    """A folder and all folders below it, sorted; InputError where it is none."""
+    """A folder and all folders below it, sorted, but for those that are called like scans.
+
+    Raises InputError where it is no folder.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; check the path")
-    return [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
+    below = (p for p in folder.rglob("*") if p.is_dir() and not has_ending(p, SCANS))
+    return [folder, *sorted(below)]
 
 
 def open_folder(path: Path) -> Path:
@@ -104,13 +125,9 @@ def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its ending or by its first bytes."""
     if not path.is_file() or has_ending(path, SCANS + PICTURES):
         return False
-    if path.suffix.lower() in (".dcm", ".ima"):
+    if has_ending(path, ENDINGS):
         return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except PermissionError:
-        return False
+    return path.name.upper() != "DICOMDIR" and begins_as_dicom(read_start(path))
 
 
 # ---------------------------------------------------------------- cases of several modalities
@@ -126,7 +143,7 @@ def find_modality(
     """
     for kind, pattern in (patterns or {}).items():
         if fnmatch(name.lower(), pattern.lower()):
-            return kind, ""
+            return kind, find_free(name, pattern)
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.I)
     plain = re.sub("[^a-z0-9]", "_", stem.lower())
     best = (0, 0, "", stem)
@@ -140,6 +157,14 @@ def find_modality(
     return best[2:]
 
 
+def find_free(name: str, pattern: str) -> str:
+    """What the stars of a glob stand for in a scan's name; "" where that is unclear."""
+    wanted = re.sub(r"\.nii[.gz*]*$", "", pattern, flags=re.I)
+    exact = "(.*)".join(map(re.escape, wanted.split("*")))
+    found = re.fullmatch(exact, get_stem(name), flags=re.I)
+    return "".join(found.groups()).rstrip("_-. ") if found else ""
+
+
 def find_cases(
     folder: str | Path, channels: Sequence[str], patterns: dict[str, str] | None = None
 ) -> tuple[list[Case], list[str]]:
@@ -149,18 +174,40 @@ def find_cases(
     one folder are told apart by the rest of their names. Raises InputError when there is no case.
     """
     cases, left_over, needed = [], [], (*channels, SEG)
-    for name, found in sorted(group_files(list_tree(folder), channels, patterns).items()):
+    folders = list_tree(folder)
+    groups = group_files(folders, channels, patterns or read_channels(Path(folder)))
+    lone = [path for found in groups.values() if set(found) == {SEG} for path in found[SEG]]
+    for name, found in sorted(groups.items()):
         try:
             cases.append(make_case(name, found, needed, folder))
         except InputError as error:
-            left_over.append(f"{error}; left out")
+            advice = propose_name(name, found, needed, lone)
+            left_over.append(f"{error}{advice}; left out")
     if not cases:
-        said = f" ({left_over[0]})" if left_over else ""
+        said = left_over[0] if left_over else tell_files(folders)
         raise InputError(
-            f"found no case with {', '.join(channels)} and labels in {folder}{said}; name them as "
-            f"BraTS does, or give --names {channels[0]}=GLOB … {SEG}=GLOB"
+            f"found no case with {', '.join(channels)} and labels in {folder} ({said}); name them "
+            f"as BraTS does, or give --names {channels[0]}=GLOB … {SEG}=GLOB"
         )
     return cases, left_over
+
+
+def tell_files(folders: Sequence[Path]) -> str:
+    """The first scans in some folders, in words, and a glob for the first of them."""
+    paths = [p for folder in folders for p in list_visible(folder) if has_ending(p, SCANS)]
+    if not paths:
+        return "it holds no NIfTI file"
+    names = [path.name for path in paths]
+    more = " …" * (len(names) > 6)
+    glob = make_glob(names[0], [path.name for path in paths if path.parent == paths[0].parent])
+    return f"it holds {', '.join(names[:6])}{more}, so a GLOB may be '{glob}'"
+
+
+def make_glob(name: str, others: Sequence[str]) -> str:
+    """A glob for what a file's name has, and the names beside it have not: *_FL.nii.gz."""
+    prefix = os.path.commonprefix([name, *others])
+    prefix = prefix[: max(map(prefix.rfind, "_-. ")) + 1].rstrip("_-. ")
+    return f"*{name[len(prefix) :]}" if prefix else name
 
 
 def find_case(
@@ -175,21 +222,36 @@ def find_case(
     if len(found) > 1:
         raise InputError(f"{folder} holds {len(found)} cases; give a folder with one")
     if not found:
-        raise InputError(f"{folder} holds no NIfTI file that is named as a modality")
+        said = f"{folder} holds no NIfTI file that is named as a modality"
+        raise InputError(f"{said} ({tell_files([folder])})")
     return make_case(folder.resolve().name, *found.values(), channels, folder)
 
 
 def group_files(folders: list[Path], channels, patterns) -> dict[str, dict[str, list[Path]]]:
-    """{case: {modality: [files]}} of the files in some folders."""
+    """{case: {modality: [files]}} of the files in some folders, of which all lie in the first."""
     by_case: dict[str, dict] = {}
     for folder in folders:
         files = [p for p in list_visible(folder) if has_ending(p, SCANS)]
         known = [(*find_modality(p.name, channels, patterns), p) for p in files]
-        known = [found for found in known if found[0]]
-        together = len({kind for kind, *_ in known}) == len(known) or patterns
+        if folder.name == "labelsTr":
+            known = [(SEG, get_stem(path), path) for path in files]
+        known = [found for found in known if found[0] not in ("", OTHER)]
+        is_one = len({kind for kind, *_ in known}) == len(known) and folder.name not in NNUNET
+        # one folder a modality, called like it: the case is the folder above
+        is_part = len(known) == 1 and find_modality(folder.name, channels)[0] == known[0][0]
+        whole = folder.resolve().parent if is_part else folder.resolve()
         for kind, rest, path in known:
-            name = folder.resolve().name if together else rest
+            name = whole.name if is_one or not rest else rest
             by_case.setdefault(name, {}).setdefault(kind, []).append(path)
+    for name, found in list(by_case.items()):
+        # cases of one name in several folders
+        if any(len({path.parent for path in paths}) > 1 for paths in found.values()):
+            del by_case[name]
+            for kind, path in ((kind, path) for kind, paths in found.items() for path in paths):
+                parts = path.parent.relative_to(folders[0]).parts
+                parts = parts[:-1] if name in parts[:-1] else parts
+                whole = "_".join(parts if parts[-1:] == (name,) else (*parts, name))
+                by_case.setdefault(whole, {}).setdefault(kind, []).append(path)
     return by_case
 
 
@@ -203,8 +265,49 @@ def make_case(name: str, found: dict[str, list[Path]], needed: Sequence[str], fo
         if len(files := found.get(kind, [])) > 1:
             several = ", ".join(path.name for path in files)
             raise InputError(f"{folder}: several {kind} volumes in {name} ({several})")
-    files = {kind: found[kind][0] for kind in needed if kind != SEG}
-    return Case(name, files, found.get(SEG, [None])[0])
+    files = {kind: open_folder(found[kind][0]) for kind in needed if kind != SEG}
+    labels = found.get(SEG)
+    return Case(name, files, open_folder(labels[0]) if labels else None)
+
+
+def propose_name(name: str, found: dict[str, list[Path]], needed, lone: Sequence[Path]) -> str:
+    """Which file beside a case's own may be the only one that it lacks, and what to do then.
+
+    `lone` are label volumes that belong to no case.
+    """
+    missing = [kind for kind in needed if kind not in found]
+    if len(missing) != 1 or set(found) == {SEG}:
+        return ""
+    kind, own = missing[0], [path for paths in found.values() for path in paths]
+    folders = {path.parent for path in own}
+    others = [p for f in folders for p in list_visible(f) if has_ending(p, SCANS)]
+    others = [p.name for p in others if find_modality(p.name, needed)[0] in ("", OTHER)]
+    if others:
+        glob = make_glob(others[0], [path.name for path in own])
+        more = f" (there are also {', '.join(others[1:4])})" if others[1:] else ""
+        return f"; if {others[0]} is it, give --names '{kind}={glob}'{more}"
+    lone = [path for path in lone if path.parent in folders]
+    if kind == SEG and lone:
+        file = lone[0].name
+        return f"; if {file} is it, call it {name}_{SEG}{file[len(get_stem(file)) :]}"
+    return ""
+
+
+# nnU-Net and the Decathlon: folders of many cases, and the name that the labels' have
+NNUNET = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")
+
+
+def read_channels(folder: Path) -> dict[str, str]:
+    """{modality: glob} that the dataset.json of nnU-Net gives; {} where there is none."""
+    about = read_json(folder / "dataset.json")
+    channels = about.get("channel_names", about.get("modality"))
+    if "numTraining" not in about or not isinstance(channels, dict):
+        return {}
+    return {
+        find_modality(str(name), ())[0] or str(name).lower(): f"*_{int(number):04d}.nii*"
+        for number, name in channels.items()
+        if str(number).isdecimal()
+    }
 
 
 def parse_names(given: Sequence[str]) -> dict[str, str]:

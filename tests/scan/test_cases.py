@@ -1,5 +1,7 @@
 """Which file of an MRI case is which, and whether they lie on one grid."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -39,6 +41,23 @@ NAMES = {
     "2021": tuple(f"BraTS2021_00000_{m}" for m in ("flair", "t1ce", "t1", "t2", "seg")),
     "2023": tuple(f"BraTS-GLI-00000-000-{m}" for m in ("t2f", "t1c", "t1n", "t2w", "seg")),
     "UPENN": tuple(f"UPENN-GBM-00001_11_{m}" for m in ("FLAIR", "T1GD", "T1", "T2", "segm")),
+    "TCGA": tuple(
+        f"TCGA-02-0006_1996.08.23_{m}"
+        for m in ("flair", "t1Gd", "t1", "t2", "GlistrBoost_ManuallyCorrected")
+    ),
+    "UCSF": tuple(
+        f"UCSF-PDGM-0004_{m}" for m in ("FLAIR", "T1c", "T1", "T2", "tumor_segmentation")
+    ),
+    "UCSD": tuple(
+        f"UCSD-PTGBM-0002_01_{m}" for m in ("FLAIR", "T1post", "T1pre", "T2", "BraTS_tumor_seg")
+    ),
+    "meningioma": tuple(f"BraTS-MEN-00004-000-{m}" for m in ("t2f", "t1c", "t1n", "t2w", "seg")),
+    "radiotherapy": tuple(f"BraTS-MEN-RT-0001-1_{m}" for m in ("t2f", "t1c", "t1n", "t2w", "gtv")),
+    "after treatment": tuple(
+        f"PatientID_0003_Timepoint_1_{m}"
+        for m in ("brain_t2f", "brain_t1c", "brain_t1n", "brain_t2w", "tumorMask")
+    ),
+    "BIDS": tuple(f"sub-01_{m}" for m in ("FLAIR", "ce-GADOLINIUM_T1w", "T1w", "T2w", "dseg")),
     "in words": ("p1 T2-FLAIR", "p1 T1 post", "p1 T1w", "p1 T2w", "p1 label"),
 }
 KINDS = ("flair", "t1ce", "t1", "t2", "seg")
@@ -48,7 +67,8 @@ KINDS = ("flair", "t1ce", "t1", "t2", "seg")
 def test_modalities_are_known_by_the_names_of_every_year(tmp_path, year):
     for ending in (".nii.gz", ".nii"):
         folder = tmp_path / ending / "case_7"
-        touch(folder, *(name + ending for name in NAMES[year]), "brainmask.nii.gz", "notes.txt")
+        others = ("brainmask.nii.gz", "x_brain_segmentation.nii", "x_T1c_bias.nii", "notes.txt")
+        touch(folder, *(name + ending for name in NAMES[year]), *others, "x_GlistrBoost.nii.gz")
         case = find_case(folder, KINDS[:4])
         found = {**case.files, "seg": case.labels}
         assert {k: p.name for k, p in found.items()} == {
@@ -98,6 +118,95 @@ def test_incomplete_cases_are_named_and_left_out(tmp_path):
         find_cases(tmp_path, ["t2"])
 
 
+def test_folders_called_like_files_stand_for_the_file_in_them(tmp_path):
+    for kind in ("flair", "t1ce", "seg"):
+        touch(tmp_path / "B_1" / f"B_1_{kind}.nii", f"00000057_brain_{kind}.nii")
+    found, left_over = find_cases(tmp_path, ["flair", "t1ce"])
+    assert [case.name for case in found] == ["B_1"] and not left_over
+    assert found[0].files["t1ce"].name == "00000057_brain_t1ce.nii"
+    assert found[0].labels.name == "00000057_brain_seg.nii"
+    touch(tmp_path / "B_1" / "B_1_flair.nii", "another.nii")
+    with pytest.raises(InputError, match="put one file into it"):
+        find_cases(tmp_path, ["flair", "t1ce"])
+
+
+def test_a_folder_for_each_modality(tmp_path):
+    for patient in ("pat_1", "pat_2"):
+        for kind in ("MR_Flair.1", "MR_T1c.2", "OT.3"):
+            touch(tmp_path / patient / f"VSD.{kind}", f"VSD.{kind}.nii")
+    found, left_over = find_cases(tmp_path, ["flair", "t1ce"])
+    assert [case.name for case in found] == ["pat_1", "pat_2"] and not left_over
+
+
+def test_cases_of_one_name_in_two_folders_are_two(tmp_path):
+    for patient in ("sub-01", "sub-02"):
+        touch(tmp_path / patient / "anat", "x_flair.nii", "x_seg.nii")
+    assert [case.name for case in find_cases(tmp_path, ["flair"])[0]] == [
+        "sub-01_anat",
+        "sub-02_anat",
+    ]
+
+
+def test_labels_in_a_folder_of_their_own(tmp_path):
+    for patient in ("UPENN-GBM-00001_11", "UPENN-GBM-00002_11"):
+        touch(tmp_path / "structural" / patient, f"{patient}_FLAIR.nii", f"{patient}_T1GD.nii")
+        touch(tmp_path / "segm", f"{patient}_segm.nii")
+    found, left_over = find_cases(tmp_path, ["t1ce", "flair"])
+    assert [case.patient for case in found] == ["UPENN-GBM-00001", "UPENN-GBM-00002"]
+    assert [case.labels.name for case in found] == [f"{case.name}_segm.nii" for case in found]
+    assert not left_over
+
+
+def test_channels_by_the_dataset_json_of_nnu_net(tmp_path):
+    said = {"channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd"}, "numTraining": 1}
+    (tmp_path / "dataset.json").write_text(json.dumps(said))
+    touch(tmp_path / "imagesTr", *(f"B_001_000{number}.nii.gz" for number in range(3)))
+    touch(tmp_path / "labelsTr", "B_001.nii.gz")
+    (case,) = find_cases(tmp_path, ["t1ce", "flair"])[0]
+    assert [path.name for path in case.files.values()] == ["B_001_0002.nii.gz", "B_001_0000.nii.gz"]
+    assert (case.name, case.labels.name) == ("B_001", "B_001.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (
+            ("p1_FL.nii", "p1_gado.nii"),
+            r"holds p1_FL.nii, p1_gado.nii, so a GLOB may be '\*_FL.nii'",
+        ),
+        (("p1_flair.nii", "p1_lesion.nii"), r"p1_lesion.nii is it, .*--names 'seg=\*_lesion.nii'"),
+        (("p1_flair.nii", "p1_GlistrBoost.nii"), r"--names 'seg=\*_GlistrBoost.nii'"),
+        ((), "holds no NIfTI file"),
+    ],
+)
+def test_names_are_proposed_by_the_files_that_were_seen(tmp_path, names, said):
+    touch(tmp_path, *names)
+    with pytest.raises(InputError, match=said):
+        find_cases(tmp_path, ["flair"])
+
+
+def test_a_label_volume_of_an_odd_name_is_named_beside_the_case_without(tmp_path):
+    touch(tmp_path, "B_354_flair.nii", "B_354_seg.nii", "B_355_flair.nii", "W39_1998_Segm.nii")
+    found, left_over = find_cases(tmp_path, ["flair"])
+    assert [case.name for case in found] == ["B_354"]
+    assert "if W39_1998_Segm.nii is it, call it B_355_seg.nii" in left_over[0]
+    for path in tmp_path.glob("B_354*"):
+        path.unlink()
+    (tmp_path / "355").mkdir()
+    for path in tmp_path.glob("*.nii"):
+        path.rename(tmp_path / "355" / path.name)
+    assert find_cases(tmp_path, ["flair"])[0][0].labels.name == "W39_1998_Segm.nii"
+
+
+def test_patterns_tell_the_cases_of_one_folder_apart(tmp_path):
+    touch(tmp_path, *(f"{case}_{kind}.nii.gz" for case in ("p1", "p2") for kind in ("FL", "drawn")))
+    found, left_over = find_cases(tmp_path, ["flair"], {"flair": "*_FL.nii*", "seg": "*_drawn*"})
+    assert [(c.name, c.labels.name) for c in found] == [
+        ("p1", "p1_drawn.nii.gz"),
+        ("p2", "p2_drawn.nii.gz"),
+    ]
+
+
 @pytest.mark.parametrize(
     "names, said",
     [
@@ -118,6 +227,8 @@ def test_what_is_not_one_case_is_refused(tmp_path, names, said):
         ("BraTS-GLI-00005-001", "BraTS-GLI-00005"),
         ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
         ("sub-07_ses-02", "sub-07"),
+        ("BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001"),
+        ("PatientID_0003_Timepoint_1", "PatientID_0003"),
         ("BraTS2021_00000", "BraTS2021_00000"),
         ("Brats17_TCIA_100_1", "Brats17_TCIA_100_1"),
     ],
