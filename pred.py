@@ -27,7 +27,7 @@ from common.files import read_json
 from common.report import write_report_page
 from predict.inputs import find_inputs
 from predict.network import BACKENDS, MODEL, Network
-from predict.result import Wanted, absolute, is_done, plan
+from predict.result import Wanted, absolute, is_done, plan, try_folder
 from predict.work import Work, predict_files
 from scan.cases import PICTURES, SCANS
 
@@ -92,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
     todo = [t for t in targets if args.overwrite or not is_done(t, args.model, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
+    if todo:
+        try_folder(out)  # before anything is predicted in vain
     load = functools.partial(Network, args.model, args.backend)
     works = predict_files(todo, load, wanted, card) if todo else iter(())
     for work in show_progress(works, len(todo)):

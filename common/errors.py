@@ -57,19 +57,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     with explained(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # as on /proc
-            raise InputError(f"{path.parent} cannot be made; choose another --out") from error
+        make_folder(path.parent)
         with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             yield temporary
             os.replace(temporary, path)
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises InputError where no folder can be made, as on /proc; OSError as `explained` takes it.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} cannot be made; choose another --out") from error
+
+
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into an InputError."""
+    """Turn the operating system's refusals to write `path` into an InputError.
+
+    A file that is not there is no refusal: it passes as what it is.
+    """
     advice = {
         errno.ENOSPC: "the disk is full; free some space and run again",
         errno.EFBIG: "the file is larger than is allowed there; choose another --out",
@@ -85,9 +96,10 @@ def explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in advice:
+        if error.errno in (None, errno.ENOENT):
             raise
-        raise InputError(f"cannot write {path}: {advice[error.errno]}") from error
+        reason = advice.get(error.errno, f"{error.strerror}; choose another --out")
+        raise InputError(f"cannot write {path}: {reason}") from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.card import read_card
-from common.errors import InputError, explained, printable, replacing
+from common.errors import explained, make_folder, printable, replacing
 from common.files import plain_name, read_json
 from scan.cases import get_stem
 
@@ -149,22 +149,37 @@ def input_version(target: Target) -> str:
     return f"{sum(a.st_size for a in about)} {max((a.st_mtime_ns for a in about), default=0)}"
 
 
+def try_folder(folder: Path) -> None:
+    """Raise InputError where a folder is not there and cannot be made; leave none behind."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with explained(folder):
+        make_folder(folder)
+        for path in missing:
+            path.rmdir()
+
+
 @contextmanager
 def claimed(target: Target) -> Iterator[Target]:
     """Yield the target in a folder of its own: another folder if another process has that one.
 
     Until the result is complete, the JSON there says no more than whose it is, since an earlier
-    result does not stand for files that are about to be replaced. It goes again if the block fails.
+    result does not stand for files that are about to be replaced. If the block fails, all files of
+    the result go, so that no mask lies there without its JSON.
     """
     folders = itertools.chain([target.folder], list_folders(target.name, target.folder.parent))
     with explained(target.folder):
         target = next(t for t in (replace(target, folder=f) for f in folders) if take(t))
+    ours = written_files(read_json(target.json))
+    others = {path.name: path.stat().st_ino for path in target.folder.iterdir()}
     try:
         with replacing(target.json) as path:
             path.write_text(json.dumps({"input": target.input}), encoding="utf-8")
         yield target
-    except InputError:
-        target.json.unlink(missing_ok=True)
+    except BaseException:
+        for path in target.folder.iterdir():
+            new = others.get(path.name) != path.stat().st_ino
+            if new or path.name in ours or path == target.json:
+                remove(path)
         with suppress(OSError):  # it is not empty
             target.folder.rmdir()
         raise
@@ -172,7 +187,7 @@ def claimed(target: Target) -> Iterator[Target]:
 
 def take(target: Target) -> bool:
     """Whether a target's folder is its own, or nobody's yet; then there is a JSON in it."""
-    target.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(target.folder)
     try:
         target.json.touch(exist_ok=False)
     except FileExistsError:
@@ -188,10 +203,15 @@ def remove_stale(folder: Path, before: dict, about: dict) -> None:
     if made_of(before) == made_of(about):
         return
     for name in written_files(before) - written_files(about):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def made_of(said: dict) -> tuple:

@@ -119,7 +119,8 @@ def run_job(path: Path, folder: Path, name: str, network: Network) -> tuple[str,
 def write_result(path: Path, folder: Path, name: str, network: Network) -> None:
     """Do what pred.py does with a path; write its files into `folder`, and result.json last."""
     start, card = time.perf_counter(), network.card
-    wanted = Wanted(brain=not card.is_mri)
+    is_slice = work.choose_kind(path, card) is work.picture
+    wanted = Wanted(brain=not (card.is_mri or is_slice))
     job = work.Work(Target(path, "scan", folder))
     network.tell("reading", 0)
     work.read(job, wanted, replace(card, names=make_patterns(card.channels)))

@@ -22,7 +22,7 @@ from app import parse
 from common.errors import InputError
 from common.files import read_json
 from predict.network import MODEL, Network
-from predict.result import Wanted, plan
+from predict.result import FOR_SCANS, Wanted, plan
 from predict.work import predict_files
 from server.jobs import STAGES, name_tasks
 from server.serve import open_socket
@@ -133,6 +133,7 @@ def test_a_picture_gives_a_mask_of_its_size(site, cta):
     picture = np.clip(cta.hu[:, :, 40].T[::-1] + 100, 0, 255).astype(np.uint8)
     job = site.send(("slice.png", cv2.imencode(".png", picture)[1].tobytes()))
     assert job["result"]["kind"] == "slice" and job["scan"] is None
+    assert job["result"]["notes"] == [], "nobody asked for what is for scans"
     for name in ("picture.png", "mask.png", "overlay.png"):
         seen = cv2.imdecode(np.frombuffer(site.file(job, name), np.uint8), cv2.IMREAD_UNCHANGED)
         assert seen.shape[:2] == picture.shape
@@ -142,6 +143,7 @@ def test_a_dicom_image_without_geometry_gives_a_mask_of_its_size(site):
     job = site.send(("im.dcm", dicom(ImageOrientationPatient=None, PixelSpacing=None)))
     assert job["state"] == "done" and job["result"]["kind"] == "slice", job["error"]
     assert "taken as a slice" in job["result"]["notes"][0]
+    assert FOR_SCANS not in job["result"]["notes"]
     mask = cv2.imdecode(np.frombuffer(site.file(job, "mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (8, 8) and "mask.dcm" not in job["result"]["files"]
 

@@ -1,5 +1,6 @@
 """What users see when a script cannot go on, and what is left on their disk."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -186,3 +187,9 @@ def test_an_output_that_is_not_utf_8_takes_any_text():
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "100 mm\\xb2\n", "")
+
+
+def test_an_unusual_refusal_of_the_system_is_told(tmp_path):
+    refused = pytest.raises(InputError, match="a.png: Input/output error; choose another --out")
+    with refused, explained("a.png"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
