@@ -40,6 +40,8 @@ DARK = -500  # HU: a brighter padding value is a header's error, and would erase
 TILTED = 0.1  # degrees: a smaller gantry tilt is rounding
 EVEN = 0.02  # mm: slices that lie no farther off the mean step are evenly spaced
 PLANNED = 0.25  # of the gaps: where more are multiples of the usual one, it was so planned
+FEW = 12  # slices: in fewer, it is chance which are alike
+UNLIKE = 1.25  # times: neighbours differ so much more than slices two apart where scans are mixed
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -76,6 +78,11 @@ def read_series(series: Series, files: Files) -> Volume:
         names = join_names([image.title for image in damaged], series.private)
         notes.append(f"{count_words(damaged, 'slice')} without readable pixels left out: {names}")
     notes += note_scale(series, slices)
+    if are_two_scans(array):
+        raise InputError(
+            f"{files.path}: in series {series}, every second slice is more alike than neighbours: "
+            "two scans are mixed that no tag tells apart; give the slices of one"
+        )
     affine, shifts, found = find_geometry(slices, series.private)
     check_affine(affine, array.shape, files.path)
     header = nib.Nifti1Header()
@@ -189,6 +196,16 @@ def find_padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
     # Some writers give a signed value in the unsigned type
     low, high = sorted(np.array([value, limit], np.int64).astype(stored.dtype).tolist())
     return (stored >= low) & (stored <= high)
+
+
+def are_two_scans(array: np.ndarray) -> bool:
+    """Whether slices (I, J, K) are more like those after the next than like the next."""
+    if array.shape[2] < FEW:
+        return False
+    sample = array[:: max(1, array.shape[0] // 64), :: max(1, array.shape[1] // 64)]
+    sample = sample.astype(np.float32)
+    apart = [np.abs(sample[..., n:] - sample[..., :-n]).mean() for n in (1, 2)]
+    return bool(apart[0] > UNLIKE * apart[1])
 
 
 # ---------------------------------------------------------------- geometry

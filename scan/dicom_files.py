@@ -10,42 +10,74 @@ were neither. pydicom takes 0.3 s to load, so it is loaded with the first DICOM 
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
+from scan.bounded import MOST_FILE, MOST_HEADER, MOST_VOXELS, Bounded, open_zip
+from scan.dicom_start import ENDINGS, START, begins_as_dicom
 
 if TYPE_CHECKING:
     import pydicom
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it reports every oddity of every file
 warnings.filterwarnings("ignore", module="pydicom")
-MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory; a round number
 # The attributes that name a patient, and all that is read of a header
 NAMING = ["PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames"]
 READ = """
-    SOPClassUID SeriesInstanceUID SeriesNumber SeriesDescription Modality ImageType
+    SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesNumber SeriesDescription Modality ImageType
     BodyPartExamined PatientPosition ContrastBolusAgent ContrastBolusAgentSequence
     AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient PixelSpacing
-    SliceThickness SamplesPerPixel Rows Columns NumberOfFrames RescaleSlope RescaleIntercept
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    SliceThickness SliceLocation SamplesPerPixel Rows Columns NumberOfFrames RescaleSlope
+    RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+"""
+# Of a file without preamble: 2 (meta information) or 8, in either byte order
+FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\2", b"\0\x08")
+# What may tell the scans of one series apart, weightiest first, and the functional group of each in
+# a multi-frame file. What a scanner sets comes before what only counts
+MARKS = {
+    "StudyInstanceUID": "",
+    "SeriesNumber": "",
+    "SeriesDescription": "",
+    "ContrastBolusAgent": "",
+    "TemporalPositionIdentifier": "",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "ConvolutionKernel": "CTReconstructionSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ImageType": "",
+    "FrameType": "CTImageFrameTypeSequence",
+    "KVP": "CTXRayDetailsSequence",
+    "AcquisitionNumber": "",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "AcquisitionTime": "",
+    "FrameAcquisitionDateTime": "FrameContentSequence",
+    "ContentTime": "",
+    "InstanceNumber": "",
+    "file": "",  # of a frame its file, of any other image its folder
+}
+# Numbers that some writers give with a decimal comma
+DECIMALS = """
+    ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SliceLocation
+    RescaleSlope RescaleIntercept
 """
 
 
 class Files:
     """The files of a folder's tree, beside one file, or in a .zip, by name.
 
+    A DICOMDIR stands for its folder. A file .gz is read unpacked.
+
     A zip's members are read inside it and never unpacked, so that none of their names reaches the
-    disk. Each is read no farther than the size it declares, and all together declare no more than
-    MOST_BYTES.
+    disk. Each is read no farther than the size it declares.
     """
 
     def __init__(self, path: Path):
@@ -64,7 +96,8 @@ class Files:
     @property
     def given(self) -> str | None:
         """The name of the one file that was given, else None."""
-        return self.path.name if self.path.is_file() and not self.archive else None
+        single = self.path.is_file() and not self.archive and self.path.name.upper() != "DICOMDIR"
+        return self.path.name if single else None
 
     def names(self) -> list[str]:
         """Every file, hidden ones left out; of one file its neighbours, not their folders."""
@@ -79,28 +112,11 @@ class Files:
         return sorted(n for n in names if not re.search(r"(^|[/\\])(\.[^/\\.]|__MACOSX)", n))
 
     def open(self, name: str) -> BinaryIO:
-        return self.archive.open(name) if self.archive else open(self.root / name, "rb")
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a .zip; raise InputError for one that cannot be read, or would burst."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is no readable zip file; copy or export it again") from error
-    members = archive.infolist()
-    # Only deflate lets itself be read piece by piece; other methods may burst in memory
-    usual = all(m.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members)
-    large = sum(m.file_size for m in members) > MOST_BYTES
-    problems = {
-        "is encrypted; unpack it and give the folder": any(m.flag_bits & 1 for m in members),
-        "is packed in a rare way; unpack it and give the folder": not usual,
-        f"unpacks to more than {MOST_BYTES >> 30} GiB; give the folder of one series": large,
-    }
-    for problem in list_true(problems):
-        archive.close()
-        raise InputError(f"{path} {problem}")
-    return archive
+        if self.archive:
+            file = self.archive.open(name)
+            return gzip.open(file) if name.lower().endswith(".gz") else file
+        opened = gzip.open if name.lower().endswith(".gz") else open
+        return opened(self.root / name, "rb")
 
 
 # ---------------------------------------------------------------- headers and slices
@@ -118,6 +134,10 @@ class Slice(NamedTuple):
     spacing: tuple[float, ...] | None  # mm between rows, between columns
     thickness: float  # mm
     scale: tuple[float, float] | None  # rescale slope, intercept
+    location: float | None = None  # SliceLocation, mm
+    marks: tuple[str, ...] = ()  # the values of MARKS, "" for none
+    uid: str = ""  # SOPInstanceUID, with the frame's number
+    unit: str = ""  # RescaleType, in capitals
 
     @property
     def missing(self) -> str:
@@ -143,17 +163,21 @@ class Slice(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A file's header without its pixels, and its slices."""
+    """A file's header without its pixels, and its slices; whether its numbers had commas."""
 
     header: pydicom.Dataset
     slices: list[Slice]
+    commas: bool = False
 
 
-def parse_dicom(file: BinaryIO, **options) -> pydicom.FileDataset:
-    """A file as pydicom reads it, or, as old archives give them, without preamble and file meta."""
+def parse_dicom(file: BinaryIO, most: int = MOST_FILE, **options) -> pydicom.FileDataset:
+    """A file as pydicom reads it, or, as old archives give them, without preamble and file meta.
+
+    Raises ValueError where it would read more than `most` bytes.
+    """
     import pydicom
 
-    data = pydicom.dcmread(file, force=True, **options)
+    data = pydicom.dcmread(Bounded(file, most), force=True, **options)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit = data.original_encoding[0]
         data.file_meta.TransferSyntaxUID = (
@@ -166,38 +190,98 @@ def read_image(files: Files, name: str) -> Image | bool | None:
     """An image without its pixels; False for a damaged one, None for any other file."""
     try:
         with files.open(name) as file:
-            magic = file.read(132)[128:] == b"DICM"
-            if not magic and not name.lower().endswith((".dcm", ".ima")):
-                return None
+            start, named = file.read(START), name.lower().endswith(ENDINGS)
+            if not begins_as_dicom(start):
+                if not named:
+                    return None
+                if start[:2] not in FIRST_GROUPS:
+                    return False
             file.seek(0)
-            header = parse_dicom(
-                file, stop_before_pixels=True, specific_tags=[*NAMING, *READ.split()]
-            )
-        list(header)  # pydicom converts a value when it is asked for: find the senseless ones now
+            tags = list(find_tags(*NAMING, *READ.split(), *MARKS).values())
+            header = parse_dicom(file, MOST_HEADER, stop_before_pixels=True, specific_tags=tags)
+            if claims_too_much(file, header):
+                return False
+        commas, marks = mend_commas(header), read_marks(header, name)
+        # pydicom converts a value when it is asked for: find the senseless ones now
+        for tag in find_tags(*NAMING, *READ.split()).values():
+            header.get(tag)
         if "SOPClassUID" in header and "Rows" in header and "Columns" in header:
-            return Image(header, list(find_slices(name, header)))
+            return Image(header, list(find_slices(name, header, marks)), commas)
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         return None if kind and "CT Image" not in kind.name else False
     except Exception:  # pydicom may raise anything for a damaged file
         return False
 
 
+def claims_too_much(file: BinaryIO, header: pydicom.FileDataset) -> bool:
+    """Whether an image is larger than a head's, or its pixels, where `file` stands, than it."""
+    sizes = [header.get(tag) for tag in ("Rows", "Columns")]
+    count = to_whole(header, "NumberOfFrames") or 1
+    voxels = count * math.prod(size or 0 for size in sizes)
+    element, order = file.read(12), "little" if header.original_encoding[1] else "big"
+    length = int.from_bytes(element[8:] if element[4:6].isalpha() else element[4:8], order)
+    packed = length == 0xFFFFFFFF  # in fragments of unknown size
+    return voxels > MOST_VOXELS or (voxels and not packed and length > MOST_HEADER + 8 * voxels)
+
+
+def mend_commas(header: pydicom.Dataset) -> bool:
+    """Turn the decimal commas of a header that was just read into points; whether it had any."""
+    texts = {tag: read_raw(header, tag) for tag in find_tags(*DECIMALS.split()).values()}
+    with_comma = [tag for tag, text in texts.items() if b"," in text]
+    for tag in with_comma:
+        header[tag] = header.get_item(tag)._replace(value=texts[tag].replace(b",", b"."))
+    return bool(with_comma)
+
+
+def read_marks(header: pydicom.Dataset, name: str) -> dict[str, str]:
+    """The MARKS of a header that was just read, as text (of numbers to a tenth); "" for none."""
+    marks = {}
+    for mark, tag in find_tags(*MARKS).items():
+        text = read_raw(header, tag).decode("latin1").strip("\0 ")
+        numbers = to_numbers([text], 1) if mark in ("SliceThickness", "KVP") else None
+        marks[mark] = f"{numbers[0]:.1f}" if numbers else text
+    folder = name.rpartition("/")[0]
+    return marks | {"file": name if "NumberOfFrames" in header else folder}
+
+
+def read_raw(header: pydicom.Dataset, tag: int) -> bytes:
+    """The bytes of an element that was read and not asked for yet; empty for none."""
+    element = header.get_item(tag) if tag in header else None
+    value = element.value if element is not None and element.is_raw else None
+    return value if isinstance(value, bytes) else b""
+
+
+@cache
+def find_tags(*keywords: str) -> dict[str, int]:
+    """The tags of some attributes by keyword; what is no attribute is left out."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return {word: Tag(word) for word in keywords if tag_for_keyword(word)}
+
+
 def read_study_uid(folder: Path) -> str:
     """StudyInstanceUID of the first DICOM image in a folder's tree; "" when there is none."""
-    import pydicom
-
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    files = Files(folder)
+    for name in files.names():
         try:
-            header = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"])
-        except (pydicom.errors.InvalidDicomError, OSError):
+            with files.open(name) as file:
+                if not begins_as_dicom(file.read(START)):
+                    continue
+                file.seek(0)
+                header = parse_dicom(file, specific_tags=["StudyInstanceUID"])
+            if uid := header.get("StudyInstanceUID"):
+                return str(uid)
+        except Exception:  # pydicom may raise anything for a damaged file
             continue
-        if uid := header.get("StudyInstanceUID"):
-            return str(uid)
     return ""
 
 
-def find_slices(name: str, header: pydicom.Dataset) -> Iterator[Slice]:
-    """The slices of one file: its frames if it is an enhanced one (PS3.3 C.7.6.16), else itself."""
+def find_slices(name: str, header: pydicom.Dataset, marks: dict[str, str]) -> Iterator[Slice]:
+    """The slices of one file: its frames if it is an enhanced one (PS3.3 C.7.6.16), else itself.
+
+    `marks` are those of the file; a frame may have its own.
+    """
     shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
     frames = header.get("PerFrameFunctionalGroupsSequence")
     count = int(header.get("NumberOfFrames") or 1)
@@ -223,6 +307,13 @@ def find_slices(name: str, header: pydicom.Dataset) -> Iterator[Slice]:
             spacing=to_numbers(get("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=abs(thickness[0]) if thickness else 1.0,
             scale=None if slope is None and intercept is None else scale,
+            location=(to_numbers([header.get("SliceLocation")], 1) or [None])[0],
+            marks=tuple(
+                str(frame and group and get(group, mark) or marks[mark])
+                for mark, group in MARKS.items()
+            ),
+            uid=f"{header.get('SOPInstanceUID') or ''} {n}",
+            unit=str(get("PixelValueTransformationSequence", "RescaleType") or "").strip().upper(),
         )
 
 

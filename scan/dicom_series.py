@@ -9,18 +9,17 @@ InstanceNumber.
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from common import THREADS
 from common.errors import InputError
 from scan.dicom_files import (
+    MARKS,
     Files,
     Image,
     Slice,
@@ -32,15 +31,34 @@ from scan.dicom_files import (
     read_image,
     to_whole,
 )
+from scan.dicom_stacks import (
+    Scan,
+    doubt_scan,
+    join_singles,
+    place_by_location,
+    sort_by_height,
+    split_scans,
+    stack_alike,
+)
 
 if TYPE_CHECKING:
     import pydicom
 
+# Words of ImageType: maps of dual energy and perfusion that hold no HU (those of PS3.3 C.8.15.3.1.4
+# among them), and pictures in HU that were computed
+MAP = re.compile(
+    r"IODINE|Z_?EFF|EFF_ATOMIC|ELECTRON_DEN|MAT_(SPECIFIC|FRACTIONAL|VALUE)|URIC"
+    r"|(?<![A-Z])(RHO|EDW?|CBF|CBV|MTT|TTP|TMAX)(?![A-Z])"
+)
+VIRTUAL = re.compile(r"MONO(?!CHROME)|(?<![A-Z])(VMI|VNC|VUE)|VIRTUAL|MAT_(REMOVED|MODIFIED)")
+IN_HU = ("", "HU", "HU_MOD", "US")  # RescaleType: US is not specified, and often HU
 ELSEWHERE = "CHEST|THORAX|LUNG|HEART|CARDIAC|ABD|LIVER|PELVI|SPINE|LEG|KNEE|HIP|FOOT|HAND|EXTREM"
 # Round numbers
 TEST_SHOT = 5  # slices: an original series of fewer is a test shot, so a derived one is better
-SAME = 0.01  # mm: images no farther apart are at one place
-ALIKE = 2e-3  # of direction cosines (a tenth of a degree) and of mm: images of one stack
+BY_LOCATION = (
+    "ImagePositionPatient is the same in all slices: SliceLocation says where they lie, taken to "
+    "rise to the head, the back or the left; check that the scan is not upside down"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +67,8 @@ class Series:
 
     number: SeriesNumber, or the next one free where that is missing or taken by another series.
     private: matches what names the patient, which no text may say.
+    part: what tells it from the other scans of its series, where it has such; mixed: why it may be
+    two scans whose slices nothing tells apart.
     """
 
     number: int
@@ -56,15 +76,23 @@ class Series:
     slices: list[Slice]
     notes: list[str]
     private: re.Pattern
+    part: str = ""
+    mixed: str = ""
 
     @property
     def count(self) -> int:
         return len(self.slices)
 
     @property
+    def image_type(self) -> str:
+        """ImageType and, of frames, FrameType in one text of capitals."""
+        marks = dict(zip(MARKS, self.slices[0].marks, strict=False))
+        return f"{self.header.get('ImageType')} {marks.get('FrameType', '')}".upper()
+
+    @property
     def kind(self) -> set[str]:
         """The values of ImageType, such as ORIGINAL, AXIAL, MPR."""
-        return set(re.findall("[A-Z0-9]+", str(self.header.get("ImageType")).upper()))
+        return set(re.findall("[A-Z0-9]+", self.image_type))
 
     @property
     def class_name(self) -> str:
@@ -86,10 +114,14 @@ class Series:
     @property
     def unusable(self) -> dict[str, bool]:
         """{flaw: whether it is there}: each forbids to make a volume of the series."""
-        missing = self.slices[0].missing
+        missing, unit = self.slices[0].missing, self.slices[0].unit
+        found = MAP.search(self.image_type)
         return {
             "colour or empty pictures": not self.grey,
             f"images without {missing}": bool(missing),
+            f"slices of two scans that no tag tells apart, {self.mixed}": bool(self.mixed),
+            f"values in {clean_text(unit, self.private)} (RescaleType), not HU": unit not in IN_HU,
+            f"a map of {clean_text(found and found[0], self.private)}, not HU": bool(found),
         }
 
     @property
@@ -103,6 +135,10 @@ class Series:
             "a localizer": bool(self.kind & {"LOCALIZER", "SCOUT", "TOPOGRAM"}),
             "a secondary capture": captured or bool(self.kind & {"SCREEN", "DOSE"}),
             "of another body part": bool(re.search(ELSEWHERE, part)) and "HEAD" not in part,
+            "the RescaleType is US (not specified)": self.slices[0].unit == "US",
+            "virtual (monoenergetic, or contrast taken away), not as measured": bool(
+                VIRTUAL.search(self.image_type) or self.slices[0].unit == "HU_MOD"
+            ),
         }
 
     @property
@@ -132,7 +168,8 @@ class Series:
         coded = self.header.get("ContrastBolusAgentSequence") or [{}]
         agent = self.header.get("ContrastBolusAgent") or coded[0].get("CodeMeaning")
         contrast = ", contrast" if clean_text(agent, self.private) else ""
-        return f"{self.number}{title} ({self.count} slices{contrast})"
+        part = f", {clean_text(self.part, self.private)}" if self.part else ""
+        return f"{self.number}{title} ({self.count} slices{contrast}{part})"
 
 
 # ---------------------------------------------------------------- finding
@@ -183,16 +220,15 @@ def find_series(files: Files) -> tuple[list[Series], list[str]]:
     patients = {str(image.header.get("PatientID")) for image in images}
     if len(patients) > 1:
         notes.append(f"the series are of {len(patients)} patients")
-    groups = {}
-    for image in images:
-        groups.setdefault(str(image.header.get("SeriesInstanceUID")), []).append(image)
-    groups = [groups[uid] for uid in sorted(groups)]
-    stated = [to_whole(group[0].header, "SeriesNumber") for group in groups]
-    free = iter(set(range(1, 2 * len(groups) + 1)).difference(stated))
-    series = []
-    for n, group in enumerate(groups):
-        number = stated[n] if stated[n] not in (0, *stated[:n]) else next(free)
-        series.append(make_series(number, group, files, private))
+    groups = group_images(images)
+    if files.given:
+        groups = [g for g in groups if any(i.slices[0].file == files.given for i in g)]
+    scans = [make_series(group, files, private) for group in groups]
+    series = [first for first, *_ in scans] + [s for _, *more in scans for s in more]
+    stated = [to_whole(one.header, "SeriesNumber") for one in series]
+    free = (number for number in itertools.count(1) if number not in stated)
+    numbers = [n if n not in (0, *stated[:at]) else next(free) for at, n in enumerate(stated)]
+    series = [replace(s, number=number) for s, number in zip(series, numbers, strict=True)]
     return sorted(series, key=lambda s: s.rank), notes
 
 
@@ -205,76 +241,100 @@ def read_images(files: Files) -> tuple[list[Image], list[str]]:
             raise InputError(
                 f"{files.path} is neither a NIfTI nor a readable DICOM image; give a CT scan"
             )
-        if len(own.slices) > 1:
-            return [own], []
         names = sorted({files.given, *names})
     with ThreadPoolExecutor(THREADS) as pool:
         images = list(pool.map(lambda name: read_image(files, name), names))
     damaged = [name for name, image in zip(names, images, strict=True) if image is False]
     images = [image for image in images if image]
-    if files.given:  # the neighbours that cannot be read need not be of its series
-        uid = own.header.get("SeriesInstanceUID")
-        return [i for i in images if i.header.get("SeriesInstanceUID") == uid], []
-    return images, damaged
+    # the neighbours of a given file that cannot be read need not be of its series
+    return images, [] if files.given else damaged
 
 
-def make_series(number: int, images: list[Image], files: Files, private: re.Pattern) -> Series:
-    """The series of some images: its largest stack of like ones, in order."""
+def group_images(images: list[Image]) -> list[list[Image]]:
+    """Images by series, in an order that the names of files do not change.
+
+    Where there is no SeriesInstanceUID, the other tags of a series tell. Series of one slice each
+    that together make a scan become one.
+    """
+    tags = ("StudyInstanceUID", "SeriesNumber", "SeriesDescription", "Modality")
+    groups: dict[str, list[Image]] = {}
+    for image in images:
+        get = image.header.get
+        groups.setdefault(str(get("SeriesInstanceUID") or [*map(get, tags)]), []).append(image)
+    of_file = {g[0].slices[0].file: uid for uid, g in groups.items() if len(g) == 1}
+    by_patient: dict[tuple, list[Slice]] = {}
+    for uid in sorted(of_file.values()):
+        header, slices = groups[uid][0].header, groups[uid][0].slices
+        if len(slices) == 1 and slices[0].size[0]:
+            who = str(header.get("PatientID")), str(header.get("Modality"))
+            by_patient.setdefault(who, []).append(slices[0])
+    for stack in (stack for slices in by_patient.values() for stack in join_singles(slices)):
+        first, *others = (of_file[image.file] for image in stack)
+        groups[first] += [image for uid in others for image in groups.pop(uid)]
+    return [groups[uid] for uid in sorted(groups)]
+
+
+def make_series(images: list[Image], files: Files, private: re.Pattern) -> list[Series]:
+    """The series of some images, numbered 0: its largest stack of alike ones first, in order.
+
+    Another stack, and another scan that shares one, is a series of its own. Of a given file, only
+    its own scan is returned.
+    """
     headers = {image.slices[0].file: image.header for image in images}
     stacks = stack_alike([image for parts in images for image in parts.slices])
     stacks.sort(key=lambda s: (files.given not in {i.file for i in s}, bool(s[0].missing), -len(s)))
-    stack, notes = stacks[0], []
+    several = [
+        s for s in stacks[1:] if len(s) >= TEST_SHOT and not s[0].missing and not files.given
+    ]
+    others = [i for s in stacks[1:] if files.given or s not in several for i in s]
+    notes = note_images(images, stacks[0][0], others, private)
+    found = []
+    for stack in (stacks[0], *several):
+        placed = stack if stack[0].missing else place_by_location(stack)
+        moved = [] if placed is stack else [BY_LOCATION]
+        scans = [Scan(stack)] if stack[0].missing else split_scans(placed)
+        told = [f"{len(scans)} scans lie in one series: {s.part}" for s in scans if len(scans) > 1]
+        for n, scan in enumerate(scans):
+            if files.given and files.given not in {image.file for image in scan.slices}:
+                continue
+            about = [*notes, *moved, *told[n : n + 1]]
+            found.append(make_scan(headers, scan, about, private))
+    return found
 
-    def leave_out(slices: list[Slice], reason: str) -> None:
-        names = join_names([image.title for image in slices], private)
-        notes.append(f"{count_words(slices, 'image')} {reason} left out: {names}")
 
-    if others := [image for other in stacks[1:] for image in other]:
+def make_scan(headers: dict, scan: Scan, notes: list[str], private: re.Pattern) -> Series:
+    """A series, numbered 0, of the slices of one scan: in order, one a place."""
+    slices, doubles = scan.slices, []
+    if not slices[0].missing:
+        slices, doubles = sort_by_height(slices)
+    mixed = doubt_scan(slices, doubles) if not slices[0].missing else ""
+    if doubles:
+        notes = [*notes, note_left_out(doubles, "at a place already taken", private)]
+    return Series(0, headers[slices[0].file], slices, notes, private, scan.part, mixed)
+
+
+def note_images(
+    images: list[Image], first: Slice, others: list[Slice], private: re.Pattern
+) -> list[str]:
+    """Notes on what was mended to make a series, and on images that are unlike the `first`."""
+    uids = {str(image.header.get("SeriesInstanceUID")) for image in images}
+    notes = [f"{len(uids)} series of one slice each taken as one"] if len(uids) > 1 else []
+    if any(image.commas for image in images):
+        notes.append("decimal commas in the headers read as points")
+    if others:
         kinds = {
             "unknown place": any(i.missing for i in others),
-            "another size": any(i.size != stack[0].size for i in others),
+            "another size": any(i.size != first.size for i in others),
         }
         what = " or ".join(list_true(kinds)) or "another orientation or pixel spacing"
-        leave_out(others, f"of {what}")
-    if not stack[0].missing:
-        stack, doubles = sort_by_height(stack)
-        if doubles:
-            leave_out(doubles, "at a place already taken")
-    return Series(number, headers[stack[0].file], stack, notes, private)
+        notes.append(note_left_out(others, f"of {what}", private))
+    return notes
 
 
-def stack_alike(images: list[Slice]) -> list[list[Slice]]:
-    """Images of one size, orientation and pixel spacing, together."""
-
-    def alike(a: Slice, b: Slice) -> bool:
-        if a.size != b.size or bool(a.missing) != bool(b.missing):
-            return False
-        if a.missing:
-            return True
-        pairs = zip(a.cosines + a.spacing, b.cosines + b.spacing, strict=True)
-        return all(abs(x - y) < ALIKE for x, y in pairs)
-
-    stacks = []
-    for image in images:
-        same = [stack for stack in stacks if alike(stack[0], image)]
-        if same:
-            same[0].append(image)
-        else:
-            stacks.append([image])
-    return stacks
-
-
-def sort_by_height(stack: list[Slice]) -> tuple[list[Slice], list[Slice]]:
-    """Slices along their normal, one a place (of several acquisitions the first); and the rest."""
-    stack = sorted(stack, key=lambda image: image.taken)
-    height = np.array([image.origin for image in stack]) @ stack[0].normal  # mm
-    order = np.argsort(np.round(height / SAME), kind="stable")
-    slices, doubles, last = [], [], -math.inf
-    for n in order:
-        new = height[n] - last > SAME
-        (slices if new else doubles).append(stack[n])
-        last = height[n] if new else last
-    return slices, doubles
+def note_left_out(slices: list[Slice], reason: str, private: re.Pattern) -> str:
+    """Which images of a series are not in its stack."""
+    names = join_names([image.title for image in slices], private)
+    return f"{count_words(slices, 'image')} {reason} left out: {names}"
 
 
 # ---------------------------------------------------------------- choosing
