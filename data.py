@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     said = "head-and-neck CTs (X_ct.nii.gz with X_oar.nii.gz, 1 = brainstem) that continue them "
     add("--necks", metavar="DIR", help=said + "below the skull")
     add("--position", choices=POSITIONS, help="how the patient lay, for files that do not say")
+    said = "use masks that look wrong, too: empty, far too small or large, beside the head"
+    add("--trust-masks", action="store_true", help=said)
     add("--licence", metavar="TEXT", help="of the scans or label maps, for the model's card")
     add("--out", default="files/dataset", help="the dataset's folder (%(default)s)")
     add_pictures(add)

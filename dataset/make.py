@@ -50,11 +50,16 @@ def make_dataset(sources, out: str | Path, options: Options, origin: str, jobs: 
     todo = [s for s in sources if s.scan not in finished]
     tasks = [(s, split_of[s.case], options, out) for s in todo]
     done = {"total": len(sources), "initial": len(sources) - len(todo)}
-    results = list(tqdm(in_parallel(store_scan, tasks, jobs), "slicing", unit="scan", **done))
-    for line in itertools.chain.from_iterable(notes for notes, _ in results):
-        warn(line)
-    finish_dataset(out, content)
-    return sum(not is_used for _, is_used in results)
+    left_out = 0
+    for notes, is_used in tqdm(
+        in_parallel(store_scan, tasks, jobs), "slicing", unit="scan", **done
+    ):
+        left_out += not is_used
+        with tqdm.external_write_mode():
+            for line in notes:
+                warn(line)
+    finish_dataset(out, content, options)
+    return left_out
 
 
 def split_cases(cases, seed: int = 0, shares=(80, 10, 10)) -> dict[str, list[str]]:
@@ -138,6 +143,8 @@ def check_same_options(out: Path, now: dict) -> None:
     changes = []
     for key in now:
         old, new = then.get(key), now[key]
+        if key == "trust_masks":
+            continue  # scans that were left out then may be taken now
         if old != new and key == "scans":
             changes.append(f"other scans: {len(old or [])} then, {len(new)} now")
         elif old != new:
@@ -155,19 +162,44 @@ def read_finished(out: Path) -> list[dict[str, str]]:
     return list({(row["scan"], row["view"], row["index"]): row for row in rows}.values())
 
 
-def finish_dataset(out: Path, content: dict) -> None:
-    """Gather all rows in manifest.csv, in the order of the scans; name only cases that it has."""
+def finish_dataset(out: Path, content: dict, options: Options) -> None:
+    """Gather all rows in manifest.csv, in the order of the scans, and split the cases that it has.
+
+    Cases of which nothing came count in no split, so that none is empty for their sake.
+    """
     rows = read_finished(out)
     if not rows:
         raise InputError(f"not one slice could be written to {out}; see the lines above")
+    pixels = [int(value) for row in rows for name, value in row.items() if "_pixels" in name]
+    if not (any(pixels) or options.trust_masks):
+        said = f"not one of the {len(rows)} images in {out} has a label; look at the masks"
+        raise InputError(f"{said} (see the lines above), or give other --labels with --overwrite")
     order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
-    write_rows(out / MANIFEST, sorted(rows, key=lambda row: order[row["scan"]]))
-    there, splits = {row["case"] for row in rows}, content["splits"].items()
-    found = {"splits": {split: [c for c in cases if c in there] for split, cases in splits}}
+    splits = split_cases([row["case"] for row in rows], options.seed, options.split)
+    rows = [to_split(row, splits, out) for row in sorted(rows, key=lambda row: order[row["scan"]])]
+    write_rows(out / MANIFEST, rows)
+    found = {"splits": splits}
     if content.get("cases") and "size" in content:
         found["spacing_mm"] = float(np.median([float(row["spacing_mm"]) for row in rows]))
     write_text(out / DESCRIPTION, json.dumps(content | found, indent=1) + "\n")
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+
+
+def to_split(row: dict[str, str], splits: dict[str, list[str]], out: Path) -> dict[str, str]:
+    """A row as it is in the split of its case; its files are moved there.
+
+    They may lie in any split, after a run that was stopped before it wrote the rows.
+    """
+    split = next(split for split, cases in splits.items() if row["case"] in cases)
+    moved = row | {"split": split}
+    for kind in ("image", "mask"):
+        name = row[kind].partition("/")[2]
+        moved[kind] = f"{split}/{name}"
+        if not (out / moved[kind]).exists():
+            there = next(out / other / name for other in SPLITS if (out / other / name).exists())
+            with explained(out / moved[kind]):
+                there.replace(out / moved[kind])
+    return moved
 
 
 def remove_dataset(out: Path) -> None:

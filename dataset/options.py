@@ -47,6 +47,7 @@ class Options:
     fit: str = "crop"  # how a volume comes to its grid; or "resize"
     spacing: float = 1.0  # mm: voxels of a cropped volume
     format: str = "png"  # or "tfrecord"
+    trust_masks: bool = False  # take masks that look wrong: empty, far too small, beside the head
 
     @property
     def is_mri(self) -> bool:

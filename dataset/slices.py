@@ -15,8 +15,9 @@ import numpy as np
 from common.card import to_contiguous
 from common.errors import InputError
 from dataset.options import Options, Source
+from scan.mask import doubt_mask
 from scan.mask_picture import read_asked_labels
-from scan.nifti import read_labels, read_mask
+from scan.nifti import read_labels, read_noted_mask
 from scan.picture import read_channels
 from scan.read import read_case, read_volume
 from scan.resample import straighten, straighten_labels
@@ -24,6 +25,7 @@ from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
 from scan.volume import Volume, make_volume, measure_box
 from synthesis.ct import make_scan
 
+IN_BLACK = 0.5  # of an MRI's labels, a round number: with more, they were drawn on another scan
 SHOWN = 0.01  # a slice without label is kept if this share of it, a round number, shows something
 
 
@@ -58,26 +60,48 @@ def load_source(source: Source, options: Options) -> tuple[Volume, np.ndarray, n
         scan = read_volume(source.path, options.position)
         image = scan.hu
     if not options.labels:
-        return scan, image, read_mask(source.mask, scan)
-    labels = read_labels(source.mask, scan)
-    scan = replace(scan, notes=(*scan.notes, *note_other_labels(labels, source.mask, options)))
-    return scan, image, to_contiguous(labels, options.labels)
+        mask, said = read_noted_mask(source.mask, scan)
+        doubt, notes = doubt_mask(mask, image), [f"{source.mask.name}: {note}" for note in said]
+    else:
+        labels = read_labels(source.mask, scan)
+        notes = note_other_labels(labels, source.mask, options)
+        mask = to_contiguous(labels, options.labels)
+        doubt = doubt_labels(labels, image)
+    ask_about(source.mask, doubt, options)
+    return replace(scan, notes=(*scan.notes, *notes)), image, mask
 
 
 def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The slices (N, H, W, C) of a case of pictures, their labels (N, H, W), all uint8, and notes.
 
-    Raises InputError for files that cannot be read, and for pictures of different sizes.
+    Raises InputError for files that cannot be read, for pictures of different sizes, and for a case
+    in which nothing is labelled.
     """
     images = [read_channels(image, len(options.channels)) for _, image, _ in source.pictures]
     read = [(path, *read_asked_labels(path, options.labels)) for _, _, path in source.pictures]
     masks = [mask for _, mask, _ in read]
     if len({array.shape[:2] for array in images + masks}) > 1:
         raise InputError(f"{source.path}: pictures and masks of {source.scan} differ in size")
-    labels = np.stack(masks)
+    labels, images = np.stack(masks), np.stack(images)
+    ask_about(source.pictures[0][2].parent, doubt_labels(labels, images), options)
     notes = [f"{path.name}: {note}" for path, _, said in read for note in said]
     notes += note_other_labels(labels, source.pictures[0][2].parent, options)
-    return np.stack(images), to_contiguous(labels, options.labels), notes
+    return images, to_contiguous(labels, options.labels), notes
+
+
+def doubt_labels(labels: np.ndarray, image: np.ndarray) -> str:
+    """Why labels (X, Y, Z) cannot be an MRI's (X, Y, Z, C), black outside the brain; else ""."""
+    if not labels.any():
+        return "holds no label"
+    outside = 1 - image[labels > 0].any(axis=-1).mean()
+    beside = f"has {outside:.0%} of its labels outside the brain (drawn on another scan?)"
+    return beside if outside > IN_BLACK else ""
+
+
+def ask_about(path: Path, doubt: str, options: Options) -> None:
+    """Raise InputError for a doubt about a mask, unless masks are trusted."""
+    if doubt and not options.trust_masks:
+        raise InputError(f"{path} {doubt}; left out; if it is right, give --trust-masks")
 
 
 def note_other_labels(labels: np.ndarray, path: Path, options: Options) -> list[str]:

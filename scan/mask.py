@@ -1,5 +1,7 @@
-"""Geometry of a mask on an array's voxels: its largest part, its holes, its box, its overlap.
+"""A mask on an array's voxels: which are labelled, its largest part, its box, its overlap, doubts.
 
+mask, notes = to_one_label(drawn, path)  # of one label, whatever its value
+doubt_mask(mask, scan.hu)              # why it cannot be the brain of that head; () if it can
 mask[find_box(mask, 5)]                # the mask and five voxels around it
 grow_mask(mask, scan.spacing, -2.0)    # 2 mm smaller
 """
@@ -10,6 +12,82 @@ import cc3d
 import fill_voids
 import numpy as np
 import scipy  # scipy.ndimage takes 0.3 s to load, at its first use, which a picture does not have
+
+from common.errors import InputError
+from scan.hu import BODY, BONE
+
+FEW = 16  # values: softened masks have more, labels seldom. By eye
+# SMALL: share of the head in the slice with most of the mask; of a brain it is 0.4 to 0.8, at the
+# base of the skull 0.15. IN_BONE, IN_AIR: shares of a mask; a brain's edge may hold some 0.05 of
+# bone, a head some 0.15; and air is in a brain after surgery alone. By eye
+SMALL, IN_BONE, IN_AIR = 0.1, 0.1, 0.2
+
+
+# ---------------------------------------------------------------- which voxels are labelled
+
+
+def to_one_label(drawn: np.ndarray, path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The one label (X, Y, Z), bool, of a drawn volume, and notes on it.
+
+    All that is not 0 is the mask, if it has one value. Of a mask that was resampled, what is over
+    half is. Raises InputError for several labels, of which it cannot know the one that is meant.
+    """
+    most = float(np.nanmax(drawn))
+    mask = drawn == most
+    zeros = np.count_nonzero((drawn == 0) | (drawn != drawn))  # NaN is not drawn
+    if zeros == drawn.size:
+        return np.zeros(drawn.shape, bool), ()
+    if most > 0 and np.count_nonzero(mask) + zeros == drawn.size:
+        return mask, () if most == round(most) else (f"{most:.4g} was taken as the label",)
+    values, counts = np.unique(drawn[np.nan_to_num(drawn) != 0], return_counts=True)
+    if most > 0 and is_resampled(values / most, counts):
+        return drawn > most / 2, (
+            "its edges are softened: what is over half was taken as the mask",
+        )
+    shares = [f"{v:.4g} ({n / drawn.size:.1%})" for v, n in zip(values, counts, strict=True)]
+    told = ", ".join(shares[:8]) + f" and {len(values) - 8} more" * (len(values) > 8)
+    raise InputError(
+        f"{path} holds the values {told}, and one label is asked; store the one that is meant as 1 "
+        "and all else as 0"
+    )
+
+
+def is_resampled(values: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether values other than 0, the largest 1, and their counts are those of a mask resampled.
+
+    Then most voxels are near 1, and the rest have many values, none of which is frequent.
+    """
+    near, low = values > 0.75, np.abs(values) < 1e-3
+    rest = counts[~near & ~low]
+    full = counts[near].sum()
+    if values.min() < -0.25 or rest.sum() > full:
+        return False
+    exact = np.isclose(values, 1, atol=1e-3)
+    return len(values) > FEW and rest.max(initial=0) < 0.3 * rest.sum() or (exact | low).all()
+
+
+def doubt_mask(mask: np.ndarray, hu: np.ndarray) -> str:
+    """Why a mask (X, Y, Z), bool, cannot be the brain of a head in HU (X, Y, Z); "" if it can."""
+    count = np.count_nonzero(mask)
+    if count in (0, mask.size):
+        return "is empty" if count == 0 else "labels the whole scan"
+    body = hu > BODY
+    if body.all():  # without air these are no HU
+        return ""
+    in_air = 1 - np.count_nonzero(body & mask) / count
+    if in_air > IN_AIR:
+        return f"lies in air with {in_air:.0%} of it (inverted, or drawn on another scan?)"
+    in_bone = np.count_nonzero((hu > BONE) & mask) / count
+    if in_bone > IN_BONE:
+        return f"holds {in_bone:.0%} of bone: far too large for a brain"
+    areas = np.count_nonzero(mask, axis=(0, 1))
+    largest = areas.argmax()
+    share = areas[largest] / max(1, np.count_nonzero(body[..., largest]))
+    small = f"covers {share:.1%} of the head in its largest slice: far too small for a brain"
+    return small if share < SMALL else ""
+
+
+# ---------------------------------------------------------------- its shape
 
 
 def tidy_mask(mask: np.ndarray) -> np.ndarray:

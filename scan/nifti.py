@@ -16,6 +16,7 @@ from isal import igzip, isal_zlib
 
 from common.errors import InputError, replacing
 from scan.hu import AIR
+from scan.mask import to_one_label
 from scan.nib import nib
 from scan.volume import Volume, check_affine, check_grid, make_affine, to_source_order, to_volume
 
@@ -32,11 +33,19 @@ AS_HFS = (
 
 
 def read_mask(path: str | Path, volume: Volume | None = None) -> np.ndarray:
-    """Read a NIfTI mask as (X, Y, Z) bool in canonical orientation.
+    """Read a NIfTI mask as (X, Y, Z) bool in canonical orientation, as `read_noted_mask` does."""
+    return read_noted_mask(path, volume)[0]
 
-    Raises InputError when its shape or affine is not that of `volume` (to a tenth of a voxel).
+
+def read_noted_mask(
+    path: str | Path, volume: Volume | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read a NIfTI mask of one label as (X, Y, Z) bool in canonical orientation, and notes on it.
+
+    Raises InputError when its shape or affine is not that of `volume` (to a tenth of a voxel), and
+    for several labels.
     """
-    return read_drawn(path, volume) > 0.5
+    return to_one_label(read_drawn(path, volume), path)
 
 
 def read_labels(path: str | Path, volume: Volume | None = None) -> np.ndarray:

@@ -63,7 +63,8 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
         main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="--window and --views would do nothing"):
         main([*words, "--views", "axial", "--window", "minmax"])
-    main([*words, "--size", "32", "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="not one of the 2 images .* has a label.* other --labels"):
+        main([*words, "--size", "32", "--out", str(tmp_path / "out")])
     assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
 
 
@@ -77,6 +78,9 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
         (["scans", "--necks", "necks"], "for --synthetic N"),
         (["--synthetic", "2", "--labels", "nowhere"], "nowhere"),
         (["scans", "--size", "4"], "--size 4"),
+        (["scans", "--size", "0"], "--size 0"),
+        (["cases", "--channels", "flair", "--size", "0"], "--size 0"),
+        (["pictures"], "train.py --data pictures takes its Train and Val folders"),
         (["scans", "--window", "300", "100"], "--window"),
         (["scans", "--window", "bone"], "--window"),
         (["scans", "--split", "0", "1", "1"], "--split"),
@@ -106,6 +110,7 @@ def test_a_wrong_command_ends_with_one_line_and_2(tmp_path, monkeypatch, capsys,
     save_scans(tmp_path / "scans", 1)
     save_mri(tmp_path / "cases", 1)
     save_scan(head()[0], tmp_path / "bare/a.nii")
+    touch(tmp_path / "pictures/images/1.png", tmp_path / "pictures/masks/1.png")
     with pytest.raises(SystemExit) as caught:
         run(lambda: main(words))
     assert caught.value.code == 2

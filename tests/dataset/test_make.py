@@ -1,6 +1,7 @@
 """Splits, the files of a dataset, and runs that are interrupted or changed."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -16,14 +17,16 @@ from make import (
     make_mri_set,
     mri,
     save_mri,
+    save_nifti,
     save_scan,
     save_scans,
     touch,
 )
+from scipy import ndimage
 
 from common.errors import InputError
 from common.files import read_json
-from dataset.make import split_cases
+from dataset.make import split_cases, write_rows
 from dataset.read import SPLITS, read_dataset, read_description, read_pair
 from dataset.records import write_records
 from scan.picture import write_picture
@@ -286,3 +289,113 @@ def test_modalities_of_two_grids_stop_their_own_case_alone(tmp_path, capsys):
         make_mri_set(cases, tmp_path / "out")
     assert "case1_t1ce.nii.gz has shape (20, 30, 24)" in capsys.readouterr().err
     assert {pair.case for pair in all_pairs(tmp_path / "out")} == {"case0", "case2", "case3"}
+
+
+# ---------------------------------------------------------------- masks that look wrong
+
+
+def bad_masks():
+    """Masks of `head`, as they are wrong, and what is said of each."""
+    mask = head()[1].astype(np.float32)
+    speck, labels, beside = 0 * mask, mask.copy(), np.roll(mask, (9, 12), (0, 1))
+    speck[10, 13, 9:11] = 1
+    labels[:10] *= 2
+    return {
+        "empty": (0 * mask, "is empty"),
+        "everything": (0 * mask + 1, "labels the whole scan"),
+        "a speck": (speck, "covers .*% of the head in its largest slice: far too small"),
+        "the head": (np.float32(head()[0] > -300), r"holds \d+% of bone: far too large"),
+        "beside": (beside, r"lies in air with \d+% of it"),
+        "inverted": (1 - mask, r"lies in air with \d+% of it \(inverted"),
+        "several labels": (labels, r"holds the values 1 \(.*%\), 2 \(.*%\), and one label"),
+        "below 0": (-mask, r"holds the values -1 \(.*%\)"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_masks())
+def test_a_mask_that_looks_wrong_is_named_and_left_out(tmp_path, capsys, kind):
+    mask, said = bad_masks()[kind]
+    scans = save_scans(tmp_path / "scans", 3)
+    save_nifti(scans / "case1_mask.nii.gz", np.float64(mask))
+    more = ["--views", "axial"]
+    with pytest.raises(InputError, match="1 of 3 scans"):
+        make_ct_set(scans, tmp_path / "out", *more)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "case1" in x and "warning" in x]
+    assert re.search(f"case1_mask.nii.gz {said}", line)
+    assert {pair.case for pair in all_pairs(tmp_path / "out")} == {"case0", "case2"}
+    if "--trust-masks" in line:  # the same command goes on with them
+        assert make_ct_set(scans, tmp_path / "out", *more, "--trust-masks") == 0
+        assert len({pair.case for pair in all_pairs(tmp_path / "out")}) == 3
+    else:
+        assert "holds the values" in line
+
+
+@pytest.mark.parametrize("value", [0.4, 1 / 255, 90, 255])
+def test_a_mask_of_one_value_is_that_mask(tmp_path, capsys, value):
+    scans = save_scans(tmp_path / "scans", 1)
+    make_ct_set(scans, tmp_path / "sound")
+    capsys.readouterr()
+    mask = np.where(head()[1], float(value), 0)
+    mask[0, 0, 0] = np.nan
+    save_nifti(scans / "case0_mask.nii.gz", mask)
+    make_ct_set(scans, tmp_path / "out")
+    assert same_pairs(tmp_path / "sound", tmp_path / "out") > 20
+    assert (f"{value:.4g} was taken as the label" in capsys.readouterr().err) == (value < 1)
+
+
+def test_a_resampled_mask_ends_at_half(tmp_path, capsys):
+    scans = save_scans(tmp_path / "scans", 1)
+    make_ct_set(scans, tmp_path / "sound")
+    soft = ndimage.gaussian_filter(head()[1].astype(float), 0.4)
+    save_nifti(scans / "case0_mask.nii.gz", soft)
+    make_ct_set(scans, tmp_path / "out")
+    assert "case0_mask.nii.gz: its edges are softened" in capsys.readouterr().err
+    for sound, pair in zip(all_pairs(tmp_path / "sound"), all_pairs(tmp_path / "out"), strict=True):
+        assert np.count_nonzero(read_pair(sound)[1] != read_pair(pair)[1]) < 20
+
+
+def test_an_mri_without_labels_or_with_those_of_another_is_left_out(tmp_path, capsys):
+    cases = save_mri(tmp_path / "cases", 4)
+    labels = mri(1)[1]
+    for case, array in (("case1", 0 * labels), ("case2", np.roll(labels, 13, 0))):
+        nib.save(
+            nib.Nifti1Image(array, np.diag([-1, -1, 1, 1])), cases / case / f"{case}_seg.nii.gz"
+        )
+    with pytest.raises(InputError, match="2 of 4 scans"):
+        make_mri_set(cases, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "case1_seg.nii.gz holds no label; left out" in said
+    assert re.search(r"case2_seg.nii.gz has \d+% of its labels outside the brain", said)
+    assert make_mri_set(cases, tmp_path / "out", "--trust-masks") == 0
+
+
+@pytest.mark.parametrize("form", ["png", "tfrecord"])
+def test_the_split_is_made_of_sound_cases(tmp_path, form, monkeypatch):
+    """Where the cases drawn for Val and Test are left out, others take their place."""
+    scans, out, more = save_scans(tmp_path / "scans", 5), tmp_path / "out", ["--format", form]
+    drawn = split_cases([f"case{i}" for i in range(5)])
+    for case in drawn["Val"] + drawn["Test"]:
+        save_scan(0 * head()[1], scans / f"{case}_mask.nii.gz")
+
+    def die(path, rows):
+        if path.name == "manifest.csv":
+            raise RuntimeError("killed")
+        write_rows(path, rows)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("dataset.make.write_rows", die)  # files are moved, and no row is written
+        make_ct_set(scans, out, *more)
+    for _ in range(2):
+        with pytest.raises(InputError, match="2 of 5 scans"):
+            make_ct_set(scans, out, *more)
+        found = read_dataset(out)
+        assert all(found.values()), "no split is empty"
+        cases = {split: {pair.case for pair in pairs} for split, pairs in found.items()}
+        assert cases == {s: set(c) for s, c in read_description(out).splits.items()}
+        assert sum(map(len, cases.values())) == 3
+        assert all(read_pair(pair)[1].shape == (32, 32) for pair in all_pairs(out))
+    for case in drawn["Val"] + drawn["Test"]:
+        save_scan(head(int(case[-1]))[1], scans / f"{case}_mask.nii.gz")
+    make_ct_set(scans, out, *more)
+    make_ct_set(scans, tmp_path / "fresh", *more)
+    assert contents(out) == contents(tmp_path / "fresh")
