@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from common import SOFTWARE
 from common.card import Card, read_card, to_contiguous
-from common.errors import InputError, printable, replacing, run, tell
+from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import write_json
 from common.report import paint_labels, plot_boxes, plot_ranking
 from dataset.read import (
     MANIFEST,
     Pair,
     case_and_view,
+    note_pair,
     read_dataset,
     read_description,
     read_pair,
@@ -44,8 +45,9 @@ from predict.result import Target, plan
 from predict.work import choose_kind
 from scan import cases, pairs
 from scan.cases import PICTURES, SCANS, Case, has_ending, parse_names
+from scan.mask import doubt_mask
 from scan.names import name_file
-from scan.nifti import read_labels, read_mask, write_mask
+from scan.nifti import read_labels, read_noted_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
 
@@ -134,7 +136,9 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
 
     Raises InputError when image or mask cannot be used, or the results cannot be written.
     """
-    rows = SCORERS[choose_kind(target.path, network.card)](item, target, network)
+    rows, notes = SCORERS[choose_kind(target.path, network.card)](item, target, network)
+    for note in notes:
+        warn(f"{target.path}: {note}")
     if isinstance(item, Case):
         mask, told = item.labels, {"Case": item.patient, "View": "", "File": target.path}
     else:
@@ -146,14 +150,15 @@ def score(item: Pair | Case, target: Target, network: Network) -> list[dict]:
         "input": target.input,  # by which `plan` knows whose folder this is
         "true_mask": str(mask.resolve()),
         "scores": found if len(found) > 1 else found[0],
+        "notes": list(notes),
         "software": SOFTWARE,
     }
     write_json(target.json, about)
     return [row | told | {"File": printable(told["File"])} for row in rows]
 
 
-def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
-    """One row for the brain in a slice, or a row for each label and region of an MRI's."""
+def score_slice(pair: Pair, target: Target, network: Network) -> tuple[list[dict], tuple]:
+    """One row for the brain in a slice, or one for each label and region of an MRI's; and notes."""
     seen, mask = read_pair(pair)
     if mask.ndim > 2:
         raise InputError(f"{pair.image} holds volumes: score the scans that they were made of")
@@ -162,35 +167,37 @@ def score_slice(pair: Pair, target: Target, network: Network) -> list[dict]:
     prediction = picture.find_mask(seen, network).astype(mask.dtype)
     write_pictures(target, seen, mask, prediction)
     if not is_mri:
-        return [row_of(mask, prediction) | {"Kind": "slice"}]
-    return [
+        return [row_of(mask, prediction) | {"Kind": "slice"}], note_pair(pair)
+    rows = [
         {"Region": name}
         | row_of(np.isin(mask, area), np.isin(prediction, area))
         | {"Kind": "slice"}
         for name, area in network.card.areas.items()
     ]
+    return rows, note_pair(pair)
 
 
-def score_scan(pair: Pair, target: Target, network: Network) -> list[dict]:
-    """One row. The PNGs show the axial slice on which the masks differ most.
+def score_scan(pair: Pair, target: Target, network: Network) -> tuple[list[dict], tuple]:
+    """One row, and notes. The PNGs show the axial slice on which the masks differ most.
 
     HD95 and NSD take voxels as if they stood at right angles: a gantry's tilt is left out.
     """
     scan = brain.read(pair.image)
-    mask = read_mask(pair.mask, scan)
+    mask, said = read_noted_mask(pair.mask, scan)
+    doubt = doubt_mask(mask, scan.hu)
+    notes = [f"{pair.mask.name}: {note}" for note in said]
+    notes += [f"{pair.mask.name} {doubt}"] if doubt else []
     prediction = brain.predict(scan, network).mask
     write_mask(prediction, scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
     seen, *masks = most_different(scan.hu, mask, prediction)
     write_pictures(target, seen.astype(np.float32), *masks)
-    return [
-        row_of(mask, prediction)
-        | surface_scores(mask, prediction, scan.spacing)
-        | {"mL": measure_ml(prediction, scan), "Kind": "scan"}
-    ]
+    row = row_of(mask, prediction) | surface_scores(mask, prediction, scan.spacing)
+    row |= {"mL": measure_ml(prediction, scan), "Kind": "scan"}
+    return [row], (*scan.notes, *notes)
 
 
-def score_case(case: Case, target: Target, network: Network) -> list[dict]:
-    """A row for each label and region of an MRI; the PNGs are as those of `score_scan`."""
+def score_case(case: Case, target: Target, network: Network) -> tuple[list[dict], tuple]:
+    """A row for each label and region of an MRI, and notes; the PNGs as in `score_scan`."""
     card = network.card
     source = tumour.read_mri(case, card)
     truth = to_contiguous(read_labels(case.labels, source.scan), card.label_values.values())
@@ -199,10 +206,11 @@ def score_case(case: Case, target: Target, network: Network) -> list[dict]:
     write_mask(predicted, source.scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
     seen, *masks = most_different(source.seen, truth, found)
     write_pictures(target, np.rint(255 * seen).astype(np.uint8), *masks)
-    return [
+    rows = [
         {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
         for name, area in card.areas.items()
     ]
+    return rows, source.scan.notes
 
 
 SCORERS = {picture: score_slice, brain: score_scan, tumour: score_case}

@@ -17,10 +17,10 @@ from common.errors import InputError, warn
 from common.files import read_json
 from dataset.records import read_record
 from scan.cases import PICTURES, SCANS, list_visible
-from scan.mask_picture import read_label_picture, read_mask_picture
+from scan.mask_picture import read_label_picture, read_mask_picture, read_noted_mask_picture
 from scan.names import name_file
 from scan.pairs import find_pairs, list_files
-from scan.picture import read_channels, read_picture, to_values
+from scan.picture import read_channels, read_noted, read_picture, to_values
 from scan.views import VIEWS
 
 SPLITS = ("Train", "Val", "Test")
@@ -64,6 +64,15 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
             f"{image.shape[1]}x{image.shape[0]}; make them alike"
         )
     return image, mask
+
+
+def note_pair(pair: Pair) -> tuple[str, ...]:
+    """Notes on what was mended in a pair of pictures when it was read; none on a TFRecord's."""
+    if pair.record:
+        return ()
+    notes = () if pair.channels else read_noted(pair.image)[1]
+    said = () if pair.labels > 1 else read_noted_mask_picture(pair.mask)[1]
+    return (*notes, *(f"{pair.mask.name}: {note}" for note in said))
 
 
 def read_description(folder: str | Path) -> Card | None:

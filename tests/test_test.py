@@ -150,6 +150,7 @@ def ball(radius, size=56):
 def write_scan(folder, name, radius, affine=MM_2, hu_zero=0):
     """A brain of some radius in a skull of 24 voxels, and the mask of a brain of 20."""
     hu = np.select([ball(radius), ball(24)], [40, 1000], -1000).astype(np.int16)
+    folder.mkdir(exist_ok=True)
     for ending, array in (("", hu + np.int16(hu_zero)), ("_mask", ball(20).astype(np.uint8))):
         nib.save(nib.Nifti1Image(array, affine), folder / f"{name}{ending}.nii.gz")
 
@@ -193,7 +194,9 @@ def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
         write_scan(tmp_path, name, radius)
     tables = []
     for form in ("png", "tfrecord"):
-        options = shlex.split(f"--size 64 --slices 3 --views axial --jobs 1 --format {form}")
+        options = shlex.split(
+            f"--size 64 --slices 3 --views axial --jobs 1 --trust-masks --format {form}"
+        )
         data.main([str(tmp_path), "--out", str(tmp_path / form), *options])
         tables.append(run_test(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))
     assert len(tables[0]) == 3
@@ -215,6 +218,22 @@ def test_a_mask_of_labels_is_refused(slices, greys, tmp_path, capsys):
     write(slices / "Test/masks/a_axial_000.png", disc(60, 2) - disc(20, 1))
     assert run_test(slices, greys, tmp_path)[0] == 2
     assert "holds the values 0 (55.9%), 1 (4.9%), 2 (39.2%)" in capsys.readouterr().err
+
+
+def test_a_mended_or_doubtful_mask_is_said(slices, greys, tmp_path, capsys):
+    soft = cv2.GaussianBlur(disc(60), (0, 0), 1.5)
+    write(slices / "Test/masks/a_axial_000.png", soft)
+    code, table = run_test(slices, greys, tmp_path)
+    brain = table.set_index("Image").Brain["a_axial_000"]
+    assert code == 0 and abs(brain - np.count_nonzero(disc(60))) < 20
+    said = "a_axial_000.png: its edges are softened"
+    assert said in capsys.readouterr().err
+    about = json.loads((tmp_path / "results/a_axial_000_prediction/a_axial_000.json").read_text())
+    assert said in about["notes"][0]
+    write_scan(tmp_path / "scans", "x", 20)
+    nib.save(nib.Nifti1Image(0 * ball(20).astype(np.uint8), MM_2), tmp_path / "scans/x_mask.nii.gz")
+    assert run_test(tmp_path / "scans", greys, tmp_path)[1].Dice[0] == 0
+    assert "x_mask.nii.gz is empty" in capsys.readouterr().err
 
 
 def test_nothing_to_score_is_said_in_one_line(slices, tmp_path):
