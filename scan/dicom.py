@@ -17,8 +17,8 @@ import numpy as np
 
 from common import THREADS
 from common.errors import InputError
+from scan.bounded import MOST_BYTES
 from scan.dicom_files import (
-    MOST_BYTES,
     Files,
     Slice,
     clean_text,

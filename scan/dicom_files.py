@@ -40,7 +40,7 @@ READ = """
     SliceThickness SliceLocation SamplesPerPixel Rows Columns NumberOfFrames RescaleSlope
     RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
-# Of a file without preamble: 2 (meta information) or 8, in either byte order
+# How a file begins, after its preamble if it has one: group 2 or 8, in either byte order
 FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\2", b"\0\x08")
 # What may tell the scans of one series apart, weightiest first, and the functional group of each in
 # a multi-frame file. What a scanner sets comes before what only counts
@@ -191,11 +191,10 @@ def read_image(files: Files, name: str) -> Image | bool | None:
     try:
         with files.open(name) as file:
             start, named = file.read(START), name.lower().endswith(ENDINGS)
-            if not begins_as_dicom(start):
-                if not named:
-                    return None
-                if start[:2] not in FIRST_GROUPS:
-                    return False
+            if not (begins_as_dicom(start) or named):
+                return None
+            if start[132 if start[128:132] == b"DICM" else 0 :][:2] not in FIRST_GROUPS:
+                return False
             file.seek(0)
             tags = list(find_tags(*NAMING, *READ.split(), *MARKS).values())
             header = parse_dicom(file, MOST_HEADER, stop_before_pixels=True, specific_tags=tags)
