@@ -25,6 +25,8 @@ from training.augment import augment_sample
 with quietly():
     import keras
 
+WHOLE = 0.95  # of a picture, a round number: what is to be found never fills one
+
 
 class Slices(keras.utils.PyDataset):
     """Batches (image, mask) of a list of pairs in order, float32 in [0, 1].
@@ -151,6 +153,9 @@ def check_masks(
     if mended:
         said = f"{len(mended)} of {len(chosen)} masks looked at are not 0/1 ({mended[0]})"
         warn(f"{said}; store masks as PNG of 0 and 255")
+    whole = [p.mask for p, share in zip(chosen, shares.sum(axis=1), strict=True) if share > WHOLE]
+    if whole:
+        warn(f"{len(whole)} of {len(chosen)} masks looked at label all of the picture ({whole[0]})")
     if not shares.any():
         raise InputError(
             f"all of the {len(chosen)} masks looked at are empty, so there is nothing to learn; "

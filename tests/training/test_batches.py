@@ -5,12 +5,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from make import make_discs
+from make import make_discs, touch
 
 from common.errors import InputError
 from dataset.read import Pair, read_dataset
 from dataset.records import write_records
-from training.batches import Slices, TrainingSlices, check_masks
+from training.batches import Slices, TrainingSlices, check_masks, read_pairs
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,15 @@ def test_masks_with_soft_edges_are_named(discs, tmp_path, capsys):
     assert "1 of 40 masks looked at are not 0/1" in shown and path.name in shown
 
 
+def test_masks_that_label_the_whole_picture_are_named(tmp_path, capsys):
+    make_discs(tmp_path)
+    path = next((tmp_path / "Train/masks").glob("*_001.png"))
+    cv2.imwrite(str(path), np.full((40, 40), 255, np.uint8))
+    check_masks(read_dataset(tmp_path)["Train"], seed=0)
+    shown = capsys.readouterr().err
+    assert "1 of 40 masks looked at label all of the picture" in shown and path.name in shown
+
+
 def pairs_of(folder, shape, **kind):
     """Three pairs in TFRecords, of which the last has no label 3."""
     rng = np.random.default_rng(0)
@@ -100,3 +109,10 @@ def test_labels_are_looked_at_one_by_one(tmp_path, capsys):
     fewer = [replace(pair, labels=2) for pair in pairs]
     with pytest.raises(InputError, match="holds the label 3"):
         check_masks(fewer, 0, ["a", "b"])
+
+
+def test_a_split_that_is_not_found_is_said_with_the_folders_that_were_seen(tmp_path):
+    for kind in ("images", "masks"):
+        touch(tmp_path / "training" / kind / "1.png", tmp_path / "dev" / kind / "1.png")
+    with pytest.raises(InputError, match="no Val pairs; its folders are dev, training: make a"):
+        read_pairs(tmp_path)
