@@ -24,6 +24,7 @@ from pathlib import Path
 from common.card import read_card
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
+from common.progress import track
 from common.report import write_report_page
 from predict.inputs import find_inputs
 from predict.network import BACKENDS, MODEL, Network
@@ -115,12 +116,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
-    """The works, with a progress bar on a terminal if there are several."""
-    if count < 2:
-        return works
-    from tqdm import tqdm
-
-    return tqdm(works, total=count, unit="input", disable=None)
+    """The works, and how far they are if there are several."""
+    return works if count < 2 else track(works, count, "input")
 
 
 def describe(work: Work) -> dict:
@@ -171,4 +168,4 @@ def print_results(works: Iterable[Work]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command, without --overwrite, goes on with the inputs that are left")

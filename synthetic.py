@@ -23,6 +23,8 @@ from synthesis.ct import make_scan
 from synthesis.head import find_label_maps, write_volume
 from synthesis.tumour import write_tumours
 
+SAMPLE_SEED = 3  # of the sample that `make demo` masks
+
 
 def write_preview(path: str | Path, label_maps=None, necks=None, count=12, seed: int = 0) -> None:
     """Draw a sheet of `count` scans with their masks: three views of each."""
@@ -38,7 +40,7 @@ def write_preview(path: str | Path, label_maps=None, necks=None, count=12, seed:
         write_picture(temporary, make_sheet(tiles, columns=6))
 
 
-def write_sample(path: str | Path, seed: int = 3) -> Path:
+def write_sample(path: str | Path, seed: int = SAMPLE_SEED) -> Path:
     """Write a CTA of the phantom, and its mask as `<name>_mask`; return the mask's path.
 
     InputError when `path` does not end as a NIfTI file does.
@@ -66,19 +68,23 @@ def main(argv: list[str] | None = None) -> int:
     add("--count", type=int, default=12, help="number of cases (default: %(default)s)")
     add("--labels", metavar="DIR", help="head label maps to make samples from; else phantoms")
     add("--necks", metavar="DIR", help="head-and-neck CTs to continue them below the skull")
-    add("--seed", type=int, default=0, help="of the first sample (default: %(default)s)")
+    add("--seed", type=int, help=f"of the first sample (default: 0; of --sample {SAMPLE_SEED})")
     args = parser.parse_args(argv)
     if not (args.preview or args.sample or args.download or args.tumours):
         raise InputError("nothing to do; give --preview, --sample, --download or --tumours")
+    if args.count < 1 or (args.seed or 0) < 0:
+        raise InputError("--count is 1 or more, --seed 0 or more")
+    seed = args.seed or 0
     if args.download:
         print(f"{args.download}: {len(fetch_label_maps(args.download))} label maps")
     if args.preview:
-        write_preview(args.preview, args.labels, args.necks, seed=args.seed)
+        write_preview(args.preview, args.labels, args.necks, seed=seed)
         print(args.preview)
     if args.sample:
-        print(args.sample, write_sample(args.sample), sep="\n")
+        chosen = SAMPLE_SEED if args.seed is None else args.seed
+        print(args.sample, write_sample(args.sample, chosen), sep="\n")
     if args.tumours:
-        print(*write_tumours(args.tumours, args.count, args.labels, args.seed), sep="\n")
+        print(*write_tumours(args.tumours, args.count, args.labels, seed), sep="\n")
     return 0
 
 

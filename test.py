@@ -20,12 +20,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common import SOFTWARE
 from common.card import Card, read_card, to_contiguous
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import write_json
+from common.progress import track
 from common.report import paint_labels, plot_boxes, plot_ranking
 from dataset.read import (
     MANIFEST,
@@ -265,12 +265,11 @@ def score_all(items: list[Pair | Case], out: Path, network: Network):
     of those that failed."""
     targets = plan([path_of(item) for item in items], out)
     rows, failed = [], []
-    with tqdm(list(zip(items, targets, strict=True)), unit="image") as bar:
-        for item, target in bar:
-            try:
-                rows += [row | {"Target": target} for row in score(item, target, network)]
-            except InputError as error:
-                failed.append(str(error))
+    for item, target in track(zip(items, targets, strict=True), len(items), "image"):
+        try:
+            rows += [row | {"Target": target} for row in score(item, target, network)]
+        except InputError as error:
+            failed.append(str(error))
     return pd.DataFrame(rows), failed
 
 

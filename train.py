@@ -24,6 +24,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from common import SOFTWARE
 from common.card import BRAIN, HEAD, Card, read_card
@@ -31,15 +32,17 @@ from common.errors import InputError, explained, quietly, run
 from common.files import read_json
 from common.report import plot_curves
 from dataset.read import Pair, read_description
-from metrics import Accuracy, Dice, IoU, Precision, Recall, Specificity, Tensor, make_loss
+from metrics import Accuracy, Dice, IoU, Precision, Recall, Specificity, Tensor, Together, make_loss
 from model import build_unet, copy_network, export_model, load_model, save_model
 from scan.views import WINDOW
 from training.batches import Slices, TrainingSlices, check_masks, read_pairs
 from training.callbacks import (
     BackupAndRestore,
     BestModel,
+    Log,
     Progress,
     StandstillWarning,
+    TensorBoard,
     cut_log,
     identify_run,
     round_figures,
@@ -112,7 +115,7 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
         loss=make_loss(options.loss, options.label_weights, options.background),
-        metrics=[*choose_metrics(card), share],
+        metrics=[Together(choose_metrics(card)), share],
         jit_compile="auto" if list_gpus() else False,  # XLA halves TensorFlow's speed on a CPU
     )
     model.optimizer.build(model.trainable_variables)
@@ -201,17 +204,16 @@ def train(
     callbacks = [
         best,
         keras.callbacks.TerminateOnNaN(),
-        Progress(slices),
         StandstillWarning(options.data),
         *patience,
-        keras.callbacks.CSVLogger(output / "data.csv", append=True),
+        Log(output / "data.csv", append=True),
         *make_tensorboard(output),
         backup,
     ]
     if not backup.state.get("over"):
-        history = fit_network(model, slices, validation, options.epochs, backup.epoch, callbacks)
+        fit_network(model, slices, validation, options.epochs, backup.epoch, callbacks)
         plot_curves(output / "data.csv", output / "curves.png")
-        refuse_nan(history, best, backup)
+    refuse_burst(output / "data.csv", best, backup)
     if options.blend and not read_card(best.path).blend:
         blend_best(options, best.path, validation, card)
     # else pred.py does it when it first needs it; JAX cannot export a network for any size
@@ -223,28 +225,35 @@ def train(
 
 def fit_network(
     model: keras.Model, slices: Slices, validation: Slices, epochs: int, first: int, callbacks: list
-) -> keras.callbacks.History:
+) -> None:
     """keras.Model.fit from epoch `first`; raises the InputError of a reading thread as it was."""
+    progress = Progress(slices, validation, epochs)
     try:
-        return model.fit(
+        model.fit(
             slices,
             validation_data=validation,
             epochs=epochs,
             initial_epoch=first,
-            callbacks=callbacks,
+            callbacks=[progress, *callbacks],
             shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0,  # Keras' bar shows all of up to sixty figures
         )
     except Exception:
         for error in (slices.error, validation.error):
             if isinstance(error, InputError):
                 raise error from None
         raise
+    finally:
+        progress.close()
 
 
-def refuse_nan(history: keras.callbacks.History, best: BestModel, backup: BackupAndRestore) -> None:
-    """Explain a run that TerminateOnNaN has stopped, and end it; raises InputError."""
-    if not all(map(math.isfinite, history.history.get("loss", []))):
+def refuse_burst(log: Path, best: BestModel, backup: BackupAndRestore) -> None:
+    """Explain a run whose last figures are not numbers, and end it; raises InputError.
+
+    A burst in an epoch's last step shows in the validation alone.
+    """
+    last = pd.read_csv(log).iloc[-1]
+    if not (math.isfinite(last.loss) and math.isfinite(last.val_loss) and best.ours):
         backup.remove()
         kept = f"{best.path} holds the best model before" if best.ours else "no model was written"
         raise InputError(
@@ -266,7 +275,7 @@ def make_patience(options: Namespace) -> list[keras.callbacks.Callback]:
 def make_tensorboard(output: Path) -> list[keras.callbacks.Callback]:
     """The TensorBoard callback, where it is installed."""
     if all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
-        return [keras.callbacks.TensorBoard(output / "tensorboard", write_graph=False)]
+        return [TensorBoard(output / "tensorboard", write_graph=False)]
     print("no TensorBoard logs: `pip install tensorflow tensorboard` for them")
     return []
 
@@ -354,4 +363,4 @@ def seen_spacing(options: Namespace, card: Card) -> float | None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command, without --fresh, goes on after the last finished epoch")

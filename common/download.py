@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import InputError, replacing
 from common.files import checksum
+from common.progress import track
 
 COMMIT = "3168fdf38ad220bd1927be43b67c5e9409a78ee7"
 MAPS_URL = f"https://raw.githubusercontent.com/BBillot/SynthSeg/{COMMIT}/data/training_label_maps"
@@ -44,10 +45,8 @@ def fetch_label_maps(folder: str | Path) -> list[Path]:
     Raises InputError when there is no network, when a file that came or was there is not the right
     one, or when `folder` cannot be written; the files that are there are kept.
     """
-    from tqdm import tqdm  # as pooch: other commands need not wait for it
-
     paths = {Path(folder) / name: known for name, known in SHA256.items()}
-    for path, known in tqdm(paths.items(), unit="file", disable=None):
+    for path, known in track(paths.items(), len(paths), "file"):
         if not path.is_file():
             with replacing(path) as temporary:
                 retrieve(f"{MAPS_URL}/training_{path.name}", known, temporary)

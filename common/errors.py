@@ -119,8 +119,11 @@ def quietly() -> Iterator[None]:
             os.close(stderr)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a command's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C."""
+def run(main: Callable[[], int | None], then: str = "") -> None:
+    """Run a command's main(): exit 0 or its return value, 2 on InputError, 130 on Ctrl-C.
+
+    `then` says what the user can do after Ctrl-C.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     try:
         sys.exit(main())
@@ -128,5 +131,5 @@ def run(main: Callable[[], int | None]) -> None:
         tell(f"error: {' '.join(str(error).splitlines())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        tell("interrupted")
+        tell(f"interrupted; {then}" if then else "interrupted")
         sys.exit(130)

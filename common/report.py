@@ -190,7 +190,7 @@ def make_thumbnail(path: str | Path) -> str:
 def plot_curves(csv: str | Path, png: str | Path) -> None:
     """Draw every figure of a training log that validation has too, and the learning rate.
 
-    `csv` is train.py's data.csv: a row an epoch, from 0, columns such as dice and val_dice.
+    `csv` is train.py's data.csv: a row an epoch, from 1, columns such as dice and val_dice.
     dice_oedema and the like, figures of one label or region, are lines in the panel of dice.
     Raises InputError when there is no row to draw, or when `png` cannot be written.
     """
@@ -226,7 +226,7 @@ def group_figures(names: Sequence[str]) -> dict[str, list[str]]:
 
 def plot_panel(axis, log, name: str, parts: Sequence[str]) -> None:
     """Draw one panel: training muted, validation bright, the best validation epoch marked."""
-    epochs = log.epoch + 1
+    epochs = np.arange(1, len(log) + 1)  # earlier versions wrote them from 0
     line = {"marker": "o" if len(log) < 3 else None, "ms": 4, "lw": 1.4}
     thin, val = line | {"ms": 3, "lw": 1}, f"val_{name}"
     axis.set_title(name.replace("_", " "), color=INK, fontsize=11, loc="left")

@@ -23,6 +23,7 @@ from common import SOFTWARE
 from common.card import find_regions
 from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
+from common.progress import track
 from common.workers import in_parallel
 from dataset.options import Options, Source
 from dataset.read import DESCRIPTION, MANIFEST, SPLITS, name_sample, read_description, read_rows
@@ -49,11 +50,9 @@ def make_dataset(sources, out: str | Path, options: Options, origin: str, jobs: 
     finished = {row["scan"] for row in read_finished(out)}
     todo = [s for s in sources if s.scan not in finished]
     tasks = [(s, split_of[s.case], options, out) for s in todo]
-    done = {"total": len(sources), "initial": len(sources) - len(todo)}
+    made, count = in_parallel(store_scan, tasks, jobs), len(sources)
     left_out = 0
-    for notes, is_used in tqdm(
-        in_parallel(store_scan, tasks, jobs), "slicing", unit="scan", **done
-    ):
+    for notes, is_used in track(made, count, "scan", done=count - len(todo)):
         left_out += not is_used
         with tqdm.external_write_mode():
             for line in notes:

@@ -40,6 +40,7 @@ from scan.volume import (
     find_thin_axis,
     measure_ml,
     measure_whole_box,
+    note_volume,
     thin_out,
 )
 
@@ -149,7 +150,7 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
         "reasons": list(verdict.reasons),
         "signs": verdict.signs,
         "view_agreement": result.agreement,
-        "notes": [*scan.notes, *result.notes, *lost],
+        "notes": [*scan.notes, *note_volume(scan), *result.notes, *lost],
     }
 
 

@@ -30,7 +30,15 @@ from scan.nifti import write_scan
 from scan.read import read_case
 from scan.resample import straighten, unstraighten
 from scan.views import VIEWS, normalise
-from scan.volume import Grid, Volume, cut_slabs, measure_box, measure_ml, measure_whole_box
+from scan.volume import (
+    Grid,
+    Volume,
+    cut_slabs,
+    measure_box,
+    measure_ml,
+    measure_whole_box,
+    note_volume,
+)
 
 OVERLAP = 0.5  # of neighbouring patches
 # Of a patch's width: the spread of the weights with which patches are blended, as in nnU-Net
@@ -103,7 +111,7 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
         "volumes_ml": ml,
         "label_values": {card.labels[label]: value for label, value in card.label_values.items()},
         **describe_scan(scan),
-        "notes": [*scan.notes, *result.notes],
+        "notes": [*scan.notes, *note_volume(scan), *result.notes],
     }
 
 

@@ -28,6 +28,7 @@ POSITIONS = dict(
 )
 THIN_SCAN = 30.0  # mm: in less, the other two views see nothing but a stripe; a round number
 LONGEST = 2500.0  # mm: no scanner's table is longer; a round number
+CLOSE = 0.005  # share of the step by which a slice's distance may differ unsaid: rounding
 AS_IS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation of a RAS+ array
 
 
@@ -253,6 +254,24 @@ def measure_ml(mask: np.ndarray, volume: Volume) -> float:
     thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
     voxels = np.count_nonzero(mask, axis=lie.order[1:])
     return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
+
+
+def note_volume(volume: Volume) -> list[str]:
+    """Why mL is not the number of voxels times `spacing_mm`, where it is not: a tilt, uneven gaps.
+
+    The step between slices is then longer than their distance, across which a volume counts.
+    """
+    lie, step = find_layout(volume), volume.spacing[volume.slice_axis]
+    gaps = np.diff(lie.heights)
+    if len(gaps) and np.abs(gaps - step).max() > CLOSE * step:
+        apart = f"{gaps.mean():.2f} mm apart"
+        if np.ptp(gaps) > CLOSE * step:
+            apart += f" on average ({gaps.min():.2f} to {gaps.max():.2f})"
+        return [
+            f"the volume counts slices as {apart}, measured across them; "
+            f"spacing_mm has the step from one to the next, {step:.2f} mm"
+        ]
+    return []
 
 
 def find_thin_axis(volume: Volume) -> int | None:

@@ -19,6 +19,7 @@ from metrics import (
     Precision,
     Recall,
     Specificity,
+    Together,
     confusion,
     dice_loss,
     make_loss,
@@ -245,9 +246,13 @@ METRICS = dict(zip(KINDS, SKLEARNS, strict=True))
 
 
 def measured(metric, *batches):
+    take_in(metric, *batches)
+    return float(metric.result())
+
+
+def take_in(metric, *batches):
     for target, prediction in batches:
         metric.update_state(target, prediction)
-    return float(metric.result())
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -326,6 +331,20 @@ def test_the_confusion_matrix_has_the_truth_in_its_rows():
     labels, shares = np.array([[0, 1, 2, 2]]), np.eye(3, dtype=np.float32)[[[0, 2, 2, 0]]]
     counts = confusion(*to_shares(labels, shares))
     np.testing.assert_array_equal(counts[0], [[1, 0, 0], [0, 0, 1], [1, 0, 1]])
+
+
+def test_metrics_together_give_the_figures_that_they_give_apart():
+    def choose():
+        return [Dice(), IoU(), Accuracy(), Specificity(), Recall("recall_core", areas=[[1, 2]])]
+
+    batches = [(RNG.integers(0, 3, (n, 8, 8, 1)), RNG.random((n, 8, 8, 3))) for n in (4, 3)]
+    apart, together = choose(), Together(choose())
+    for _ in range(2):
+        for each in (together, *apart):
+            each.reset_state()
+        take_in(together, *batches)
+        found = {name: float(value) for name, value in together.result().items()}
+        assert found == {each.name: measured(each, *batches) for each in apart}
 
 
 def test_training_reports_the_metrics_by_name_in_float32():

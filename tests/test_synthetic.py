@@ -10,7 +10,7 @@ from common.errors import InputError
 from scan.nifti import read_mask
 from scan.read import read_volume
 from synthesis.ct import make_scan
-from synthetic import main, write_preview, write_sample
+from synthetic import main, write_preview
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def quick(monkeypatch, coarse):
 
 def test_a_sample_is_a_cta_with_its_mask_beside_it(tmp_path, quick, cta):
     path = tmp_path / "new" / "head.nii.gz"
-    mask_path = write_sample(path, seed=0)
-    assert mask_path == tmp_path / "new" / "head_mask.nii.gz"
+    mask_path = tmp_path / "new" / "head_mask.nii.gz"
+    assert main(["--sample", str(path), "--seed", "0"]) == 0
     scan = read_volume(path)
     mask = read_mask(mask_path, scan)
     assert scan.hu.dtype == np.int16 and not scan.notes
@@ -46,6 +46,8 @@ def test_preview_draws_three_views_of_each_scan(tmp_path, quick):
     ("words", "said"),
     [
         ([], "nothing to do"),
+        (["--sample", "head.nii", "--seed", "-1"], "--seed 0 or more"),
+        (["--tumours", "cases", "--count", "0"], "--count is 1 or more"),
         (["--sample", "head.png"], r"head.png.*\.nii"),
         (["--preview", "x.png", "--labels", "nowhere"], "no label map"),
     ],

@@ -72,7 +72,7 @@ def options_for(card, options=""):
 
 def test_validation_dice_rises_and_the_log_has_a_row_an_epoch(trained):
     rows = pd.read_csv(trained / "data.csv")
-    assert rows.epoch.tolist() == [0, 1, 2, 3]
+    assert rows.epoch.tolist() == [1, 2, 3, 4]
     assert rows.val_dice.max() > max(0.6, rows.val_dice[0])
     assert (trained / "curves.png").stat().st_size > 1000
     assert not (trained / "training").exists(), "a finished run must not be gone on with"
@@ -142,7 +142,7 @@ def test_an_output_that_is_a_file_is_refused(discs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, message", [((0, 1, 2, 4), "labels 0 1 2 4"), ((0, 0, 0, 0), "empty")]
+    "values, message", [((0, 1, 2, 4), "holds the values 0 .*, 4 "), ((0, 0, 0, 0), "empty")]
 )
 def test_masks_that_cannot_be_learned_are_refused(tmp_path, values, message):
     make_discs(tmp_path)
@@ -231,7 +231,7 @@ def test_killed_with_sigkill_a_run_goes_on_from_the_last_finished_epoch(
     assert process.wait() == -signal.SIGKILL, "the toy run ended before it could be killed"
     done = json.loads(state.read_text())["epoch"]
     with open(output / "data.csv", "a") as csv:  # killed while it wrote a row
-        csv.write("4,0.1")
+        csv.write("5,0.1")
     main(options)
     assert f"going on after epoch {done}" in capsys.readouterr().out
     rows = pd.read_csv(output / "data.csv")
@@ -278,6 +278,12 @@ def test_killed_after_its_last_epoch_a_run_goes_on_there_and_blends_once(
 def test_a_loss_that_bursts_ends_in_one_line_and_leaves_no_backup(discs, tmp_path):
     with pytest.raises(InputError, match="lower --lr"):
         learn(discs, tmp_path, "--epochs 2 --steps 4 --lr 1e38")
+    assert not (tmp_path / "training").exists()
+
+
+def test_a_loss_that_bursts_in_the_last_step_is_told_as_well(discs, tmp_path):
+    with pytest.raises(InputError, match=r"has burst \(no model was written\): .* lower --lr"):
+        learn(discs, tmp_path, "--epochs 1 --steps 1 --lr 1e38")
     assert not (tmp_path / "training").exists()
 
 

@@ -4,8 +4,8 @@ a run that was killed is resumed.
     backup = BackupAndRestore("files/training", identify_run(options, pairs), patience)
     backup.restore(model)                           # after compile(); nothing for a new run
     model.fit(slices, initial_epoch=backup.epoch, callbacks=[
+        Progress(slices, validation, epochs),
         BestModel("files/model.keras", said),       # what its card shall say
-        Progress(slices),                           # TrainingSlices
         StandstillWarning("files/dataset"),
         *patience,                                  # Keras' own, whose counters are kept
         backup,                                     # the last one
@@ -29,21 +29,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from common.card import read_card
 from common.errors import InputError, quietly, replacing, warn
 from common.files import read_json, write_text
 from dataset.read import DESCRIPTION, Pair
 from model import save_model
-from training.batches import TrainingSlices
+from training.batches import Slices, TrainingSlices
 
 with quietly():
     import keras
 
+FIRST_LOOK = 20  # s of steps after which the time of an epoch is foretold: a round number
 # When a network has stopped learning, chosen by eye:
 BLACK, WHITE = 1e-3, 0.98  # shares of the pixels that are labelled: fewer, and more
 FLAT_EPOCHS, FLAT_LOSS = 4, 1e-4  # in so many epochs the loss changes by less than this share
 
+# What the line of an epoch says; data.csv has all
+FIGURES = {"loss": "loss", "val_loss": "validation loss", "val_dice": "validation Dice"}
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 # Options that a resumed run may be given anew
 MAY_CHANGE = {"output", "workers", "command", "fresh", "patience", "spacing_mm", "sure"}
@@ -53,30 +57,88 @@ MAY_CHANGE = {"output", "workers", "command", "fresh", "patience", "spacing_mm",
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells the dataset its epoch, and adds speed and learning rate to the epoch's figures."""
+    """Says how a run goes: a bar on a terminal, and a line for each epoch.
 
-    def __init__(self, slices: TrainingSlices):
+    Tells the dataset its epoch, and adds speed and learning rate to the epoch's figures.
+    """
+
+    def __init__(self, slices: TrainingSlices, validation: Slices, epochs: int):
         super().__init__()
-        self.slices = slices
+        self.slices, self.epochs, self.steps = slices, epochs, len(slices) + len(validation)
+        self.bar = self.first = None  # first: when the first step of this process was over
+        self.foretold = False
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_train_begin(self, logs=None):
+        steps = f"{len(self.slices)} steps of {self.slices.batch}"
+        print(f"an epoch has {steps}; at most {self.epochs} epochs", flush=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.slices.epoch, self.slices.busy = epoch, 0.0
         self.start, self.trained = time.perf_counter(), None
+        title = f"epoch {epoch + 1} of {self.epochs}"
+        self.bar = tqdm(total=self.steps, desc=title, unit="step", leave=False, disable=None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        now = time.perf_counter()
+        if self.first is None:  # it takes longer: the graph is built in it
+            self.first = now
+        elif not self.foretold and now - self.first > FIRST_LOOK:
+            self.foretold = True
+            self.foretell(batch, now - self.first)
+
+    def foretell(self, steps: int, seconds: float) -> None:
+        """Say how long an epoch will take, by `steps` that took so many seconds."""
+        minutes = seconds / steps * len(self.slices) / 60
+        tqdm.write(
+            f"{steps + 1} of {len(self.slices)} steps done, "
+            f"{steps * self.slices.batch / seconds:.1f} slices/s: an epoch takes some "
+            f"{minutes:.{0 if minutes > 10 else 1}f} minutes, and its validation some more"
+        )
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter() - self.start
 
+    def on_test_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def on_test_end(self, logs=None):
+        self.close()
+
     def on_epoch_end(self, epoch, logs=None):
+        self.close()
         seconds = self.trained or time.perf_counter() - self.start
         speed = len(self.slices) * self.slices.batch / seconds
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["slices_per_second"] = round(speed, 2)
         busy = self.slices.busy / self.slices.workers / seconds  # at 100 % the device waits
+        figures = ", ".join(
+            f"{title} {logs.get(name, math.nan):.4f}" for name, title in FIGURES.items()
+        )
         print(
-            f"\nepoch {epoch + 1}: {speed:.1f} slices/s in training, input threads {busy:.0%} "
-            f"busy, validation Dice {logs.get('val_dice', math.nan):.4f}",
+            f"epoch {epoch + 1} of {self.epochs}: {figures}; {speed:.1f} slices/s in training, "
+            f"input threads {busy:.0%} busy",
             flush=True,
         )
+
+
+class Log(keras.callbacks.CSVLogger):
+    """data.csv: a row an epoch, which is counted from 1, as on the terminal."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch + 1, logs)
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """TensorBoard's logs, whose epochs are counted from 1, too."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch + 1, logs)
 
 
 class StandstillWarning(keras.callbacks.Callback):
@@ -146,7 +208,7 @@ def keep_aside(path: Path) -> None:
     for ending in (".keras", ".json", ".xml", ".bin"):
         if path.with_suffix(ending).exists():
             os.replace(path.with_suffix(ending), kept.with_suffix(ending))
-    print(f"\nthe model that was in {path} is kept as {kept}")
+    print(f"the model that was in {path} is kept as {kept}")
 
 
 def round_figures(figures: dict[str, float]) -> dict[str, float]:
@@ -245,10 +307,14 @@ def identify_run(options: Namespace, pairs: Sequence[Pair]) -> dict:
 
 
 def cut_log(log: Path, epochs: int) -> None:
-    """Leave the rows of the finished epochs in data.csv: a killed run may have written one more."""
+    """Leave the rows of the finished epochs in data.csv: a killed run may have written one more.
+
+    They are numbered anew, for earlier versions counted from 0.
+    """
     if not epochs or not log.exists():
         log.unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         return
     rows = pd.read_csv(log, dtype=str).head(epochs)
+    rows["epoch"] = range(1, len(rows) + 1)
     write_text(log, rows.to_csv(index=False))

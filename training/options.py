@@ -10,6 +10,7 @@ where none is wanted.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ with quietly():
 
 DEFAULT_SIZE = 160  # pixels a side to which slices are fitted, as for the shipped network
 DEFAULT_BATCH = 32  # slices in a step; a round number
+# Whole numbers: the least of each, and the end of what NumPy's generator takes as a seed
+LEAST = {"size": 1, "width": 1, "depth": 1, "epochs": 1, "steps": 1, "batch": 1, "workers": 1}
+LEAST |= {"patience": 0, "seed": 0}
+END = 2**32
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.Namespace:
@@ -82,20 +87,31 @@ def add_training_options(add) -> None:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise InputError for options that make no run, whatever the dataset."""
-    counts = (options.epochs, options.workers, options.batch, options.steps)
-    if min(count for count in counts if count is not None) < 1 or options.lr <= 0:
-        raise InputError("--epochs, --batch, --steps and --workers are 1 or more, --lr above 0")
-    if options.seed < 0 or (options.size is not None and options.size < 1):
-        raise InputError("--seed is 0 or more, --size 1 or more")
-    if not 0 <= options.sure < 1:
-        raise InputError(f"--sure {options.sure} is not a probability: 0 or more, less than 1")
+    check_numbers(options)
     weights, blend = options.label_weights, options.blend
-    if weights and not (min(weights) >= 0 < max(weights)):
+    if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
         raise InputError("--label-weights are 0 or more, and not all 0")
     if blend and not options.start_from:
         raise InputError("--blend is for tuning: name the weights to begin with by --start-from")
     if blend and Path(blend).resolve() == Path(options.output, "model.keras").resolve():
         raise InputError(f"--blend needs {blend} at the end, too: move it elsewhere")
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Raise InputError for a number out of its range; NaN lies in none."""
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value < END:
+            raise InputError(f"--{name} {value}: give a whole number, {least} or more")
+    for name in ("sure", "dropout"):
+        value = getattr(options, name)
+        if not 0 <= value < 1:
+            raise InputError(f"--{name} {value}: give a share, 0 or more and less than 1")
+    for name, example in (("lr", "1e-4"), ("spacing_mm", "1.5")):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} {value}: give a number above 0, such as {example}")
 
 
 def settle(options: argparse.Namespace, card: Card) -> argparse.Namespace:

@@ -40,7 +40,8 @@ def without_permission(folder):
 
 def run_script(body):
     """Run a script whose main() holds `body`, as a user would: a process of its own."""
-    code = f"from common import errors\ndef main():\n    {body}\nerrors.run(main)"
+    call = "errors.run(main, 'the same command goes on')"
+    code = f"from common import errors\ndef main():\n    {body}\n{call}"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -135,7 +136,7 @@ def test_an_unknown_failure_of_the_system_is_not_hidden(tmp_path):
         ("return 1", 1, ""),
         ("raise errors.InputError('no head in scan.nii')", 2, "error: no head in scan.nii\n"),
         ("raise errors.InputError('first\\nsecond')", 2, "error: first second\n"),
-        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted; the same command goes on\n"),
     ],
 )
 def test_exit_code_and_the_one_line(body, code, stderr):

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,15 @@ from scan.hu import AIR
 from scan.nifti import read_mask, write_mask
 from scan.read import read_volume
 from scan.resample import straighten, unstraighten
-from scan.volume import POSITIONS, crop_slices, cut_slabs, make_volume, measure_ml, thin_out
+from scan.volume import (
+    POSITIONS,
+    crop_slices,
+    cut_slabs,
+    make_volume,
+    measure_ml,
+    note_volume,
+    thin_out,
+)
 
 GE = Path(__file__).parents[3] / "shared/data/ct/ge_dicom"
 ORIENTATIONS = [
@@ -469,7 +478,13 @@ def test_volume_in_ml_follows_the_slice_gaps(tmp_path):
     everything = np.ones_like(even.hu, bool)
     voxel = abs(np.linalg.det(even.affine[:3, :3])) / 1000
     assert measure_ml(everything, even) == pytest.approx(everything.sum() * voxel)
+    (note,) = note_volume(even)
+    found, step = (float(number) for number in re.findall(r"([0-9.]+) mm", note))
+    assert step == pytest.approx(even.spacing[even.slice_axis], abs=0.01)
+    volume = everything.sum() * np.prod(even.spacing) / 1000 * found / step
+    assert measure_ml(everything, even) == pytest.approx(volume, rel=0.005)
     uneven, _ = scan_of(tmp_path, "tilted", uneven=True)
+    assert "on average" in note_volume(uneven)[0]
     one = np.zeros_like(uneven.hu, bool)
     volumes = []
     for index in range(one.shape[uneven.slice_axis]):

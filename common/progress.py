@@ -1,0 +1,33 @@
+"""How far a command is: a bar on a terminal, a line a minute in a log.
+
+for scan in track(scans, total=len(scans), unit="scan"): ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from common.errors import tell
+
+Thing = TypeVar("Thing")
+
+PAUSE = 60  # s from one line to the next: a round number, so that a night's log can be read
+
+
+def track(things: Iterable[Thing], total: int, unit: str, done: int = 0) -> Iterator[Thing]:
+    """Yield the things, and say on stderr how many of `total` are through.
+
+    `done` counts those that were through before.
+    """
+    from tqdm import tqdm  # late: a single slice is masked without it
+
+    bar = tqdm(things, total=total, unit=unit, initial=done, disable=None)
+    start = said = time.monotonic()
+    for number, thing in enumerate(bar, done + 1):
+        yield thing
+        now = time.monotonic()
+        if bar.disable and now - said >= PAUSE:
+            said = now
+            tell(f"{number} of {total} {unit}s after {(now - start) / 60:.0f} min")

@@ -1,0 +1,18 @@
+"""How far a command is, in a log."""
+
+from common import progress
+from common.progress import track
+
+
+def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
+    times = iter(range(0, 1000, 25))  # a thing takes 25 s
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    assert list(track("abcdefg", total=9, unit="scan", done=2)) == list("abcdefg")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == ["5 of 9 scans after 1 min", "8 of 9 scans after 2 min"]
+
+
+def test_a_short_run_says_nothing_in_a_log(capsys):
+    list(track(range(1000), total=1000, unit="image"))
+    assert capsys.readouterr() == ("", "")
