@@ -28,7 +28,7 @@ from scan.dicom_files import (
     parse_dicom,
 )
 from scan.dicom_series import Series, choose_series, explain_choice, find_series, find_slice
-from scan.hu import PADDING, clean_values
+from scan.hu import LARGEST, PADDING, clean_values
 from scan.nib import nib
 from scan.volume import POSITIONS, Volume, check_affine, to_volume
 
@@ -140,8 +140,7 @@ def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], 
     if 2 * len(slices) * rows * columns > MOST_BYTES:
         raise InputError(f"{files.path}: series {series} is larger than memory; give a part of it")
     scales = [image.scale or (1.0, 0.0) for image in slices]
-    whole = all(value.is_integer() for scale in scales for value in scale)
-    stored_as, kind, number = (np.int16, np.int32, int) if whole else (np.float32,) * 3
+    stored_as, kind, number, limits = choose_types(scales)
     stack = np.empty((len(slices), rows, columns), stored_as)
     frames = {}
     for n, image in enumerate(slices):
@@ -155,8 +154,9 @@ def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], 
             for stored, padded in read_frames(files, name, wanted):
                 slope, intercept = map(number, scales[left[0]])
                 hu = stored.astype(kind) * slope + intercept
-                hu[padded & (hu < DARK)] = min(PADDING)
-                stack[left[0]] = np.clip(hu, -32768, 32767)[::-1]
+                padded &= hu < DARK
+                hu[padded] = np.minimum(hu[padded], min(PADDING))
+                stack[left[0]] = np.clip(hu, *limits)[::-1]
                 left.pop(0)
             if left:
                 raise ValueError("it holds fewer frames than its header says")
@@ -172,6 +172,18 @@ def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], 
     good = [n for n in range(len(slices)) if n not in bad]
     stack = stack[good] if bad else stack
     return stack.T, [slices[n] for n in good], [slices[n] for n in sorted(bad)]
+
+
+def choose_types(scales: list[tuple[float, float]]) -> tuple[type, type, type, tuple]:
+    """Types of a stack, of its reckoning and of slope and intercept; the limits of its values.
+
+    int16, unless slopes are no whole numbers or a large intercept may lead beyond.
+    """
+    whole = all(value.is_integer() for scale in scales for value in scale)
+    kind, number = (np.int32, int) if whole else (np.float32, np.float32)
+    if any(abs(intercept) > 1 << 14 for _, intercept in scales):
+        return kind, kind, number, (-LARGEST, LARGEST)
+    return np.int16 if whole else kind, kind, number, (-32768, 32767)
 
 
 def read_frames(

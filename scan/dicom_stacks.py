@@ -172,7 +172,7 @@ def to_order(value: str) -> tuple[float, str]:
 def find_rounds(groups: dict[str, list[Slice]]) -> list[tuple[str, list[Slice]]]:
     """The lowest slice of each number, the second lowest and so on, where numbers come again."""
     most = max(map(len, groups.values()))
-    if RUN * most > sum(map(len, groups.values())):
+    if most < 2 or RUN * most > sum(map(len, groups.values())):
         return []
     rounds: list[list[Slice]] = [[] for _ in range(most)]
     for group in groups.values():

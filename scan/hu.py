@@ -17,6 +17,7 @@ PADDING = (-1500, -2000, -3024)  # HU: what scanners write outside their round f
 BONE, BODY, BLANK = 250.0, -300.0, -950.0
 HAS_BONE = 0.001  # of a scan's voxels: a head has more of bone; chosen by eye
 STORED = 1024  # scanners add this to HU so that stored values are positive
+TOO_LOW = (1024, 32768)  # an intercept that was applied twice; one that unsigned values need
 SOFT = (-150.0, 150.0)  # HU: the commonest value of a body, be it fat, muscle or brain, lies here
 LARGEST = 1e6  # HU: a larger value, such as the largest float32, stands for no number
 # mm2: the foramen magnum (some 800: Gruber et al., Int J Legal Med 2009) with the mask's error
@@ -34,6 +35,9 @@ def clean_values(array: np.ndarray, is_hu: bool = True) -> tuple[np.ndarray, lis
             taken = "air" if is_hu else "0"
             which = "NaN, infinite or over a million" if is_hu else "NaN or infinite"
             notes.append(f"{strange} voxels that are no number ({which}) taken as {taken}")
+    if is_hu:
+        array, found = remove_shift(array)
+        notes += found
     limits = np.iinfo(np.int16)
     low, high = array.min(), array.max()
     fits = limits.min <= low and high <= limits.max
@@ -50,6 +54,25 @@ def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Views of a few MB each, along the axis that lies farthest apart in memory."""
     array = np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0)
     return (array[start : start + 8] for start in range(0, len(array), 8))
+
+
+def remove_shift(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Values without a shift far below HU, and a note where they plainly had one.
+
+    An intercept that was applied twice, or one for unsigned values, puts air and body too low.
+    """
+    sample = thin_sample(array)
+    if sample.min() > 2 * AIR + 100 or not doubt_hu(np.maximum(sample, AIR)):
+        return array, []
+    sample = sample.astype(np.float32)
+    for shift in () if has_brain(sample) else TOO_LOW:
+        shifted = np.maximum(sample + shift, AIR)
+        if has_brain(shifted) and not doubt_hu(shifted):
+            array = array.astype(np.int32 if array.dtype.kind in "iu" else array.dtype)
+            where = f"values from {sample.min():.0f} with all of the body {shift} too low"
+            note = f"{where} (the intercept was applied twice?) shifted by {shift}"
+            return array + array.dtype.type(shift), [note]
+    return array, []
 
 
 def to_hu(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -99,6 +122,12 @@ def commonest(hu: np.ndarray) -> float | None:
         return None
     counts, edges = np.histogram(sample, np.arange(sample.min(), sample.max() + 40, 20))
     return float(edges[counts.argmax()] + 10)
+
+
+def has_brain(hu: np.ndarray) -> bool:
+    """Whether many more voxels have values of brain, 0 to 80 HU, than of spongy bone."""
+    brain, spongy = (np.count_nonzero((hu > low) & (hu < low + 80)) for low in (0, 200))
+    return brain > 3 * spongy
 
 
 def has_bone(hu: np.ndarray) -> bool:
