@@ -6,11 +6,22 @@ channels = read_channels("slice_of_mri.png", 3)    # (H, W, 3), uint8
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import re
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from common.errors import InputError, explained
 from scan.hu import AIR, doubt_hu, thin_sample
@@ -30,6 +41,14 @@ FLAT = 32  # of 255 greys: a picture of 16 bits that spans fewer shows next to n
 # was 0.12 and more in slices in the colour maps hot, inferno, jet and viridis, 0.14 in photos
 FAR, LETTERS = 0.08, 0.1
 TINTED = "the picture is coloured in part or as a whole: its brightness was taken as grey"
+MOST_PIXELS = 1 << 25  # some 5,800 x 5,800: a film that was scanned; to predict takes 1 GB then
+# What libjpeg and libpng say where pixels are lost. Bytes before the end's mark are harmless
+DAMAGED = re.compile(
+    rb"Corrupt JPEG data(?!: \d+ extraneous bytes before marker 0xd9)|Premature end|libpng error"
+)
+FROM_LIBRARY = re.compile(rb"JPEG|JFIF|libpng|TIFF|tiff")
+ONE_AT_A_TIME = threading.Lock()  # there is one stderr
+Image.MAX_IMAGE_PIXELS = None  # Pillow only reads sizes, and MOST_PIXELS bounds them
 cv2.utils.logging.setLogLevel(0)  # we say ourselves, once, why a picture cannot be read
 
 
@@ -157,13 +176,51 @@ def decode(content: bytes, path: str | Path) -> np.ndarray:
     for start, end in ((b"\x89PNG", b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
         if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
             raise InputError(f"{path} is truncated; copy or export it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
+    width, height = read_size(io.BytesIO(content))
+    if width * height > MOST_PIXELS:
+        raise InputError(f"{path} claims {width} x {height} pixels, too many; give one slice")
+    with caught_stderr() as said:
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            image = None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} is no picture that can be read; give a PNG, JPEG or TIFF slice")
+    if DAMAGED.search(b"".join(said)):
+        raise InputError(f"{path} is damaged, so parts of it would be wrong; export it again")
     return image
+
+
+def read_size(file: Path | BinaryIO) -> tuple[int, int]:
+    """Width and height in pixels that a picture file's header claims; (0, 0) if it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            return image.size
+    except Exception:  # whatever a damaged header makes Pillow raise
+        return 0, 0
+
+
+@contextmanager
+def caught_stderr() -> Iterator[list[bytes]]:
+    """Catch what libraries in C write to stderr: libjpeg and libpng say there what is damaged.
+
+    The list is filled when the block ends. Other threads' lines are written on afterwards.
+    """
+    said: list[bytes] = []
+    with ONE_AT_A_TIME, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            said += file.readlines()
+    for line in said:
+        if not FROM_LIBRARY.search(line):
+            os.write(2, line)
 
 
 def to_grey(image: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

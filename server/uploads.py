@@ -16,7 +16,6 @@ import math
 import os.path
 import re
 import shutil
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,10 +25,10 @@ from isal import isal_zlib
 
 from common.errors import InputError
 from scan.nib import nib
+from scan.picture import MOST_PIXELS, read_size
 
 MOST_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
 # Round numbers, far above what scanners and programs write:
-MOST_PIXELS = 1 << 25  # of a picture
 MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
 MOST_FILES = 20_000  # of a folder
 SPARE = 256 << 20  # bytes that stay free on the disk
@@ -238,7 +237,7 @@ def parse_header(start: bytes) -> nib.Nifti1Header | None:
 
 def check_size(path: Path, known: str, name: str) -> None:
     """Refuse a file that its own header says is too large to be unpacked."""
-    checks = {"nifti": check_nifti, "gzip": check_nifti, "png": check_png, "jpeg": check_jpeg}
+    checks = {"nifti": check_nifti, "gzip": check_nifti, "png": check_pixels, "jpeg": check_pixels}
     if known in checks:
         checks[known](path, name)
 
@@ -254,23 +253,8 @@ def check_nifti(path: Path, name: str) -> None:
         raise Refused(f"{says}, more than can be read; send the head alone", 413)
 
 
-def check_png(path: Path, name: str) -> None:
-    check_pixels(struct.unpack(">II", read_start(path)[16:24].ljust(8, b"\0")), name)
-
-
-def check_jpeg(path: Path, name: str) -> None:
-    """Refuse a JPEG by the size in its first frame header (ITU T.81, B.2.2)."""
-    with path.open("rb") as file:
-        file.seek(2)
-        while len(mark := file.read(4)) == 4 and mark[0] == 0xFF:
-            if mark[1] in range(0xC0, 0xD0) and mark[1] not in (0xC4, 0xC8, 0xCC):
-                frame = file.read(5)
-                return check_pixels(struct.unpack(">HH", frame[1:].ljust(4, b"\0")), name)
-            file.seek(max(0, int.from_bytes(mark[2:]) - 2), 1)
-    return check_pixels((0, 0), name)
-
-
-def check_pixels(size: tuple[int, int], name: str) -> None:
+def check_pixels(path: Path, name: str) -> None:
+    size = read_size(path)
     if 0 in size:
         raise Refused(f"{name} is truncated or damaged; copy or export it again")
     if math.prod(size) > MOST_PIXELS:

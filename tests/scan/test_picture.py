@@ -1,5 +1,7 @@
 """Picture files: grey of any kind, tints, what is refused."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ from make import image_at
 
 from common.errors import InputError
 from dataset.read import Pair, read_pair
+from scan import picture
 from scan.picture import (
     TINTED,
+    caught_stderr,
     read_channels,
     read_noted,
     read_picture,
@@ -18,6 +22,7 @@ from scan.picture import (
 from scan.views import normalise, stack
 
 RAMP = np.arange(256)[:, None] * np.ones(3)
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8)
 
 
 TINTS = {  # what a grey level becomes, (256, 3) blue, green, red
@@ -246,3 +251,33 @@ def test_channels_go_through_a_png(tmp_path, channels):
     with pytest.raises(InputError, match="a.png needs 4 channels"):
         write_picture(tmp_path / "a.png", image[..., :1])
         read_channels(tmp_path / "a.png", 4)
+
+
+# ---------------------------------------------------------------- damaged, and too large
+
+
+def test_a_jpeg_that_lost_pixels_is_refused_and_libjpeg_says_nothing(tmp_path, capfd):
+    content = bytearray(cv2.imencode(".jpg", NOISE)[1].tobytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = b"\xff\xff\0\0\xff\xd3\0\0"
+    (tmp_path / "lost.jpg").write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        read_picture(tmp_path / "lost.jpg")
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_say_meanwhile_is_not_lost(capfd):
+    with caught_stderr() as said:
+        os.write(2, b"another thread's line\n")
+        os.write(2, b"libpng warning: iCCP\n")
+    assert said == [b"another thread's line\n", b"libpng warning: iCCP\n"]
+    assert capfd.readouterr().err == "another thread's line\n"
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
+def test_a_picture_that_claims_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch, ending):
+    (tmp_path / f"large{ending}").write_bytes(cv2.imencode(ending, NOISE)[1].tobytes())
+    monkeypatch.setattr(picture, "MOST_PIXELS", NOISE.size - 1)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(InputError, match=f"claims {NOISE.shape[1]} x {NOISE.shape[0]} pixels"):
+        read_picture(tmp_path / f"large{ending}")
