@@ -1,7 +1,8 @@
 """Scans to slices to pairs: makes the datasets that train.py learns from.
 
     python data.py SCANS MASKS --out files/dataset     X.nii.gz with a mask of the same name
-    python data.py FOLDER                              X.nii.gz beside X_mask.nii.gz
+    python data.py FOLDER                              X.nii.gz beside X_mask.nii.gz; 001/ct.nii.gz
+        beside 001/mask.nii.gz; imagesTr and labelsTr of nnU-Net: pairs by what the names share
     python data.py --synthetic 40                      no scan at all: forty phantoms
     python data.py --synthetic 400 --labels DIR --window hu --size 192 --slices 12
     python data.py CASES --channels flair t1ce --labels 1 2 4 --out files/tumour      MRI, as BraTS'
@@ -34,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
-    add("masks", nargs="?", help="folder of masks of the same names, unless SCANS holds them too")
+    add("masks", nargs="?", help="folder of masks of like names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
     said = "with --synthetic, the folder of head label maps to make scans from, else phantoms; "
     said += "with --channels, the label values to tell apart, all else being background (1 2 4)"

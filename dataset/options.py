@@ -13,7 +13,16 @@ import numpy as np
 from common.card import BRAIN, HEAD, name_labels
 from common.errors import InputError
 from dataset.read import warn_of_rest
-from scan.cases import PICTURES, SCANS, Case, find_cases, find_patient, get_stem, parse_names
+from scan.cases import (
+    PICTURES,
+    SCANS,
+    Case,
+    find_cases,
+    find_patient,
+    get_stem,
+    has_ending,
+    parse_names,
+)
 from scan.hu import AIR
 from scan.pairs import find_pairs, find_picture_cases, list_files
 from scan.views import SCALES, VIEWS, WINDOW
@@ -90,8 +99,9 @@ class Source:
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
     is_mri = bool(args.channels)
-    # slices in pictures: no NIfTI file lies in or below the folder of MRI
-    is_drawn = is_mri and bool(args.scans) and not any(Path(args.scans).rglob("*.nii*"))
+    # slices in pictures: no scan lies in or below the folder of MRI
+    files = Path(args.scans or ".").rglob("*") if is_mri else ()
+    is_drawn = is_mri and bool(args.scans) and not any(has_ending(file, SCANS) for file in files)
     refuse_useless(args, is_drawn)
     given = vars(args) | {
         "size": 240 if is_mri and args.size is None else args.size,
@@ -197,8 +207,8 @@ def refuse_pictures(folder: Path) -> None:
     if any(list_files(folder, PICTURES)):
         raise InputError(
             f"{folder} holds pictures, and data.py slices scans (NIfTI, DICOM). Pictures and masks "
-            f"need no data.py: train.py {folder} takes its Train and Val folders as they are, "
-            f"test.py {folder} its Test folder, or all where there are no such folders"
+            f"need no data.py: train.py --data {folder} takes its Train and Val folders as they "
+            f"are, test.py {folder} its Test folder, or all where there are no such folders"
         )
 
 

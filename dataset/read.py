@@ -125,9 +125,9 @@ def find_splits(folder: Path) -> dict[str, list[Pair]]:
     return splits
 
 
-def name_folders(folder: Path) -> str:
+def name_folders(folder: str | Path) -> str:
     """The folders in a folder, in words."""
-    names = [path.name for path in list_visible(folder) if path.is_dir()]
+    names = [path.name for path in list_visible(Path(folder)) if path.is_dir()]
     more = f" and {len(names) - 8} more folders" if len(names) > 8 else ""
     return (", ".join(names[:8]) + more) or "no folders"
 

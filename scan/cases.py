@@ -144,7 +144,7 @@ def find_modality(
     for kind, pattern in (patterns or {}).items():
         if fnmatch(name.lower(), pattern.lower()):
             return kind, find_free(name, pattern)
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.I)
+    stem = get_stem(name)
     plain = re.sub("[^a-z0-9]", "_", stem.lower())
     best = (0, 0, "", stem)
     spelled = {channel: (channel.lower(),) for channel in channels} | SPELLINGS
@@ -159,7 +159,8 @@ def find_modality(
 
 def find_free(name: str, pattern: str) -> str:
     """What the stars of a glob stand for in a scan's name; "" where that is unclear."""
-    wanted = re.sub(r"\.nii[.gz*]*$", "", pattern, flags=re.I)
+    start = pattern.rstrip("*")
+    wanted = get_stem(start) if has_ending(Path(start), SCANS) else pattern
     exact = "(.*)".join(map(re.escape, wanted.split("*")))
     found = re.fullmatch(exact, get_stem(name), flags=re.I)
     return "".join(found.groups()).rstrip("_-. ") if found else ""

@@ -78,12 +78,12 @@ class Name:
 def name_file(path: Path, root: Path) -> Name:
     """The Name of a file or DICOM folder in or below `root`."""
     folders = path.relative_to(root).parts[:-1]
-    return Name(path, tuple(map(split_words, folders)), split_words(get_stem(absolute(path))))
+    return Name(path, tuple(map(split_words, folders)), split_words(get_stem(with_name(path))))
 
 
-def absolute(path: Path) -> Path:
-    """A path from the root, so that "." has a name. A link stays a link."""
-    return Path(os.path.abspath(path))
+def with_name(path: Path) -> Path:
+    """The path, or, where it has no name as "." has none, the same path from the root."""
+    return path if path.name.strip(".") else Path(os.path.abspath(path))
 
 
 def drop(words: Sequence[str], useless: frozenset) -> tuple[str, ...]:

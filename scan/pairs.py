@@ -27,7 +27,7 @@ from scan.cases import (
     list_visible,
     open_folder,
 )
-from scan.names import CT, ROLES, VAGUE, Name, absolute, drop, name_file, tell_masks
+from scan.names import CT, ROLES, VAGUE, Name, drop, name_file, tell_masks, with_name
 
 Pairs = list[tuple[str, Path, Path]]  # (case, scan, mask)
 
@@ -149,6 +149,8 @@ def match_names(scans: Sequence[Name], masks: Sequence[Name]) -> Match:
     useless = find_useless(*sides)
     are_split = all(any(name.split for name in side) for side in sides)
     for level in LEVELS:
+        if not all(sides):
+            break
         keys = [make_keys(level, side, sides, useless) for side in (0, 1)]
         groups: dict[tuple, tuple[list, list]] = {}
         for side, names in enumerate(sides):
@@ -242,7 +244,7 @@ def name_pairs(found: Match) -> Pairs:
     A case is called by its scan. Where that is no name of its own, or says nothing that the mask's
     name says, too, it is called by the folders above as well.
     """
-    stems = [get_stem(absolute(scan.path)) for scan, *_ in found.pairs]
+    stems = [get_stem(with_name(scan.path)) for scan, *_ in found.pairs]
     count = Counter(stem.lower() for stem in stems)
     pairs = []
     for (scan, mask, level), stem in zip(found.pairs, stems, strict=True):
