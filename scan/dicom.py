@@ -214,7 +214,7 @@ def are_two_scans(array: np.ndarray) -> bool:
     """Whether slices (I, J, K) are more like those after the next than like the next."""
     if array.shape[2] < FEW:
         return False
-    sample = array[:: max(1, array.shape[0] // 64), :: max(1, array.shape[1] // 64)]
+    sample = array[:: max(1, array.shape[0] // 32), :: max(1, array.shape[1] // 32)]
     sample = sample.astype(np.float32)
     apart = [np.abs(sample[..., n:] - sample[..., :-n]).mean() for n in (1, 2)]
     return bool(apart[0] > UNLIKE * apart[1])

@@ -200,10 +200,11 @@ def read_image(files: Files, name: str) -> Image | bool | None:
             header = parse_dicom(file, MOST_HEADER, stop_before_pixels=True, specific_tags=tags)
             if claims_too_much(file, header):
                 return False
-        commas, marks = mend_commas(header), read_marks(header, name)
+        raw = list_raw(header)
+        commas, marks = mend_commas(header, raw), read_marks(raw, name)
         # pydicom converts a value when it is asked for: find the senseless ones now
-        for tag in find_tags(*NAMING, *READ.split()).values():
-            header.get(tag)
+        for tag in raw.keys() & find_tags(*NAMING, *READ.split()).values():
+            header[tag]
         if "SOPClassUID" in header and "Rows" in header and "Columns" in header:
             return Image(header, list(find_slices(name, header, marks)), commas)
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
@@ -223,40 +224,39 @@ def claims_too_much(file: BinaryIO, header: pydicom.FileDataset) -> bool:
     return voxels > MOST_VOXELS or (voxels and not packed and length > MOST_HEADER + 8 * voxels)
 
 
-def mend_commas(header: pydicom.Dataset) -> bool:
+def list_raw(header: pydicom.Dataset) -> dict[int, bytes]:
+    """{tag: bytes} of the elements of a header that was just read; empty for sequences."""
+    values = {int(tag): element.value for tag, element in header.items()}
+    return {tag: v if isinstance(v, bytes) else b"" for tag, v in values.items()}
+
+
+def mend_commas(header: pydicom.Dataset, raw: dict[int, bytes]) -> bool:
     """Turn the decimal commas of a header that was just read into points; whether it had any."""
-    texts = {tag: read_raw(header, tag) for tag in find_tags(*DECIMALS.split()).values()}
-    with_comma = [tag for tag, text in texts.items() if b"," in text]
+    decimals = find_tags(*DECIMALS.split()).values()
+    with_comma = [tag for tag in decimals if b"," in raw.get(tag, b"")]
     for tag in with_comma:
-        header[tag] = header.get_item(tag)._replace(value=texts[tag].replace(b",", b"."))
+        header[tag] = header.get_item(tag)._replace(value=raw[tag].replace(b",", b"."))
     return bool(with_comma)
 
 
-def read_marks(header: pydicom.Dataset, name: str) -> dict[str, str]:
-    """The MARKS of a header that was just read, as text (of numbers to a tenth); "" for none."""
-    marks = {}
-    for mark, tag in find_tags(*MARKS).items():
-        text = read_raw(header, tag).decode("latin1").strip("\0 ")
-        numbers = to_numbers([text], 1) if mark in ("SliceThickness", "KVP") else None
-        marks[mark] = f"{numbers[0]:.1f}" if numbers else text
-    folder = name.rpartition("/")[0]
-    return marks | {"file": name if "NumberOfFrames" in header else folder}
-
-
-def read_raw(header: pydicom.Dataset, tag: int) -> bytes:
-    """The bytes of an element that was read and not asked for yet; empty for none."""
-    element = header.get_item(tag) if tag in header else None
-    value = element.value if element is not None and element.is_raw else None
-    return value if isinstance(value, bytes) else b""
+def read_marks(raw: dict[int, bytes], name: str) -> dict[str, str]:
+    """The MARKS of a header, as text (of numbers to a tenth); "" for none."""
+    tags = find_tags(*MARKS)
+    marks = {mark: raw.get(tag, b"").decode("latin1").strip("\0 ") for mark, tag in tags.items()}
+    for mark in ("SliceThickness", "KVP"):
+        numbers = to_numbers([marks[mark]], 1)
+        marks[mark] = f"{numbers[0]:.1f}" if numbers else marks[mark]
+    in_frames = find_tags("NumberOfFrames")["NumberOfFrames"] in raw
+    return marks | {"file": name if in_frames else name.rpartition("/")[0]}
 
 
 @cache
 def find_tags(*keywords: str) -> dict[str, int]:
     """The tags of some attributes by keyword; what is no attribute is left out."""
     from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import Tag
 
-    return {word: Tag(word) for word in keywords if tag_for_keyword(word)}
+    tags = {word: tag_for_keyword(word) for word in keywords}
+    return {word: tag for word, tag in tags.items() if tag}
 
 
 def read_study_uid(folder: Path) -> str:

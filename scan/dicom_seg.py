@@ -13,7 +13,7 @@ import numpy as np
 
 from common import NAME, VERSION
 from common.errors import InputError, replacing
-from scan.dicom_files import Files, clean_text, match_patient, mend_commas, parse_dicom
+from scan.dicom_files import Files, clean_text, list_raw, match_patient, mend_commas, parse_dicom
 from scan.volume import Volume, to_source_order
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_headers(volume: Volume) -> list[pydicom.Dataset]:
             try:
                 with files.open(name) as file:
                     header = parse_dicom(file, stop_before_pixels=True)
-                mend_commas(header)
+                mend_commas(header, list_raw(header))
                 for tag in REPEATED.split():
                     header.setdefault(tag, "")
             except Exception as error:  # pydicom may raise anything for a damaged file

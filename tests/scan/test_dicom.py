@@ -346,6 +346,19 @@ def test_enhanced_multi_frame(tmp_path, coding):
         assert volume.name == given.stem and not volume.notes
 
 
+def test_enhanced_files_of_one_series_are_one_scan_and_phases_are_two(tmp_path):
+    hu, other, places, uid = asymmetric((12, 6, 7)), asymmetric((12, 6, 7)) + 9, stack(12), "1.2.3"
+    for n, part in enumerate((slice(0, 5), slice(5, 12))):
+        about = {"SeriesInstanceUID": uid, "SeriesNumber": 3}
+        write_enhanced(tmp_path / f"a{n}.dcm", hu[part], places[part], **about)
+    for given in (tmp_path, tmp_path / "a1.dcm"):
+        np.testing.assert_array_equal(read_volume(given).hu, canonical(hu))
+    write_enhanced(tmp_path / "b.dcm", other, places + (0, 0, 1), **about)
+    for number, wanted in ((3, hu), (1, other)):
+        volume = read_volume(tmp_path, series=number)
+        np.testing.assert_array_equal(volume.hu, canonical(wanted))
+
+
 @pytest.mark.parametrize("implicit", [True, False])
 def test_old_files_without_preamble(tmp_path, implicit):
     hu = asymmetric((4, 6, 7))
