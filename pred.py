@@ -129,7 +129,7 @@ def describe(work: Work) -> dict:
     return {
         "name": printable(absolute(target.path).name),
         "picture": None if work.error else target.folder / f"{target.name}_overlay.png",
-        "reasons": [printable(reason) for reason in said],
+        "reasons": [printable(reason) for reason in dict.fromkeys(said)],
         "verdict": about.get("verdict", ""),
         "ml": about.get("volume_ml", ""),
         "seconds": about.get("seconds", ""),

@@ -23,6 +23,7 @@ BRATS = {
     (1, 2, 3, 4): (CORE, OEDEMA, SOLID, ENHANCING),
 }
 BRAIN = "brain"
+WEAK = 0.7  # Dice: a network whose best is lower misses too much to be of use. A round number
 # The labels of a synthetic head CT; both together are the brain mask
 HEAD = {1: "tissue", 2: "hyperdense"}
 
@@ -79,6 +80,16 @@ class Card:
     @property
     def is_3d(self) -> bool:
         return self.dimensions == 3
+
+    @property
+    def weakness(self) -> str:
+        """What a network's own validation says against it, in words; "" for nothing."""
+        figures = self.validation.items()
+        best = max((value or 0 for name, value in figures if name.startswith("dice")), default=WEAK)
+        if best >= WEAK:
+            return ""
+        said = f"in validation its best Dice was {best:.2f}, where 1 is all and 0 is nothing"
+        return f"the network has learned too little: {said}; train it longer or on more data"
 
     @property
     def areas(self) -> dict[str, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from common.card import Card
@@ -11,6 +12,7 @@ from predict.result import is_result
 from scan.cases import (
     PICTURES,
     SCANS,
+    SEG,
     find_modality,
     is_dicom_folder,
     list_visible,
@@ -19,6 +21,8 @@ from scan.cases import (
 )
 from scan.pairs import find_masks
 
+MRI_ALONE = {"flair", "t1ce"}  # modalities that no CT is called after
+
 
 def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]:
     """The slices and scans that `paths` name: files, DICOM folders, or folders of either.
@@ -26,18 +30,51 @@ def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]
     Where the model's card names the modalities of an MRI, case folders take the place of scans.
     Raises InputError for a path that does not exist and for a folder that holds none.
     """
-    found = []
+    found, is_mri = [], bool(card and card.is_mri)
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
         here = [path] if path.is_file() else list_inputs(path, card or Card())
+        if not is_mri:
+            here = leave_out_mri(here, path)
         if not here:
             needed = "scan and no picture (NIfTI, DICOM, PNG, JPEG)"
-            if card and card.is_mri:
+            if is_mri:
                 needed = f"file of {' or '.join(card.channels)}, and no picture"
             raise InputError(f"{path} holds no {needed}")
         found += [p for p in here if p not in found]
     return found
+
+
+def leave_out_mri(files: list[Path], path: Path) -> list[Path]:
+    """The files without those that their names make an MRI, which a network of CT cannot mask.
+
+    FLAIR and contrast-enhanced T1 are of MRI alone, and so are three modalities together; t1 and t2
+    may be times. Raises InputError where nothing is left, or `path` holds case folders alone.
+    """
+    scans = files or ([*path.glob("*/*")] if path.is_dir() else [])
+    kinds = {}
+    for file in scans:
+        if file.name.lower().endswith(SCANS) and (kind := find_modality(file.name, ())[0]):
+            kinds.setdefault(file.parent, {})[file] = kind
+    cases = {
+        folder: found
+        for folder, found in kinds.items()
+        if MRI_ALONE & set(found.values()) or len({*found.values()} - {SEG}) > 2
+    }
+    if not cases:
+        return files
+    left = [file for file in files if file not in cases.get(file.parent, ())]
+    folder, found = next(iter(cases.items()))
+    case = f"{folder} holds files of an MRI ({', '.join(sorted(set(found.values())))})"
+    if left:
+        warn(f"{case}, which this network of head CT cannot mask: left out")
+        return left
+    command = f"python pred.py {shlex.quote(str(folder if path.is_file() else path))}"
+    raise InputError(
+        f"{case}, and this network masks head CT; give one of MRI that train.py has made: "
+        f"{command} --model files/tumour_net/model.keras"
+    )
 
 
 def list_inputs(folder: Path, card: Card) -> list[Path]:

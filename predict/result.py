@@ -67,6 +67,14 @@ class Result:
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
 
+    def doubt(self, reason: str) -> Result:
+        """The same result, told with a reason not to trust it: its verdict is not ok."""
+        verdict = self.verdict
+        if verdict:
+            grade = "check" if verdict.grade == "ok" else verdict.grade
+            verdict = replace(verdict, grade=grade, reasons=(reason, *verdict.reasons))
+        return replace(self, notes=(reason, *self.notes), verdict=verdict)
+
 
 @dataclass(frozen=True)
 class Target:

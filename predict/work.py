@@ -126,8 +126,10 @@ def read(work: Work, wanted: Wanted, card: Card) -> None:
 
 
 def predict(work: Work, network: Network) -> None:
-    """Find the mask."""
+    """Find the mask; a network that has learned too little is named as one."""
     work.result = work.kind.predict(work.source, network)
+    if weakness := network.card.weakness:
+        work.result = work.result.doubt(weakness)
 
 
 def write(work: Work, card: Card, wanted: Wanted) -> None:

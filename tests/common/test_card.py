@@ -1,9 +1,9 @@
-"""What labels mean: stored values, names, regions."""
+"""What labels mean: stored values, names, regions; what a card says of its network."""
 
 import numpy as np
 import pytest
 
-from common.card import find_regions, name_labels, to_contiguous, to_stored_values
+from common.card import find_regions, name_labels, to_card, to_contiguous, to_stored_values
 
 
 @pytest.mark.parametrize("values", [(1, 2, 4), (1, 2, 3), (1, 2, 3, 4), (255,), (7, 3)])
@@ -32,3 +32,21 @@ def test_regions_are_those_of_brats_whatever_the_year():
         assert (found["tumour core"], found["enhancing tumour"]) == (core, enhancing)
     assert find_regions(name_labels((3, 7))) == {}
     assert name_labels((255,)) == {1: "tumour"}
+
+
+@pytest.mark.parametrize(
+    ("validation", "is_weak"),
+    [
+        ({}, False),
+        ({"loss": 0.9}, False),
+        ({"loss": 0.9, "dice": 0.02}, True),
+        ({"dice": 0.6, "dice_oedema": 0.3, "recall": 0.99}, True),
+        ({"dice": 0.6, "dice_whole tumour": 0.9}, False),
+        ({"dice": None}, True),
+    ],
+)
+def test_a_network_that_has_learned_too_little_says_so(validation, is_weak):
+    said = to_card({"validation": validation}).weakness
+    assert bool(said) == is_weak and ("has learned too little" in said) == is_weak
+    if validation.get("dice") == 0.02:
+        assert "best Dice was 0.02" in said
