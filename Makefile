@@ -43,7 +43,7 @@ clean:  ## remove what make made: .venv, the viewer, caches, the demo's results
 	@touch $@
 
 .venv/installed: .venv/created requirements.txt
-	@echo "Installing into .venv: some 800 MB to fetch, 3 GB on the disk, once."
+	@echo "Installing into .venv: some 850 MB to fetch, 3 GB on the disk, once."
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@$(BIN)/python -m compileall -q *.py common dataset predict scan server synthesis training  # as pip does with what it installs: a quick first start
 	@touch $@

@@ -56,6 +56,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="what runs the network; keras takes a GPU if there is one (default: %(default)s)",
     )
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
+    add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add(
         "--format",
         nargs="+",
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out, card = Path(args.out), read_card(args.model)
     targets = plan(find_inputs(args.paths, card), out)
-    wanted = Wanted(args.series, tuple(args.format), args.brain, args.border)
+    wanted = Wanted(args.series, tuple(args.format), args.brain, args.border, args.volume)
     todo = [t for t in targets if args.overwrite or not is_done(t, args.model, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:

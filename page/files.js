@@ -1,6 +1,6 @@
 // What was dropped or chosen, sorted into jobs. An entry is {file, path}; path says where in its folder.
 
-const ALONE = /(\.nii(\.gz)?|\.zip|\.png|\.jpe?g)$/i; // a job of its own, wherever it lies
+const ALONE = /(\.nii(\.gz)?|\.nrrd|\.mha|\.zip|\.png|\.jpe?g)$/i; // a job of its own, wherever it lies
 const SKIPPED = /(^|\/)(\.[^/]*|dicomdir|thumbs\.db)$/i;
 
 /** The entries of an <input type="file">. */
@@ -51,7 +51,7 @@ export function sorted(entries, isOfCases) {
 }
 
 function casesOf(entries) {
-  const scans = entries.filter(({ path }) => /\.nii(\.gz)?$/i.test(path));
+  const scans = entries.filter(({ path }) => /\.(nii(\.gz)?|nrrd|mha)$/i.test(path));
   const folders = Map.groupBy(scans, ({ path }) => path.split("/").slice(0, -1).join("/"));
   return [...folders.values()].map((group) => ({ name: commonName(group), entries: group }));
 }

@@ -10,7 +10,7 @@ import { openViewer } from "./viewer.js";
 const POLL = 400; // ms between questions while a job is under way
 const NARROW = matchMedia("(max-width: 719px)"); // where one column is all there is, as in page.css
 const SOURCES = { scan: "CT", case: "MRI" }; // what a task is done on
-const SCANS = "NIfTI, DICOM folder or .zip, PNG or JPEG slice";
+const SCANS = "NIfTI, NRRD, MHA, DICOM folder or .zip, PNG or JPEG slice";
 const ACTIVE = ["sending", "queued", "running"];
 
 const element = (id) => document.getElementById(id);

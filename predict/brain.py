@@ -111,7 +111,7 @@ def read(path: Path, wanted: Wanted | None = None, card: Card | None = None) -> 
     Raises InputError for what is no scan, or has no DICOM for the SEG wanted.
     """
     wanted = wanted or Wanted()
-    scan = read_volume(path, series=wanted.series)
+    scan = read_volume(path, series=wanted.series, number=wanted.volume)
     if "dicom-seg" in wanted.formats and scan.slices is None:
         raise InputError(f"{path} is no DICOM scan: leave --format dicom-seg out")
     hu, notes = to_hu(scan.hu)
@@ -186,7 +186,7 @@ def predict_thin(scan: Volume, network: Network) -> Result:
     mask = np.stack(masks, axis)
     if not mask.any():
         return no_head(scan)
-    return Result(mask, verdict=judge({}, (TOO_THIN, *doubt_hu(scan.hu))))
+    return Result(mask, verdict=judge({}, (TOO_THIN, *scan.doubts, *doubt_hu(scan.hu))))
 
 
 def segment(scan: Volume, head: Head, network: Network) -> Result:
@@ -245,7 +245,7 @@ def judge_scan(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> Verdi
     """The verdict on a scan's mask, from `signs` of the network's answer and from the scan."""
     size = measure_ml(mask, scan)
     signs = signs | measure_scan(scan.hu, mask, scan.spacing, size)
-    return judge(signs, doubt_hu(scan.hu))
+    return judge(signs, (*scan.doubts, *doubt_hu(scan.hu)))
 
 
 # ---------------------------------------------------------------- the network on a head

@@ -38,13 +38,15 @@ class Wanted:
     """What a command line asks for beside the mask itself.
 
     series: number of the DICOM series, None to choose; formats: of the mask; brain: write the
-    brain cut out of the scan; border: mm by which the mask is grown.
+    brain cut out of the scan; border: mm by which the mask is grown; volume: number of the volume
+    of a 4-D scan, from 1.
     """
 
     series: int | None = None
     formats: tuple[str, ...] = ("nii",)
     brain: bool = False
     border: float = 0.0
+    volume: int | None = None
 
     @property
     def notes_of_slice(self) -> tuple[str, ...]:
@@ -225,7 +227,7 @@ def remove(path: Path) -> None:
 def made_of(said: dict) -> tuple:
     """What decides the mask that a JSON stands for."""
     wanted = said.get("wanted", {})
-    options = wanted.get("series"), wanted.get("border")
+    options = wanted.get("series"), wanted.get("border"), wanted.get("volume")
     return said.get("model"), said.get("input_version"), *options
 
 

@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.files import read_json
 from scan.dicom_start import ENDINGS, begins_as_dicom, read_start
 
-SCANS = (".nii.gz", ".nii")
+SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SEG = "seg"  # the label volume, among the modalities
 OTHER = "other"  # an image or a mask that is none of the modalities

@@ -1,33 +1,22 @@
-"""NIfTI files: scans, masks and labels in, masks and scans out on the scan's own grid.
+"""Masks and labels in; masks and scans out, as NIfTI files on the scan's own grid.
 
-scan = read_nifti(path, position, is_hu)              # usually by scan.read.read_volume
 labels = read_labels("labels.nii.gz", scan)           # canonical, the grid checked
 write_mask(mask, scan, "mask.nii.gz")
 """
 
 from __future__ import annotations
 
-import math
-import zlib
 from pathlib import Path
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
 
 from common.errors import InputError, replacing
 from scan.hu import AIR
 from scan.mask import to_one_label
 from scan.nib import nib
-from scan.volume import Volume, check_affine, check_grid, make_affine, to_source_order, to_volume
-
-DAMAGED = (OSError, EOFError, ValueError, zlib.error)
-# nibabel raises these for a file that is no image, or a damaged one
-UNREADABLE = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED)
-AS_HFS = (
-    "the header says nothing of the orientation: taken as HFS (columns to the patient's left, "
-    "rows to the back, slices to the head)"
-)
-
+from scan.stored import load_stored
+from scan.volume import Volume, check_grid, to_source_order
 
 # ---------------------------------------------------------------- reading
 
@@ -62,103 +51,14 @@ def read_labels(path: str | Path, volume: Volume | None = None) -> np.ndarray:
 
 def read_drawn(path: str | Path, volume: Volume | None) -> np.ndarray:
     """What was drawn on `volume`, (X, Y, Z) in canonical orientation, its grid checked."""
-    image = load_nifti(Path(path))
-    affine, _ = orient(image, path, volume.position if volume else None)
-    orientation = nib.io_orientation(affine)
-    drawn = nib.apply_orientation(load_values(image, path), orientation)
+    stored = load_stored(path, volume.position if volume else None)
+    orientation = nib.io_orientation(stored.affine)
+    drawn = nib.apply_orientation(stored.array, orientation)
     if volume is not None:
-        affine = affine @ nib.orientations.inv_ornt_aff(orientation, image.shape[:3])
-        check_grid(drawn.shape, affine, path, volume, "give the mask that was drawn on this scan")
+        turned = nib.orientations.inv_ornt_aff(orientation, stored.array.shape)
+        advice = "give the mask that was drawn on this scan"
+        check_grid(drawn.shape, stored.affine @ turned, path, volume, advice)
     return drawn
-
-
-def read_nifti(path: Path, position: str | None, is_hu: bool) -> Volume:
-    """Read a NIfTI scan; arguments and errors as in `scan.read.read_volume`."""
-    image = load_nifti(path)
-    affine, notes = orient(image, path, position)
-    name = path.name[: path.name.lower().rindex(".nii")]
-    header, values = image.header.copy(), load_values(image, path)
-    lying = None if has_orientation(header) else position or "HFS"
-    return to_volume(values, affine, header, name, path, notes, position=lying, is_hu=is_hu)
-
-
-def has_orientation(header: nib.Nifti1Header) -> bool:
-    """Whether a header has an sform or a qform."""
-    return bool(header["sform_code"] or header["qform_code"])
-
-
-def load_nifti(path: Path) -> nib.Nifti1Image:
-    """The image unread; InputError unless it is one 3-D volume of real numbers."""
-    try:
-        image = nib.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it") from error
-    except UNREADABLE as error:
-        raise InputError(f"{path} is no readable NIfTI image; export it again") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise InputError(f"{path} is no NIfTI image; convert it to .nii.gz")
-    shape = image.shape
-    if 0 in shape or len(shape) < 3:
-        kind = "has an axis of no voxels" if 0 in shape else f"is {len(shape)}-D, not a 3-D scan"
-        raise InputError(f"{path} {kind} (shape {shape}); give a 3-D scan")
-    if (count := math.prod(shape[3:])) > 1:
-        raise InputError(f"{path} holds {count} volumes (shape {shape}); give one volume alone")
-    if image.get_data_dtype().kind not in "iufb":
-        kind = "colour" if image.get_data_dtype().fields else "complex"
-        raise InputError(f"{path} holds {kind} voxels, not HU; give the scan itself")
-    return image
-
-
-def load_values(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
-    """(I, J, K) values in the source's order, integers where it stores integers unscaled."""
-    try:
-        compressed = Path(path).name.lower().endswith(".gz")
-        array = inflate(image, path) if compressed else image.dataobj.get_unscaled()
-    except (*DAMAGED, isal_zlib.error) as error:
-        raise InputError(f"{path} is truncated or damaged; copy or export it again") from error
-    except MemoryError as error:
-        shape = " x ".join(map(str, image.shape[:3]))
-        raise InputError(f"{path} is larger than memory: its header says {shape}") from error
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
-    if (slope, intercept) != (1, 0):
-        array = array.astype(np.float32)
-        array *= np.float32(slope)
-        array += np.float32(intercept)
-    return array.reshape(image.shape[:3], order="F")
-
-
-def inflate(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
-    """The stored voxels of a .nii.gz, at twice the speed of zlib and without a second copy."""
-    array = np.empty(image.shape, image.dataobj.dtype, order="F")
-    left = memoryview(array.reshape(-1, order="F").view(np.uint8))
-    with igzip.open(path) as file:
-        file.read(image.dataobj.offset)
-        while left:
-            count = file.readinto(left[: 1 << 20])
-            if not count:
-                raise EOFError("fewer voxels than the header says")
-            left = left[count:]
-        file.read(1)  # past the end the checksum is verified
-    return array
-
-
-def orient(image: nib.Nifti1Image, path: str | Path, position: str | None):
-    """The source's affine and notes; without sform and qform it follows from `position`."""
-    header, notes = image.header, []
-    affine = image.affine.astype(float)
-    if not header["sform_code"]:
-        with image.file_map["image"].get_prepare_fileobj("rb") as file:
-            stored = type(header).from_fileobj(file, check=False)  # checked, 0 mm would be 1 mm
-        if not (np.abs(stored["pixdim"][1:4]) > 0).all():
-            raise InputError(f"{path} says voxels of no size (pixdim 0); repair its header")
-    if not has_orientation(header):
-        if position is None:
-            notes.append(AS_HFS)
-        affine = make_affine(position or "HFS", header.get_zooms()[:3], image.shape)
-    check_affine(affine, image.shape, path)
-    return affine, notes
 
 
 # ---------------------------------------------------------------- writing

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from scan.cases import Case
+from scan.cases import SCANS, Case, get_stem, has_ending
 from scan.dicom import has_no_place, read_dicom, read_slice
-from scan.nifti import read_labels, read_mask, read_nifti
-from scan.volume import POSITIONS, Volume, check_grid
+from scan.nifti import read_labels, read_mask
+from scan.stored import load_stored
+from scan.volume import POSITIONS, Volume, check_grid, to_volume
 
 __all__ = ["has_no_place", "read_case", "read_labels", "read_mask", "read_slice", "read_volume"]
 
@@ -25,10 +26,12 @@ def read_volume(
     position: str | None = None,
     series: int | None = None,
     is_hu: bool = True,
+    number: int | None = None,
 ) -> Volume:
-    """Read a NIfTI file, a DICOM folder tree or .zip, or the series to which a DICOM file belongs.
+    """Read a file of SCANS, a DICOM folder tree or .zip, or the series of a DICOM file.
 
-    Of several DICOM series, the head CT is taken, or the one numbered `series`.
+    Of several DICOM series, the head CT is taken, or the one numbered `series`. Of a 4-D file, the
+    volume `number` is taken, from 1.
 
     `position` (a key of POSITIONS) says how the array of a file without orientation lies. Such an
     array is taken as a scanner shows it: first axis to the picture's right, second down, third
@@ -45,11 +48,15 @@ def read_volume(
         raise InputError(f"{path} does not exist; check the path")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty; copy or export it again")
-    if path.is_dir() or not path.name.lower().endswith((".nii", ".nii.gz")):
+    if path.is_dir() or not has_ending(path, (*SCANS, ".img")):
+        if number is not None:
+            raise InputError(f"{path} has no volumes to choose of; leave --volume out")
         return read_dicom(path, series)
     if series is not None:
-        raise InputError(f"{path} is NIfTI and has no series to choose of; leave --series out")
-    return read_nifti(path, position, is_hu)
+        raise InputError(f"{path} is no DICOM and has no series to choose of; leave --series out")
+    stored = load_stored(path, position, number)
+    about = stored.header, get_stem(path), path, stored.notes
+    return to_volume(stored.array, stored.affine, *about, position=stored.position, is_hu=is_hu)
 
 
 def read_case(case: Case) -> tuple[Volume, np.ndarray]:

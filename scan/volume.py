@@ -28,6 +28,11 @@ POSITIONS = dict(
 )
 THIN_SCAN = 30.0  # mm: in less, the other two views see nothing but a stripe; a round number
 LONGEST = 2500.0  # mm: no scanner's table is longer; a round number
+SHORTEST = 5.0  # mm: no scan is so small, but one in metres taken for mm; a round number
+NO_SPACING = (
+    "the header says voxels of exactly 1 mm and no place, as for an array without one: was the "
+    "spacing lost? Then all sizes are wrong"
+)
 CLOSE = 0.005  # share of the step by which a slice's distance may differ unsaid: rounding
 AS_IS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation of a RAS+ array
 
@@ -43,6 +48,7 @@ class Volume:
     slice_axis: the axis of `hu` along which the source's slices are stacked.
     header, orientation: the source's NIfTI header and its nibabel orientation.
     position: the patient position taken because the header said nothing, else None.
+    doubts: why the geometry may not be trusted, in words for the verdict.
     slices: of DICOM, which file and frame each source slice is (`dicom_files.Slice`), else None.
     """
 
@@ -57,6 +63,7 @@ class Volume:
     shifts: np.ndarray | None = None
     position: str | None = None
     slices: tuple[NamedTuple, ...] | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> np.ndarray:
@@ -124,13 +131,39 @@ def to_volume(
     if shifts is not None and sign < 0:
         shifts = shifts[::-1]
     source = (header, orientation, int(axis), shifts, position, slices)
-    return Volume(hu, affine_of_hu, name, path, (*notes, *found), *source)
+    doubts = doubt_spacing(affine, position)
+    return Volume(hu, affine_of_hu, name, path, (*notes, *found), *source, doubts)
+
+
+def doubt_spacing(affine: np.ndarray, position: str | None) -> tuple[str, ...]:
+    """Why a source's affine may be no one's: voxels of 1 mm from the origin on, as programs write
+    them for an array whose spacing they were not told; () if it says more. `position` is as in
+    `Volume`: without orientation there is no origin."""
+    turn = np.abs(affine[:3, :3])
+    is_unit = np.isin(turn, (0, 1)).all() and (turn.sum(0) == 1).all()
+    return (NO_SPACING,) if is_unit and (position or not affine[:3, 3].any()) else ()
 
 
 def make_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     """A Volume of a RAS+ array (X, Y, Z) that comes from no file."""
     header = nib.Nifti1Image(array, affine).header
     return Volume(array, affine, name, Path(name), (), header, AS_IS)
+
+
+def choose_volume(shape: tuple[int, ...], number: int | None, path: str | Path):
+    """The index, from 0, of the volume numbered `number`, from 1, in a 3-D or 4-D shape; notes.
+
+    Raises InputError where there is no such volume, or several and no number.
+    """
+    count = math.prod(shape[3:])
+    if number is None and count > 1:
+        advice = f"choose one by pred.py --volume N (1 to {count}), or give it alone"
+        raise InputError(f"{path} holds {count} volumes (shape {shape}); {advice}")
+    if number is not None and not 1 <= number <= count:
+        held = "1 volume" if count == 1 else f"{count} volumes, numbered from 1"
+        raise InputError(f"{path} holds {held}: there is no --volume {number}")
+    notes = (f"volume {number} of {count} was taken",) if count > 1 else ()
+    return (number or 1) - 1, notes
 
 
 def to_source_order(array: np.ndarray, volume: Volume) -> np.ndarray:
@@ -142,7 +175,8 @@ def to_source_order(array: np.ndarray, volume: Volume) -> np.ndarray:
 
 
 def check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
-    """Raise InputError for an affine without 3-D geometry, or of a scan longer than any table."""
+    """Raise InputError for an affine without 3-D geometry, or of a scan longer than any table or
+    far shorter than a head."""
     with np.errstate(all="ignore"):
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
         upright = abs(np.linalg.det(affine[:3, :3] / sizes))
@@ -151,6 +185,8 @@ def check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
     length = (sizes * shape[:3]).max()
     if length > LONGEST:
         raise InputError(f"{path} is {length / 1000:.1f} m long by its header; repair its spacing")
+    if length < SHORTEST:
+        raise InputError(f"{path} is {length:.2g} mm long by its header; repair its spacing")
 
 
 def make_affine(position: str, zooms, shape) -> np.ndarray:

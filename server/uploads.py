@@ -33,12 +33,17 @@ MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep 
 MOST_FILES = 20_000  # of a folder
 SPARE = 256 << 20  # bytes that stay free on the disk
 START = 4096  # bytes that tell what a file is
-FORMATS = [".nii", ".nii.gz", ".zip", ".dcm", ".png", ".jpg"]
+MOST_TEXT = 1 << 20  # bytes of a header of text
+FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ".dcm", ".png", ".jpg"]
 ENDINGS = {"nifti": ".nii", "gzip": ".nii.gz", "zip": ".zip", "png": ".png", "jpeg": ".jpg"}
+ENDINGS |= {"nrrd": ".nrrd", "mha": ".mha"}
+SCANS = ("nifti", "gzip", "nrrd", "mha")
 MARKS = {  # the first bytes of a file of each kind
     "zip": (b"PK\3\4", b"PK\5\6"),
     "png": b"\x89PNG\r\n\x1a\n",
     "jpeg": b"\xff\xd8\xff",
+    "nrrd": b"NRRD00",
+    "mha": (b"ObjectType", b"NDims"),
 }
 HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")  # files that systems leave beside the others
 NIFTI = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's size in bytes
@@ -106,7 +111,7 @@ def take_upload(parts: Sequence, folder: Path, channels: dict[str, str] | None =
     """Take the one scan or picture among the parts (Flask's FileStorage of `Part`).
 
     It is renamed by its content; all else in the folder is deleted. DICOM files are one scan
-    together, whatever lies beside them. So are NIfTI files where `channels` gives the modality of
+    together, whatever lies beside them. So are SCANS where `channels` gives the modality of
     each cleaned name. Raises Refused when there is none, or more than one.
     """
     names = {part.stream.path: clean_name(part.filename) for part in parts}
@@ -115,7 +120,7 @@ def take_upload(parts: Sequence, folder: Path, channels: dict[str, str] | None =
         for path, name in names.items()
         if len(names) == 1 or not HIDDEN.search(name)
     }
-    scans = [path for path, known in formats.items() if known in ("nifti", "gzip")]
+    scans = [path for path, known in formats.items() if known in SCANS]
     found = scans if channels is not None else []
     found = found or [path for path, known in formats.items() if known == "dicom"]
     found = found or [path for path, known in formats.items() if known]
@@ -146,7 +151,7 @@ def take_dicom(names: dict[Path, str], folder: Path) -> Upload:
 
 
 def take_case(names: dict[Path, str], channels: dict[str, str], folder: Path) -> Upload:
-    """Take the NIfTI files that are a modality, into a folder where `make_patterns` finds them."""
+    """Take the scans that are a modality, into a folder where `make_patterns` finds them."""
     case, given = folder / "case", {}
     case.mkdir(mode=0o700)
     for path, name in names.items():
@@ -172,7 +177,7 @@ def refuse_all(names: Sequence[str]) -> Refused:
     if not names:
         return Refused("no file came; choose a scan")
     what = f"{names[0]} is no" if len(names) == 1 else f"none of the {len(names)} files is a"
-    formats = "NIfTI, DICOM, zip, PNG or JPEG file by its content"
+    formats = "NIfTI, NRRD, MHA, DICOM, zip, PNG or JPEG file by its content"
     return Refused(f"{what} {formats}; send a head CT in one of these", 415)
 
 
@@ -191,7 +196,7 @@ def last_part(name: str) -> str:
 
 
 def find_format(path: Path, name: str) -> str | None:
-    """dicom, nifti, gzip (a NIfTI inside), zip, png or jpeg, by content; None for anything else.
+    """dicom, gzip (a NIfTI inside) or a key of ENDINGS, by content; None for anything else.
 
     Old DICOM files begin without a mark: their ending is believed if a tag comes first.
     """
@@ -209,17 +214,19 @@ def find_format(path: Path, name: str) -> str | None:
     return "dicom" if tagged and name.lower().endswith((".dcm", ".ima")) else None
 
 
-def read_start(path: Path) -> bytes:
+def read_start(path: Path, count: int = START) -> bytes:
     with path.open("rb") as file:
-        return file.read(START)
+        return file.read(count)
 
 
 def unpack(start: bytes) -> bytes:
-    """Unpack the first bytes of a gzip file; nothing where they are not gzip."""
-    try:
-        return isal_zlib.decompressobj(wbits=31).decompress(start, START)
-    except isal_zlib.error:
-        return b""
+    """Unpack the first bytes of a file, gzipped once or twice; nothing where they are not gzip."""
+    for times in range(2):
+        try:
+            start = isal_zlib.decompressobj(wbits=31).decompress(start, START)
+        except isal_zlib.error:
+            return start if times else b""
+    return start
 
 
 def parse_header(start: bytes) -> nib.Nifti1Header | None:
@@ -238,6 +245,7 @@ def parse_header(start: bytes) -> nib.Nifti1Header | None:
 def check_size(path: Path, known: str, name: str) -> None:
     """Refuse a file that its own header says is too large to be unpacked."""
     checks = {"nifti": check_nifti, "gzip": check_nifti, "png": check_pixels, "jpeg": check_pixels}
+    checks |= {"nrrd": check_nrrd, "mha": check_mha}
     if known in checks:
         checks[known](path, name)
 
@@ -248,6 +256,34 @@ def check_nifti(path: Path, name: str) -> None:
     sizes = [int(n) for n in found["dim"][1 : 1 + max(0, int(found["dim"][0]))]]
     if not 0 <= float(found["vox_offset"]) <= MOST_HEADER or any(n < 0 for n in sizes):
         raise Refused(f"{name} has a header that makes no sense; export it again")
+    check_voxels(sizes, name)
+
+
+def check_nrrd(path: Path, name: str) -> None:
+    """Refuse an NRRD that names another file, or more voxels than can be read."""
+    header, *voxels = re.split(rb"\r?\n\r?\n", read_start(path, MOST_TEXT), maxsplit=1)
+    if not voxels or b"datafile" in re.sub(rb"\s", b"", header).lower():
+        raise Refused(f"{name} has its voxels in another file; send one .nrrd with both")
+    check_voxels(find_sizes(rb"^\s*sizes\s*:", header), name)
+
+
+def check_mha(path: Path, name: str) -> None:
+    """Refuse a MetaImage that names another file, or more voxels than can be read."""
+    parts = re.split(b"(elementdatafile)", read_start(path, MOST_TEXT), maxsplit=1, flags=re.I)
+    header, *rest = parts
+    is_line = re.search(rb"(\A|\n)\s*\Z", header)  # and not within a comment
+    if not (is_line and rest and re.match(rb"\s*[=:]\s*LOCAL\s*\n", rest[1])):
+        raise Refused(f"{name} has its voxels in another file; send one .mha with both")
+    check_voxels(find_sizes(rb"^\s*DimSize\s*[=:]", header), name)
+
+
+def find_sizes(key: bytes, header: bytes) -> list[int]:
+    """The numbers after a key, at the start of a line in a header of text; [] without it."""
+    found = re.search(key + rb"([ \t\d]+)", header, re.M | re.I)
+    return list(map(int, found[1].split())) if found else []
+
+
+def check_voxels(sizes: list[int], name: str) -> None:
     if math.prod(sizes) > MOST_VOXELS:
         says = f"{name} says that it holds {' x '.join(map(str, sizes))} voxels"
         raise Refused(f"{says}, more than can be read; send the head alone", 413)

@@ -20,7 +20,7 @@ from scipy.special import erfinv
 from common.errors import InputError, replacing
 from scan.mask import keep_largest
 from scan.nib import nib
-from scan.nifti import UNREADABLE
+from scan.stored import UNREADABLE
 
 AIR_HU = -1000.0  # HU of air, by definition
 

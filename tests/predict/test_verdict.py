@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from common.report import VERDICTS, add_verdict, write_report_page
 from pred import main
@@ -22,6 +23,7 @@ from predict.verdict import (
     judge,
     measure_agreement,
     measure_answer,
+    measure_axes,
     measure_scan,
     measure_tail,
     measure_upright,
@@ -29,6 +31,7 @@ from predict.verdict import (
 from scan.hu import doubt_hu, to_hu
 from scan.mask import dice, grow_mask
 from scan.read import read_volume
+from scan.volume import NO_SPACING
 
 SPACING = 2.0  # mm
 EVERY = {"axial": 3, "coronal": 2, "sagittal": 2}  # slice that a view looks at
@@ -219,6 +222,39 @@ def test_a_vault_alone_says_nothing_of_up_and_down(head):
     assert measure_upright(hu[..., 45:], mask[..., 45:], (2, 2, 2)) is None
 
 
+@pytest.mark.parametrize("turn", [(0, 0, 0), (20, -35, 50)])
+def test_the_axes_of_a_turned_ellipsoid_are_its_own(turn):
+    semi_axes = np.array([60, 70, 84])  # mm
+    places = (np.indices((90, 90, 90)).T - 44.5) * SPACING
+    places = places @ Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
+    signs = measure_axes(np.linalg.norm(places / semi_axes, axis=-1) < 1, SPACING)
+    assert signs["longest_mm"] == pytest.approx(2 * 84, rel=0.01)
+    assert signs["flatness"] == pytest.approx(84 / 60, rel=0.01)
+    assert measure_axes(np.ones((1, 1, 1), bool), SPACING) == {}
+
+
+@pytest.mark.parametrize(
+    ("share", "stretch", "grade", "words"),
+    [
+        (1, (1, 1, 1), OK, None),
+        (1 / 0.8, (1, 1, 1), CHECK, "longer than a skull"),
+        (1 / 0.49, (1, 1, 1), FAILED, "longer than a skull"),
+        (1, (1, 1, 0.5), CHECK, "times as long as thin"),
+        (1 / 0.45, (1, 1, 0.09), FAILED, "times as long as thin"),
+    ],
+)
+def test_a_head_of_a_wrong_spacing_has_no_heads_size(share, stretch, grade, words):
+    """An adult's, 166 x 136 x 126 mm inside, where the header's spacing is `share` of the right."""
+    semi_axes = np.multiply((68, 83, 63), share) * stretch
+    places = (np.indices((110, 130, 100)).T - (54.5, 64.5, 49.5)) * 3.0
+    signs = measure_axes((np.linalg.norm(places / semi_axes, axis=-1) < 1).T, 3.0)
+    verdict = judge(signs)
+    assert verdict.grade == grade
+    assert words is None or any(words in reason for reason in verdict.reasons)
+    assert all("spacing right?" in reason for reason in verdict.reasons)
+    assert not any("thin" in reason for reason in judge(signs | {"cut_top_mm2": 900}).reasons)
+
+
 # ---------------------------------------------------------------- the verdict
 
 
@@ -289,7 +325,7 @@ def run_of_two(cta, tmp_path_factory, save_nifti_as):
     save_nifti_as(folder / "in/good.nii.gz", cta.hu, flipped)
     stored = np.maximum(cta.hu, -1024) + 1024
     save_nifti_as(folder / "in/stored.nii.gz", stored, cta.affine)
-    save_nifti_as(folder / "in/empty.nii.gz", np.full((40, 40, 40), -1000, np.int16), cta.affine)
+    save_nifti_as(folder / "in/empty.nii.gz", np.full((40, 40, 40), -1000, np.int16), np.eye(4))
     out = folder / "out"
     code = main([str(folder / "in"), "--out", str(out), "--brain", "--border", "-3"])
     assert code == 0
@@ -307,7 +343,8 @@ def test_the_json_says_verdict_reasons_and_what_cannot_be_known(run_of_two):
     assert (good["verdict"] == OK) == (good["reasons"] == [])
     assert "left and right" in good["left_right"]
     assert about(out, "empty")["verdict"] == FAILED
-    assert EMPTY in about(out, "empty")["reasons"]
+    assert about(out, "empty")["reasons"][:2] == [EMPTY, NO_SPACING]
+    assert NO_SPACING not in good["reasons"]
 
 
 def test_a_scan_without_intercept_gets_the_same_mask_and_a_note(run_of_two):

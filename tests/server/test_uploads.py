@@ -33,6 +33,9 @@ from common.files import read_json
 from server.uploads import Refused, check_size, clean_name, find_format
 from server.worker import FILES
 
+NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n\n\0\0"
+MHA = b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementDataFile = LOCAL\n\0\0"
+
 # ---------------------------------------------------------------- hostile uploads
 
 
@@ -263,6 +266,9 @@ def test_a_head_that_unpacks_to_more_than_it_says_is_read_as_far_as_it_says(site
         ("x", raw_nifti().replace(b"\x5c\1\0\0", b"\x5d\1\0\0", 1), None),
         ("x.txt", gzip.compress(raw_nifti()), "gzip"),
         ("x.nii.gz", gzip.compress(b"x" * 999), None),
+        ("x.nii", gzip.compress(gzip.compress(raw_nifti())), "gzip"),
+        ("x", NRRD, "nrrd"),
+        ("x", MHA, "mha"),
         ("x", png(8, 8), "png"),
         ("x.dcm", b"\xff\xd8\xff\xe0", "jpeg"),
         ("x", dicom(), "dicom"),
@@ -277,6 +283,32 @@ def test_a_head_that_unpacks_to_more_than_it_says_is_read_as_far_as_it_says(site
 def test_content_says_what_a_file_is(tmp_path, name, content, known):
     (tmp_path / "file").write_bytes(content)
     assert find_format(tmp_path / "file", name) == known
+
+
+@pytest.mark.parametrize(
+    ("known", "content"),
+    [
+        ("nrrd", NRRD.replace(b"sizes", b"Data File: /etc/passwd\nsizes")),
+        ("nrrd", NRRD.replace(b"\n\n", b"\n \ndatafile:/etc/passwd\n\n")),
+        ("nrrd", NRRD.replace(b"\n\n", b"\n# padding" * 200_000 + b"\ndata file: /etc/passwd\n\n")),
+        ("mha", MHA.replace(b"LOCAL", b"/etc/passwd")),
+        ("mha", b"Comment = ElementDataFile = LOCAL\n" + MHA.replace(b"LOCAL", b"/etc/passwd")),
+        ("mha", MHA.split(b"ElementDataFile")[0]),
+    ],
+)
+def test_a_header_that_names_another_file_of_the_server_is_refused(tmp_path, known, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(Refused, match="voxels in another file"):
+        check_size(tmp_path / "file", known, "x")
+
+
+@pytest.mark.parametrize(("known", "sound"), [("nrrd", NRRD), ("mha", MHA)])
+def test_headers_of_text_say_how_large_a_scan_is(tmp_path, known, sound):
+    (tmp_path / "file").write_bytes(sound)
+    check_size(tmp_path / "file", known, "x")
+    (tmp_path / "file").write_bytes(sound.replace(b"4 4 4", b"4096 4096 4096"))
+    with pytest.raises(Refused, match="4096 x 4096 x 4096 voxels"):
+        check_size(tmp_path / "file", known, "x")
 
 
 def test_big_endian_headers_are_known(tmp_path):
