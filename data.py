@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.errors import InputError, run, warn
 from dataset.make import make_dataset, remove_dataset
-from dataset.options import Options, to_options, to_sources
+from dataset.options import Options, name_plainly, to_options, to_sources
 from dataset.read import read_dataset, read_description
 from scan.views import VIEWS
 from scan.volume import POSITIONS
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     options, out = to_options(args), Path(args.out)
     sources, origin = to_sources(args, options)
+    sources = name_plainly(sources)
     if args.overwrite:
         remove_dataset(out)
     left_out = make_dataset(sources, out, options, origin, args.jobs)

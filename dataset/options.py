@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.card import BRAIN, HEAD, name_labels
 from common.errors import InputError
+from common.files import plain_name
 from dataset.read import warn_of_rest
 from scan.cases import (
     PICTURES,
@@ -198,6 +200,14 @@ def to_sources(args: argparse.Namespace, options: Options) -> tuple[list[Source]
     pairs = warn_of_rest(find_pairs(args.scans, args.masks))
     origin = f"{len(pairs)} scans of {Path(args.scans).resolve().name}"
     return [Source(case, find_patient(case), scan, mask) for case, scan, mask in pairs], origin
+
+
+def name_plainly(sources: list[Source]) -> list[Source]:
+    """The sources, named as any disk and table bears it; InputError where two names become one."""
+    named = [replace(s, scan=plain_name(s.scan), case=plain_name(s.case)) for s in sources]
+    for name, count in Counter(source.scan for source in named).items():
+        require(count == 1, f"{count} scans would be called {name}; rename all but one")
+    return named
 
 
 def refuse_pictures(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The command: what it makes from nothing, and how it refuses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from make import (
+    all_pairs,
     head,
     image_at,
     make_ct_set,
@@ -21,7 +23,7 @@ from make import (
 from common.card import HEAD
 from common.errors import InputError, run
 from data import main, parse
-from dataset.options import to_options, to_sources
+from dataset.options import Source, name_plainly, to_options, to_sources
 from dataset.read import read_dataset, read_description, read_pair
 from scan.cases import get_stem
 
@@ -130,3 +132,23 @@ def test_data_never_loads_a_network_library():
     code = "import data, sys; sys.exit(any(m in sys.modules for m in ('keras', 'tensorflow')))"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_scans_of_any_name_are_cut(tmp_path):
+    """The dataset's own names are such as any disk, table and page bears."""
+    folder = tmp_path / "scans"
+    for name in (b"b\xe9\xff", b"two\nlines", b"-rf", b"x" * 243):
+        hu, mask = head()
+        save_scan(hu, folder / f"{os.fsdecode(name)}.nii.gz")
+        save_scan(mask, folder / f"{os.fsdecode(name)}_mask.nii.gz")
+    assert make_ct_set(folder, tmp_path / "set") == 0
+    names = {name for names in read_description(tmp_path / "set").splits.values() for name in names}
+    assert names == {"b__", "two_lines", "-rf", "x" * 200}
+    pairs = all_pairs(tmp_path / "set")
+    assert {pair.case for pair in pairs} == names and all(pair.image.exists() for pair in pairs)
+
+
+def test_names_that_would_become_one_are_refused():
+    sources = [Source(os.fsdecode(name), "case") for name in (b"x\xe9", b"x\xff")]
+    with pytest.raises(InputError, match="2 scans would be called x_; rename"):
+        name_plainly(sources)
