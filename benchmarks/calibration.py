@@ -158,6 +158,16 @@ def stretched(case, rng):
     return case._replace(affine=case.affine @ np.diag([1, 1, rng.choice([0.5, 1.8, 2.5]), 1]))
 
 
+def of_unit_voxels(case, rng):
+    """The spacing was lost, as programs write an array that came without one."""
+    return case._replace(affine=np.eye(4))
+
+
+def resized(case, rng):
+    """The spacing is a wrong one, in all directions."""
+    return case._replace(affine=case.affine @ np.diag([*[rng.choice([0.5, 0.7, 1.5, 2])] * 3, 1]))
+
+
 def upside_down(case, rng):
     """The header's head is at the feet."""
     return case._replace(hu=case.hu[..., ::-1], mask=case.mask[..., ::-1])
@@ -192,6 +202,8 @@ WRONG = {
     "slices out of order": shuffled,
     "blurred": of_hu(lambda hu, rng: ndimage.gaussian_filter(hu, rng.uniform(3, 6))),
     "bone erased": of_hu(lambda hu, rng: np.where(hu > 150, 40, hu)),
+    "spacing lost": of_unit_voxels,
+    "spacing wrong": resized,
 }
 
 

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from make import save_nifti
+from make import head, make_ct_set, save_nifti
 
 from common.errors import InputError
 from scan.nifti import read_labels, read_mask, write_mask
@@ -31,6 +31,7 @@ def save(path, array=None, packed=False, vector=False):
     image.SetDirection(turn.ravel().tolist())
     image.SetSpacing((*SPACING, 1)[:size])
     image.SetOrigin((*ORIGIN, 0)[:size])
+    path.parent.mkdir(exist_ok=True)
     sitk.WriteImage(image, str(path), packed)
     return path
 
@@ -113,3 +114,13 @@ def test_a_file_without_spacing_is_doubted(tmp_path, kind):
     sitk.WriteImage(sitk.GetImageFromArray(stored()), str(tmp_path / f"x{kind}"))
     (doubt,) = read_volume(tmp_path / f"x{kind}").doubts
     assert "spacing" in doubt
+
+
+def test_data_finds_pairs_of_them(tmp_path):
+    for number, kind in enumerate(KINDS):
+        hu, mask = head(number)
+        save(tmp_path / f"in/case{number}{kind}", hu)
+        save(tmp_path / f"in/case{number}_mask{kind}", mask.astype(np.uint8))
+    assert make_ct_set(tmp_path / "in", tmp_path / "out") == 0
+    names = {path.name.split("_")[0] for path in (tmp_path / "out").rglob("*.png")}
+    assert names == {"case0", "case1", "case2", "case3"}
