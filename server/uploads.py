@@ -24,6 +24,7 @@ from pathlib import Path
 from isal import isal_zlib
 
 from common.errors import InputError
+from scan.dicom_start import begins_as_dicom
 from scan.nib import nib
 from scan.picture import MOST_PIXELS, read_size
 
@@ -201,7 +202,7 @@ def find_format(path: Path, name: str) -> str | None:
     Old DICOM files begin without a mark: their ending is believed if a tag comes first.
     """
     start = read_start(path)
-    if start[128:132] == b"DICM":
+    if begins_as_dicom(start):
         return "dicom"
     for known, mark in MARKS.items():
         if start.startswith(mark):

@@ -75,6 +75,18 @@ def tar_gz() -> bytes:
     return content.getvalue()
 
 
+def zip_of_zeros() -> bytes:
+    """Some 2 MB that unpack to 2 GB."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("im.dcm", "w", force_zip64=True) as member,
+    ):
+        for _ in range(2048):
+            member.write(bytes(1 << 20))
+    return content.getvalue()
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch pickled",)
@@ -123,6 +135,7 @@ BROKEN = {  # taken, and the prediction fails in words
     "zeros.zip": zipped({f"{n}.dcm": ZEROS for n in range(4)}),
     "liar.zip": with_size(zipped({"a.dcm": ZEROS}), 5), "many.zip": zipped(dict.fromkeys(
         map(str, range(5000)), b"")),
+    "empty.dcm": bytes(128) + b"DICM" + ZEROS * 20, "gigabytes.zip": zip_of_zeros(),
     "stub.dcm": dicom()[:400], "huge.dcm": dicom(Rows=65535, Columns=65535),
     "frames.dcm": dicom(NumberOfFrames=2**31 - 1), "deflated.dcm": deflated_dicom(),
     "place.dcm": dicom(ImagePositionPatient=["1e300", "0", "0"], PixelSpacing=["1e300", "0"]),
@@ -344,3 +357,9 @@ def test_the_largest_sound_scan_is_not_too_large(tmp_path):
 )
 def test_names_are_shown_plainly(name, shown):
     assert clean_name(name) == shown
+
+
+def test_a_file_without_preamble_and_ending_is_dicom(tmp_path):
+    path = tmp_path / "I0001"
+    path.write_bytes(dicom()[132:])
+    assert find_format(path, path.name) == "dicom"
