@@ -72,6 +72,8 @@ def load_stored(path: str | Path, position: str | None = None, number: int | Non
         raise InputError(f"{error.filename or path} does not exist; check the path") from error
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it") from error
+    except EOFError as error:
+        raise InputError(f"{path} is truncated or damaged; copy or export it again") from error
     except UNREADABLE as error:
         raise InputError(f"{path} is no readable NIfTI image; export it again") from error
 

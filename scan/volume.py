@@ -28,6 +28,7 @@ POSITIONS = dict(
 )
 THIN_SCAN = 30.0  # mm: in less, the other two views see nothing but a stripe; a round number
 LONGEST = 2500.0  # mm: no scanner's table is longer; a round number
+LEAST_UPRIGHT = 0.5  # cosine of a lean of 60 degrees: gantries tilt by up to 30
 SHORTEST = 5.0  # mm: no scan is so small, but one in metres taken for mm; a round number
 NO_SPACING = (
     "the header says voxels of exactly 1 mm and no place, as for an array without one: was the "
@@ -182,6 +183,8 @@ def check_affine(affine: np.ndarray, shape, path: str | Path) -> None:
         upright = abs(np.linalg.det(affine[:3, :3] / sizes))
     if not (np.isfinite(affine).all() and upright > 1e-3):
         raise InputError(f"{path} has a singular affine (no 3-D geometry); repair its header")
+    if upright < LEAST_UPRIGHT:
+        raise InputError(f"{path} has slices that lean by over 60 degrees; repair its affine")
     length = (sizes * shape[:3]).max()
     if length > LONGEST:
         raise InputError(f"{path} is {length / 1000:.1f} m long by its header; repair its spacing")

@@ -228,7 +228,7 @@ def test_channels_are_as_the_sender_says_and_else_as_the_names_say(site, modalit
         (["x_flair.nii.gz", "x_t1.nii.gz"], "x: no t1ce volume in case, only flair"),
         (
             ["in/a_flair.nii.gz", "in/b_flair.nii.gz", "in/t1ce.nii.gz"],
-            "in: several flair volumes in case (a_flair.nii.gz, b_flair.nii.gz)",
+            "in holds 3 cases; give a folder with one",
         ),
         (["a.nii.gz", "b.nii.gz"], "case holds no NIfTI file that is named as a modality"),
         (["x_flair.nii.gz", "x_t1ce.nii.gz", "other grid"], "register them to one grid"),
@@ -238,7 +238,7 @@ def test_channels_are_as_the_sender_says_and_else_as_the_names_say(site, modalit
 def test_what_pred_refuses_of_a_case_is_the_jobs_error(site, modalities, names, words):
     contents = dict.fromkeys(names, modalities["BraTS_7_flair.nii.gz"])
     if contents.pop("other grid", None):
-        contents["x_t1ce.nii.gz"] = small_nifti(np.arange(4**3).reshape(4, 4, 4))
+        contents["x_t1ce.nii.gz"] = small_nifti(np.arange(6**3).reshape(6, 6, 6))
     if "study.zip" in contents:
         contents = {"study.zip": zipped(contents)}
     job = site.send(*contents.items(), "task=tumour")

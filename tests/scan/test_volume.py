@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from make import head, save_nifti
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -510,3 +511,11 @@ def test_real_tilted_series():
     np.testing.assert_allclose(grid.axes[:, 2], [0, -0.3173, 0.9483], atol=1e-3)
     back = unstraighten(cubes, grid, volume)
     assert np.median(np.abs(back - volume.hu)[150:350, 150:350]) < 5
+
+
+def test_slices_that_lean_more_than_any_gantry_are_refused(tmp_path):
+    affine = np.eye(4)
+    affine[0, 2] = 2.0  # 63 degrees off the normal
+    path = save_nifti(tmp_path / "lean.nii.gz", head()[0], affine)
+    with pytest.raises(InputError, match="lean by over 60 degrees"):
+        read_volume(path)
