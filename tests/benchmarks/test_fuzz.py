@@ -114,10 +114,9 @@ ValueError: no'''
 
 @pytest.mark.parametrize("kind", damage.MAKERS)
 def test_every_damage_can_be_done_to_a_sound_file(kind):
-    """Other files than these, and for each way that a damage draws."""
     rng = np.random.default_rng(0)
     for harm in (*damage.DAMAGE[kind], *damage.ANY):
-        for _ in range(1 if harm in LARGE else 8):
+        for _ in range(1 if harm in LARGE else 2):
             sound = damage.MAKERS[kind](HU, rng)
             assert isinstance(harm(sound, rng), bytes)
 
@@ -134,7 +133,7 @@ def test_an_input_is_made_of_its_seed_and_number_alone(tmp_path):
         folder.mkdir(parents=True)
         return damage.make_case(folder, seed, number, HU).done, contents(folder)
 
-    numbers = range(18)
+    numbers = range(len(damage.KINDS))
     first = [make("first", 1, number) for number in numbers]
     again = [make("again", 1, number) for number in reversed(numbers)][::-1]
     assert first == again and all(files for _, files in first)
