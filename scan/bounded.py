@@ -18,6 +18,7 @@ MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory; a round nu
 # its pixels, of thousands of frames, too; MOST_READS: of its elements
 BURSTS, SMALL = 100, 256 << 20
 MOST_HEADER, MOST_READS = 64 << 20, 500_000
+ZEROS, MOST_ZEROS = bytes(8), 8  # reads on end: an element may hold zero, but no tag is zero
 MOST_VOXELS, MOST_FILE = 1 << 30, 4 << 30  # of one DICOM file, whose lengths have 32 bits
 MOST_DEFLATED = 2 << 20  # bytes of a DICOM file that is packed as a whole, for one slice is smaller
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
@@ -56,13 +57,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 class Bounded:
     """A file of which no more than `most` bytes, in `reads` pieces, can be read.
 
-    ValueError tells that it was more. Reading to the end, as of a DICOM file that is packed as a
-    whole, ends at MOST_DEFLATED.
+    ValueError tells that it was more, or that zeros stand where elements should begin. Reading to
+    the end, as of a DICOM file that is packed as a whole, ends at MOST_DEFLATED.
     """
 
     def __init__(self, file: BinaryIO, most: int, reads: int = MOST_READS):
         self.file, self.most, self.reads = file, most, reads
-        self.tell = file.tell
+        self.tell, self.zeros = file.tell, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 0 and offset > self.most:
@@ -76,7 +77,11 @@ class Bounded:
         if wanted > self.most or not self.reads:
             raise ValueError("it claims more than a head can be")
         if size >= 0:
-            return self.file.read(size)
+            found = self.file.read(size)
+            self.zeros = self.zeros + 1 if found == ZEROS else 0
+            if self.zeros > MOST_ZEROS:
+                raise ValueError("it goes on in zeros")
+            return found
         found = self.file.read(MOST_DEFLATED + 1)
         if len(found) > MOST_DEFLATED:
             raise ValueError("it claims more than a head can be")

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 
 import numpy as np
+import pydicom
 import pytest
 from make import header_of, set_pixels
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -45,6 +46,7 @@ def long_sequence() -> bytes:
     return start + b"\0\x52\x30\x92SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
 
 
+EMPTY = b"\x08\0\x08\0CS\0\0"  # an element without a value
 STARTS = {  # followed by zeros up to 2 GB
     "zeros": b"",
     "preamble": bytes(128) + b"DICM",
@@ -131,3 +133,22 @@ def test_a_zip_whose_names_are_no_text_is_named_as_one(tmp_path):
         archive.writestr("ä" * 9, dicom())
     path.write_bytes(content.getvalue().replace("ä".encode(), b"\xe4\xff"))
     assert "names that are not UTF-8; unpack it" in refuse(path)
+
+
+def test_a_header_without_end_is_no_image(tmp_path, quick):
+    """None of its elements is zero, and none has a value."""
+    path = tmp_path / "im.dcm"
+    path.write_bytes(STARTS["image"] + EMPTY * 9_000_000)
+    quick()
+    refuse(path)
+
+
+def test_zeros_within_a_header_are_values(tmp_path):
+    """Eight bytes each, one after the other."""
+    header = header_of()
+    header.ContrastBolusAgentSequence = [pydicom.Dataset() for _ in range(30)]
+    for item in header.ContrastBolusAgentSequence:
+        item.RealWorldValueSlope = item.RealWorldValueIntercept = 0.0
+    path = tmp_path / "im.dcm"
+    path.write_bytes(dicom(ContrastBolusAgentSequence=header.ContrastBolusAgentSequence))
+    assert read_volume(path).hu.shape == (8, 8, 1)
