@@ -37,7 +37,7 @@ from predict.inputs import find_channel
 from predict.network import MODEL
 from scan.cases import get_stem
 from server import uploads
-from server.access import HEADERS, digest, is_loopback, is_ours, is_same_origin
+from server.access import HEADERS, digest, is_loopback, is_same_origin, names_this_server
 from server.jobs import STAGES, Job, Jobs
 from server.serve import make_server, open_socket
 from server.uploads import Refused, SizeLimit, Upload, clean_name, last_part
@@ -133,7 +133,7 @@ def get_jobs() -> Jobs:
 @page.before_app_request
 def check_origin() -> None:
     """Refuse what other sites' pages ask, by our name or by one that leads here."""
-    if not is_ours(request.host, get_settings().host):
+    if not names_this_server(request.host, get_settings().host):
         raise Refused("this address is not the page's own; open it as it was printed", 403)
     if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
         raise Refused("only the page itself may ask for this", 403)

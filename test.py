@@ -73,12 +73,12 @@ def find(
     if card and card.is_mri and masks is None:
         about = read_description(folder)
         if about is None or about.cases:
-            return find_cases(folder, card, about)
+            return find_test_cases(folder, card, about)
     if masks is None and is_made(folder):
         found = read_dataset(folder)
     else:
         found = {"": []}
-        for name, image, mask in warn_of_rest(find_pairs(folder, masks)):
+        for name, image, mask in warn_of_rest(find_test_pairs(folder, masks)):
             split = "" if masks or folder.is_file() else name_file(image, folder).split
             found.setdefault(split, []).append(Pair(image, mask, **case_and_view(name)))
     if found.get("Test") or list(found) == [""]:
@@ -86,7 +86,7 @@ def find(
     raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
 
 
-def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
+def find_test_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
     """As `pairs.find_pairs`: pictures, or scans where no pictures pair."""
     if holds(folder, PICTURES):
         try:
@@ -97,7 +97,7 @@ def find_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]
     return pairs.find_pairs(folder, masks, SCANS)
 
 
-def find_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
+def find_test_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
     """The cases in a folder that have labels.
 
     In a dataset (`about` is its description), these are the cases of its Test split, read from the
@@ -125,7 +125,7 @@ def is_made(folder: Path) -> bool:
 
 def holds(path: Path, endings: tuple[str, ...]) -> bool:
     """Whether there are files of some endings in and below the folder."""
-    return any(has_ending(file, endings) for file in pairs.list_files(path, endings))
+    return any(has_ending(file, endings) for file in pairs.list_scan_files(path, endings))
 
 
 # ---------------------------------------------------------------- one pair

@@ -95,7 +95,7 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         content["regions"] = regions
     if options.is_mri:
         content["names"] = options.names
-        content["cases"] = {s.scan: list_files(s) for s in sources if s.modalities}
+        content["cases"] = {s.scan: name_sources(s) for s in sources if s.modalities}
     if options.dimensions == 3:
         is_crop = options.fit == "crop"
         content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
@@ -115,7 +115,7 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
     return json.loads(json.dumps(content))
 
 
-def list_files(source: Source) -> dict:
+def name_sources(source: Source) -> dict:
     """The files that a case was read from, so that it can be scored on its own grid."""
     files = {kind: str(path.resolve()) for kind, path in source.modalities.files.items()}
     return {"files": files, "labels": str(source.mask.resolve())}

@@ -26,7 +26,7 @@ from scan.cases import (
     parse_names,
 )
 from scan.hu import AIR
-from scan.pairs import find_pairs, find_picture_cases, list_files
+from scan.pairs import find_pairs, find_picture_cases, list_scan_files
 from scan.views import SCALES, VIEWS, WINDOW
 from synthesis.head import find_label_maps
 
@@ -212,9 +212,9 @@ def name_plainly(sources: list[Source]) -> list[Source]:
 
 def refuse_pictures(folder: Path) -> None:
     """Raise InputError for a folder that holds pictures and no scans."""
-    if not folder.exists() or any(list_files(folder, SCANS)):
+    if not folder.exists() or any(list_scan_files(folder, SCANS)):
         return
-    if any(list_files(folder, PICTURES)):
+    if any(list_scan_files(folder, PICTURES)):
         raise InputError(
             f"{folder} holds pictures, and data.py slices scans (NIfTI, DICOM). Pictures and masks "
             f"need no data.py: train.py --data {folder} takes its Train and Val folders as they "

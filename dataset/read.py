@@ -19,7 +19,7 @@ from dataset.records import read_record
 from scan.cases import PICTURES, SCANS, list_visible
 from scan.mask_picture import read_label_picture, read_mask_picture, read_noted_mask_picture
 from scan.names import name_file
-from scan.pairs import find_pairs, list_files
+from scan.pairs import find_pairs, list_scan_files
 from scan.picture import read_channels, read_noted, read_picture, to_values
 from scan.views import VIEWS
 
@@ -102,7 +102,7 @@ def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
         return read_manifest(folder)
     if read_description(folder):
         raise InputError(f"{folder} is unfinished; run its data.py command again to finish it")
-    if not any(list_files(folder, PICTURES)):
+    if not any(list_scan_files(folder, PICTURES)):
         raise InputError(f"{folder} has no {MANIFEST} and no pictures; {advise(folder)}")
     splits = find_splits(folder)
     if others := splits.pop("", []):
@@ -134,7 +134,7 @@ def name_folders(folder: str | Path) -> str:
 
 def advise(folder: Path) -> str:
     """What to do with a folder that holds no pictures."""
-    if any(list_files(folder, SCANS)):
+    if any(list_scan_files(folder, SCANS)):
         return f"make a dataset of its scans: python data.py {folder} --out files/dataset"
     return f"there are {name_folders(folder)}; give a dataset folder"
 

@@ -49,9 +49,8 @@ COARSE, COARSE_EVERY = 2, 4
 # Probabilities of brain. Where none is over SURE, DOUBTFUL counts: in a head that is cut low, one
 # view may see brain where the others see a neck
 SURE, DOUBTFUL = 0.5, 0.3
-MARGIN = (
-    15.0  # mm kept around the brain that the coarse look found: skull and scalp. A round number
-)
+# mm kept around the brain that the coarse look found: skull and scalp. A round number
+MARGIN = 15.0
 # mm between the brain and the box's face, at least: half of what is mostly left of MARGIN
 ROOM = 6.0
 THICK = 4.0  # mm along a voxel: between two there is nothing new. A round number

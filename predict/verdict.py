@@ -35,9 +35,8 @@ NEVER = np.inf  # beyond any value of a sign
 # Round numbers. DENSE: HU of bone alone; FATTY: HU, fat and air are lower; WAVERS: probabilities
 # between which a network is not sure; FEWEST: slices that show whether a face cuts the brain
 DENSE, FATTY, WAVERS, FEWEST = 700.0, -30.0, (0.1, 0.9), 5
-APART = (
-    20.0  # mm between the centres of body and brain: nearer, as in a vault's scan, means nothing
-)
+# mm between the centres of body and brain: nearer, as in a vault's scan, means nothing
+APART = 20.0
 COARSE = 6.0  # mm between the voxels that these centres are measured by, for speed
 
 

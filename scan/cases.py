@@ -176,7 +176,7 @@ def find_cases(
     """
     cases, left_over, needed = [], [], (*channels, SEG)
     folders = list_tree(folder)
-    groups = group_files(folders, channels, patterns or read_channels(Path(folder)))
+    groups = group_files(folders, channels, patterns or read_nnunet_channels(Path(folder)))
     lone = [path for found in groups.values() if set(found) == {SEG} for path in found[SEG]]
     for name, found in sorted(groups.items()):
         try:
@@ -298,7 +298,7 @@ def propose_name(name: str, found: dict[str, list[Path]], needed, lone: Sequence
 NNUNET = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")
 
 
-def read_channels(folder: Path) -> dict[str, str]:
+def read_nnunet_channels(folder: Path) -> dict[str, str]:
     """{modality: glob} that the dataset.json of nnU-Net gives; {} where there is none."""
     about = read_json(folder / "dataset.json")
     channels = about.get("channel_names", about.get("modality"))

@@ -30,7 +30,7 @@ from scan.dicom_files import (
 from scan.dicom_series import Series, choose_series, explain_choice, find_series, find_slice
 from scan.hu import LARGEST, PADDING, clean_values
 from scan.nib import nib
-from scan.volume import POSITIONS, Volume, check_affine, to_volume
+from scan.volume import LPS_TO_RAS, POSITIONS, Volume, check_affine, to_volume
 
 if TYPE_CHECKING:
     import pydicom
@@ -42,7 +42,6 @@ EVEN = 0.02  # mm: slices that lie no farther off the mean step are evenly space
 PLANNED = 0.25  # of the gaps: where more are multiples of the usual one, it was so planned
 FEW = 12  # slices: in fewer, it is chance which are alike
 UNLIKE = 1.25  # times: neighbours differ so much more than slices two apart where scans are mixed
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_dicom(path: Path, number: int | None = None) -> Volume:

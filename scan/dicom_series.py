@@ -32,7 +32,7 @@ from scan.dicom_files import (
     to_whole,
 )
 from scan.dicom_stacks import (
-    Scan,
+    SliceSet,
     doubt_scan,
     join_singles,
     place_by_location,
@@ -292,17 +292,17 @@ def make_series(images: list[Image], files: Files, private: re.Pattern) -> list[
     for stack in (stacks[0], *several):
         placed = stack if stack[0].missing else place_by_location(stack)
         moved = [] if placed is stack else [BY_LOCATION]
-        scans = [Scan(stack)] if stack[0].missing else split_scans(placed)
+        scans = [SliceSet(stack)] if stack[0].missing else split_scans(placed)
         told = [f"{len(scans)} scans lie in one series: {s.part}" for s in scans if len(scans) > 1]
         for n, scan in enumerate(scans):
             if files.given and files.given not in {image.file for image in scan.slices}:
                 continue
             about = [*notes, *moved, *told[n : n + 1]]
-            found.append(make_scan(headers, scan, about, private))
+            found.append(to_series(headers, scan, about, private))
     return found
 
 
-def make_scan(headers: dict, scan: Scan, notes: list[str], private: re.Pattern) -> Series:
+def to_series(headers: dict, scan: SliceSet, notes: list[str], private: re.Pattern) -> Series:
     """A series, numbered 0, of the slices of one scan: in order, one a place."""
     slices, doubles = scan.slices, []
     if not slices[0].missing:

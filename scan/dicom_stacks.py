@@ -35,7 +35,7 @@ COUNTERS = (
 )
 
 
-class Scan(NamedTuple):
+class SliceSet(NamedTuple):
     """Slices of one stack that belong together, in no order; `part` says what tells them apart."""
 
     slices: list[Slice]
@@ -109,14 +109,14 @@ def place_by_location(stack: list[Slice]) -> list[Slice]:
 # ---------------------------------------------------------------- several scans in one series
 
 
-def split_scans(stack: list[Slice]) -> list[Scan]:
+def split_scans(stack: list[Slice]) -> list[SliceSet]:
     """The scans that a stack of alike slices with places holds, ordered by what tells them apart.
 
     A mark tells scans apart where slices of its values lie among each other, nearer than slices of
     one scan can. Values that follow each other along the body, such as the acquisitions of a scan
     step by step, are of one scan.
     """
-    scans, before = [Scan(stack)], 0
+    scans, before = [SliceSet(stack)], 0
     while len(scans) > before:
         before = len(scans)
         for number, mark in enumerate(MARKS):
@@ -124,7 +124,7 @@ def split_scans(stack: list[Slice]) -> list[Scan]:
     return scans
 
 
-def split_by_mark(scan: Scan, number: int, mark: str) -> list[Scan]:
+def split_by_mark(scan: SliceSet, number: int, mark: str) -> list[SliceSet]:
     """The scans that one mark tells apart; the scan itself where it tells nothing.
 
     Each group of slices joins the scan that it fits best. A mixture is closer spaced than its
@@ -143,7 +143,9 @@ def split_by_mark(scan: Scan, number: int, mark: str) -> list[Scan]:
     gaps = [find_gap(measure_heights(part), few) for _, part in parts if len(part) >= RUN]
     if len(parts) < 2 or not gaps or min(gaps) <= LOOSER * mixture:
         return [scan]
-    return [Scan(part, scan.part or (f"{mark} {v}" if v else f"no {mark}")) for v, part in parts]
+    return [
+        SliceSet(part, scan.part or (f"{mark} {v}" if v else f"no {mark}")) for v, part in parts
+    ]
 
 
 def group_by_mark(slices: list[Slice], number: int, mark: str) -> list[tuple[str, list[Slice]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from scan.volume import choose_volume
+from scan.volume import LPS_TO_RAS, choose_volume
 
 ITK = {
     ".nrrd": "NrrdImageIO",
@@ -18,7 +18,6 @@ ITK = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
-LPS_TO_RAS = np.diag([-1, -1, 1, 1])
 
 
 def load_itk(path: Path, number: int | None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

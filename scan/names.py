@@ -26,9 +26,9 @@ MASKS = frozenset(
     + ("annotation", "annotations", "annot", "annots")
 )
 ROLES = IMAGES | MASKS
-CT = frozenset(("ct", "cts", "cta", "ncct", "cect"))
+CT_WORDS = frozenset(("ct", "cts", "cta", "ncct", "cect"))
 # Words on what is seen, or on who made a mask; they seldom say which case it is
-VAGUE = CT.union(
+VAGUE = CT_WORDS.union(
     ("mr", "mri", "anat", "brain", "head", "ground", "desc", "derivatives", "manual", "final")
     + ("predicted", "prediction", "predictions")
 )
@@ -112,6 +112,6 @@ def find_role(name: Name) -> str:
     for words in reversed(name.folders):
         if MASKS.intersection(words):
             return "mask"
-        if (IMAGES | CT).intersection(words):
+        if (IMAGES | CT_WORDS).intersection(words):
             return "image"
     return ""

@@ -27,7 +27,7 @@ from scan.cases import (
     list_visible,
     open_folder,
 )
-from scan.names import CT, ROLES, VAGUE, Name, drop, name_file, tell_masks, with_name
+from scan.names import CT_WORDS, ROLES, VAGUE, Name, drop, name_file, tell_masks, with_name
 
 Pairs = list[tuple[str, Path, Path]]  # (case, scan, mask)
 
@@ -58,7 +58,7 @@ def find_pairs(
     if is_one and not masks:
         names = list(list_beside(scans, endings))
     else:
-        names = [name_file(path, scans) for path in list_files(scans, endings)]
+        names = [name_file(path, scans) for path in list_scan_files(scans, endings)]
     images, drawn = list_sides(names, masks, endings)
     found = match_names(images, drawn)
     if is_one:  # masks of other scans are not asked for
@@ -82,7 +82,7 @@ def list_sides(names: Sequence[Name], masks: Path | None, endings) -> tuple[list
         return tell_masks(names)
     if masks.is_file():
         return list(names), [name_file(masks, masks.parent)]
-    drawn = [name_file(path, masks) for path in list_files(masks, endings)]
+    drawn = [name_file(path, masks) for path in list_scan_files(masks, endings)]
     there = {name.path.resolve() for name in drawn}
     if images := [name for name in names if name.path.resolve() not in there]:
         return images, drawn
@@ -98,7 +98,7 @@ def list_beside(scan: Path, endings: Sequence[str]) -> Iterator[Name]:
             yield name_file(path, scan.parent)
 
 
-def list_files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
+def list_scan_files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
     """Files with one of `endings` and DICOM folders, in and below a folder; or the file itself.
 
     A folder that is called like a file counts as one.
@@ -110,7 +110,7 @@ def list_files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
         if has_ending(path, endings):
             yield path
         elif path.is_dir() and not is_dicom and not is_useless(path):
-            yield from list_files(path, endings)
+            yield from list_scan_files(path, endings)
 
 
 def is_useless(folder: Path) -> bool:
@@ -175,7 +175,7 @@ def match_names(scans: Sequence[Name], masks: Sequence[Name]) -> Match:
 
 def choose_ct(scans: list[Name], masks: list[Name]) -> tuple[list[Name], list[Name]]:
     """The group; of several scans with one mask, the one that is called a CT (ct and mr)."""
-    named = [name for name in scans if CT.intersection(name.own)]
+    named = [name for name in scans if CT_WORDS.intersection(name.own)]
     return (named, masks) if len(named) == len(masks) == 1 else (scans, masks)
 
 
@@ -289,7 +289,7 @@ def explain_guesses(found: Match) -> list[str]:
 def explain_none(scans: Path, masks: Path | None, images, drawn, found: Match, endings) -> str:
     """Why nothing pairs: what was seen, and what to do."""
     if scans.is_file():
-        said = f"found no mask in {masks or scans.parent} for {scans}"
+        said = f"found no mask {f'in {masks}' if masks else 'beside it'} for {scans}"
     else:
         said = f"found no mask of a scan in {masks or scans}"
     if drawn and (lines := explain_rest(images, drawn, found)):
@@ -327,7 +327,7 @@ def find_picture_cases(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; check the path")
-    if not any(list_files(folder, PICTURES)):
+    if not any(list_scan_files(folder, PICTURES)):
         raise InputError(f"found neither NIfTI cases nor slices with masks in {folder}")
     pairs, left_over = find_pairs(folder, endings=PICTURES)
     found: dict[tuple[str, Path], list] = {}

@@ -34,7 +34,7 @@ TWELVE_BITS = 4095  # the largest value that HU + 1024 have on a scanner
 # al., J Med Imaging 5 (2018)) and others who shift int16 by half its range
 OFFSETS = (-AIR, 32768)
 NEAR_AIR = (-1100, -900)  # HU: air on a scanner that is a little off, round numbers
-HEAD = (-1100, 4000)  # HU: all of a head, but for metal and padding, round numbers
+HEAD_HU = (-1100, 4000)  # HU: all of a head, but for metal and padding, round numbers
 FLAT = 32  # of 255 greys: a picture of 16 bits that spans fewer shows next to nothing. By eye
 # Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
 # colours. Their share was up to 0.05 in slices under a cast or sepia with letters, also in JPEG; it
@@ -124,7 +124,7 @@ def is_head(sample: np.ndarray, offset: int, in_doubt: bool = False) -> bool:
     With `in_doubt`, air alone will do: no picture of greys lies in so narrow a band.
     """
     hu = sample - offset
-    within = (HEAD[0] <= hu) & (hu <= HEAD[1])
+    within = (HEAD_HU[0] <= hu) & (hu <= HEAD_HU[1])
     has_air = np.mean((NEAR_AIR[0] <= hu) & (hu <= NEAR_AIR[1])) > 0.01
     if not has_air or np.mean(within | (sample == sample.min())) < 0.98:
         return False

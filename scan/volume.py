@@ -26,6 +26,7 @@ from scan.nib import nib
 POSITIONS = dict(
     HFS="LPS", HFP="RAS", HFDR="PRS", HFDL="ALS", FFS="RPI", FFP="LAI", FFDR="ARI", FFDL="PLI"
 )
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of DICOM and ITK to NIfTI
 THIN_SCAN = 30.0  # mm: in less, the other two views see nothing but a stripe; a round number
 LONGEST = 2500.0  # mm: no scanner's table is longer; a round number
 LEAST_UPRIGHT = 0.5  # cosine of a lean of 60 degrees: gantries tilt by up to 30

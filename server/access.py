@@ -23,7 +23,7 @@ HEADERS = {  # what keeps a browser from doing more with an answer than the page
 }
 
 
-def is_ours(host: str, bound: str) -> bool:
+def names_this_server(host: str, bound: str) -> bool:
     """Whether a Host header names this server, so that no other site's name can lead here."""
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -28,9 +28,9 @@ from scan.dicom_start import begins_as_dicom
 from scan.nib import nib
 from scan.picture import MOST_PIXELS, read_size
 
-MOST_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
+MOST_NIFTI_VOXELS = 1 << 29  # of a scan: 2048 slices of 512 x 512
 # Round numbers, far above what scanners and programs write:
-MOST_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
+MOST_NIFTI_HEADER = 1 << 24  # bytes before a NIfTI file's voxels: some programs keep texts there
 MOST_FILES = 20_000  # of a folder
 SPARE = 256 << 20  # bytes that stay free on the disk
 START = 4096  # bytes that tell what a file is
@@ -201,7 +201,7 @@ def find_format(path: Path, name: str) -> str | None:
 
     Old DICOM files begin without a mark: their ending is believed if a tag comes first.
     """
-    start = read_start(path)
+    start = peek(path)
     if begins_as_dicom(start):
         return "dicom"
     for known, mark in MARKS.items():
@@ -215,7 +215,7 @@ def find_format(path: Path, name: str) -> str | None:
     return "dicom" if tagged and name.lower().endswith((".dcm", ".ima")) else None
 
 
-def read_start(path: Path, count: int = START) -> bytes:
+def peek(path: Path, count: int = START) -> bytes:
     with path.open("rb") as file:
         return file.read(count)
 
@@ -252,17 +252,17 @@ def check_size(path: Path, known: str, name: str) -> None:
 
 
 def check_nifti(path: Path, name: str) -> None:
-    start = read_start(path)
+    start = peek(path)
     found = parse_header(start) or parse_header(unpack(start))
     sizes = [int(n) for n in found["dim"][1 : 1 + max(0, int(found["dim"][0]))]]
-    if not 0 <= float(found["vox_offset"]) <= MOST_HEADER or any(n < 0 for n in sizes):
+    if not 0 <= float(found["vox_offset"]) <= MOST_NIFTI_HEADER or any(n < 0 for n in sizes):
         raise Refused(f"{name} has a header that makes no sense; export it again")
     check_voxels(sizes, name)
 
 
 def check_nrrd(path: Path, name: str) -> None:
     """Refuse an NRRD that names another file, or more voxels than can be read."""
-    header, *voxels = re.split(rb"\r?\n\r?\n", read_start(path, MOST_TEXT), maxsplit=1)
+    header, *voxels = re.split(rb"\r?\n\r?\n", peek(path, MOST_TEXT), maxsplit=1)
     if not voxels or b"datafile" in re.sub(rb"\s", b"", header).lower():
         raise Refused(f"{name} has its voxels in another file; send one .nrrd with both")
     check_voxels(find_sizes(rb"^\s*sizes\s*:", header), name)
@@ -270,7 +270,7 @@ def check_nrrd(path: Path, name: str) -> None:
 
 def check_mha(path: Path, name: str) -> None:
     """Refuse a MetaImage that names another file, or more voxels than can be read."""
-    parts = re.split(b"(elementdatafile)", read_start(path, MOST_TEXT), maxsplit=1, flags=re.I)
+    parts = re.split(b"(elementdatafile)", peek(path, MOST_TEXT), maxsplit=1, flags=re.I)
     header, *rest = parts
     is_line = re.search(rb"(\A|\n)\s*\Z", header)  # and not within a comment
     if not (is_line and rest and re.match(rb"\s*[=:]\s*LOCAL\s*\n", rest[1])):
@@ -285,7 +285,7 @@ def find_sizes(key: bytes, header: bytes) -> list[int]:
 
 
 def check_voxels(sizes: list[int], name: str) -> None:
-    if math.prod(sizes) > MOST_VOXELS:
+    if math.prod(sizes) > MOST_NIFTI_VOXELS:
         says = f"{name} says that it holds {' x '.join(map(str, sizes))} voxels"
         raise Refused(f"{says}, more than can be read; send the head alone", 413)
 

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     options = parser.parse_args(argv)
     if options.blend is True:
         options.blend = options.start_from or True
-    check_options(options)
+    check_run(options)
     options.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return options
 
@@ -85,7 +85,7 @@ def add_training_options(add) -> None:
     add("--precision", choices=("float32", "bfloat16", "float16"), help=precision)
 
 
-def check_options(options: argparse.Namespace) -> None:
+def check_run(options: argparse.Namespace) -> None:
     """Raise InputError for options that make no run, whatever the dataset."""
     check_numbers(options)
     weights, blend = options.label_weights, options.blend

@@ -29,14 +29,13 @@ from pydicom.uid import (
 from common import NAME, VERSION
 from common.errors import InputError
 from predict.files import name_bids_mask
-from scan.dicom import LPS_TO_RAS
 from scan.dicom_files import Files
 from scan.dicom_seg import write_dicom_seg
 from scan.dicom_series import find_series, list_slices
 from scan.hu import AIR
 from scan.nifti import read_mask, write_mask
 from scan.read import has_no_place, read_slice, read_volume
-from scan.volume import POSITIONS
+from scan.volume import LPS_TO_RAS, POSITIONS
 
 GE = Path(__file__).parents[3] / "shared/data/ct/ge_dicom"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.access import is_ours
+from server.access import names_this_server
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from server.access import is_ours
     ],
 )
 def test_only_the_servers_own_names_lead_to_it(bound, host, ours):
-    assert is_ours(host, bound) == ours
+    assert names_this_server(host, bound) == ours
