@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from scan.picture import decode, read_content
+from scan.picture import PNG, decode, read_content
 
 SOFTENED = "its edges are softened: what is brighter than half was taken as the mask"
 OPAQUE = "what is opaque was taken as the mask"
@@ -116,7 +116,7 @@ def to_codes(colours: np.ndarray) -> np.ndarray:
 def find_numbers(colours: np.ndarray, content: bytes) -> np.ndarray | None:
     """The numbers (H, W), uint8, of colours in the palette of a PNG; None without a palette."""
     start = content.find(b"PLTE", 0, 4096)  # it comes before the pixels
-    if not content.startswith(b"\x89PNG") or content[25] != 3 or start < 0:
+    if not content.startswith(PNG) or content[25] != 3 or start < 0:
         return None
     length = int.from_bytes(content[start - 4 : start], "big")
     palette = np.frombuffer(content, np.uint8, length, start + 4).reshape(1, -1, 3)

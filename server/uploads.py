@@ -291,7 +291,8 @@ def check_voxels(sizes: list[int], name: str) -> None:
 
 
 def check_pixels(path: Path, name: str) -> None:
-    size = read_size(path)
+    with path.open("rb") as file:
+        size = read_size(file)
     if 0 in size:
         raise Refused(f"{name} is truncated or damaged; copy or export it again")
     if math.prod(size) > MOST_PIXELS:
