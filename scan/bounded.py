@@ -63,7 +63,7 @@ class Bounded:
 
     def __init__(self, file: BinaryIO, most: int, reads: int = MOST_READS):
         self.file, self.most, self.reads = file, most, reads
-        self.tell, self.zeros = file.tell, 0
+        self.tell, self.left, self.zeros = file.tell, most, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 0 and offset > self.most:
@@ -72,9 +72,8 @@ class Bounded:
 
     def read(self, size: int = -1) -> bytes:
         self.reads -= 1
-        at = self.tell()
-        wanted = at + (size if size >= 0 else 0)
-        if wanted > self.most or not self.reads:
+        self.left -= max(size, 0)
+        if self.left < 0 or not self.reads:
             raise ValueError("it claims more than a head can be")
         if size >= 0:
             found = self.file.read(size)
