@@ -120,8 +120,9 @@ def commonest(hu: np.ndarray) -> float | None:
     sample = sample[sample > low + 0.25 * (high - low)]
     if not len(sample):
         return None
-    counts, edges = np.histogram(sample, np.arange(sample.min(), sample.max() + 40, 20))
-    return float(edges[counts.argmax()] + 10)
+    start = sample.min()
+    steps, counts = np.unique((sample - start) // 20, return_counts=True)
+    return float(start + 20 * steps[counts.argmax()] + 10)
 
 
 def has_brain(hu: np.ndarray) -> bool:

@@ -40,7 +40,7 @@ FLAT = 32  # of 255 greys: a picture of 16 bits that spans fewer shows next to n
 # was 0.12 and more in slices in the colour maps hot, inferno, jet and viridis, 0.14 in photos
 FAR, LETTERS = 0.08, 0.1
 TINTED = "the picture is coloured in part or as a whole: its brightness was taken as grey"
-PNG = b"\x89PNG"  # how such a file begins
+PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"  # how such files begin
 MOST_PIXELS = 1 << 25  # some 5,800 x 5,800: a film that was scanned; to predict takes 1 GB then
 # What libjpeg and libpng say where pixels are lost. Bytes before the end's mark are harmless
 DAMAGED = re.compile(
@@ -172,9 +172,8 @@ def read_content(path: str | Path) -> bytes:
 
 def decode(content: bytes, path: str | Path) -> np.ndarray:
     """What the bytes of a picture file store, as `decode_file` gives it."""
-    for start, end in ((PNG, b"IEND"), (b"\xff\xd8\xff", b"\xff\xd9")):
-        if content.startswith(start) and end not in content.rstrip(b"\0")[-1024:]:
-            raise InputError(f"{path} is truncated; copy or export it again")
+    if is_cut_off(content):
+        raise InputError(f"{path} is truncated; copy or export it again")
     width, height = read_size(io.BytesIO(content))
     if width * height > MOST_PIXELS:
         raise InputError(f"{path} claims {width} x {height} pixels, too many; give one slice")
@@ -188,6 +187,17 @@ def decode(content: bytes, path: str | Path) -> np.ndarray:
     if DAMAGED.search(b"".join(said)):
         raise InputError(f"{path} is damaged, so parts of it would be wrong; export it again")
     return image
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Whether the bytes of a PNG or JPEG end before the mark of its end, or in a chunk of a PNG."""
+    if not content.startswith(PNG):
+        ending = content.rstrip(b"\0")[-1024:]
+        return content.startswith(JPEG) and b"\xff\xd9" not in ending
+    at = 8
+    while at < len(content) and content[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(content[at : at + 4])  # OpenCV would take memory for any length
+    return at >= len(content)
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:

@@ -281,3 +281,13 @@ def test_a_picture_that_claims_too_many_pixels_is_not_unpacked(tmp_path, monkeyp
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was unpacked"))
     with pytest.raises(InputError, match=f"claims {NOISE.shape[1]} x {NOISE.shape[0]} pixels"):
         read_picture(tmp_path / f"large{ending}")
+
+
+def test_a_chunk_that_claims_to_go_beyond_the_file_is_not_given_memory(tmp_path, monkeypatch):
+    content = cv2.imencode(".png", NOISE)[1].tobytes()
+    at = content.index(b"IDAT") - 4
+    claimed = content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]
+    (tmp_path / "claims.png").write_bytes(claimed)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(InputError, match="truncated"):
+        read_picture(tmp_path / "claims.png")
