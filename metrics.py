@@ -1,8 +1,8 @@
 """Losses and metrics of training, and the scores of a finished mask.
 
-Everything is computed on each sample (slice or volume) and then averaged, so that a small brain
-counts as much as a large one. One rule for empty masks holds wherever overlap is measured: mask and
-prediction both empty score 1, only one of them empty scores 0.
+A loss is computed on each sample (slice or volume) and then averaged, so that a small brain counts
+as much as a large one. Metrics count the voxels of all samples together: train.py asks for them by
+case. Scores are of one mask; mask and prediction both empty score 1, only one of them empty 0.
 
 Losses and metrics take targets (B, ..., 1) in 0..1 for one class. For several classes they take
 integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are probabilities
@@ -96,7 +96,8 @@ class SampleLoss(keras.losses.Loss):
     """
 
     def __init__(self, function: Callable[..., Tensor], **options):
-        super().__init__(name=function.__name__)
+        # the weights of a batch that is filled up sum to fewer than its samples
+        super().__init__(name=function.__name__, reduction="mean_with_sample_weight")
         self.function, self.options = function, options
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -181,41 +182,30 @@ def _voxel_mean(values, target, weights, background):
 # ---- metrics for compile(), of the mask at probability 0.5 or of the likeliest class
 
 
-class _SampleMean(keras.metrics.Mean):
-    """The mean over the samples of `score`, from each sample's confusion matrix."""
+class Confusion(keras.metrics.Metric):
+    """The figures of all samples together, {name: value}: see `to_figures`.
 
-    def __init__(self, name=None, **options):
-        super().__init__(name=name or type(self).__name__.lower(), **options)
-
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight=None) -> None:
-        self.add_counts(confusion(*to_shares(y_true, y_pred)), sample_weight)
-
-    def add_counts(self, counts: Tensor, sample_weight=None) -> None:
-        """Take in the samples of these confusion matrices (B, C, C)."""
-        super().update_state(self.score(counts), sample_weight)
-
-
-class Together(keras.metrics.Metric):
-    """Several of the metrics below as one, whose result is {name: value}.
-
-    They share one confusion matrix: with 27 of them the graph is built in two thirds of the time.
+    Voxels are counted over the samples before anything is divided, so that an empty slice that is
+    left empty earns nothing. `areas` are {name: labels}, the first ones the labels themselves, from
+    1 on. A sample's weight multiplies its counts; 0 leaves out what only fills up a batch.
     """
 
-    def __init__(self, metrics: Sequence[_SampleMean], name: str = "together", **options):
+    def __init__(self, areas: dict[str, Sequence[int]], name: str = "confusion", **options):
         super().__init__(name=name, **options)
-        self.parts = list(metrics)
+        self.areas = areas
+        classes = 1 + max(max(labels) for labels in areas.values())
+        self.counts = self.add_weight(
+            shape=(classes, classes), initializer="zeros", name="counts", dtype="float32"
+        )
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight=None) -> None:
         counts = confusion(*to_shares(y_true, y_pred))
-        for metric in self.parts:
-            metric.add_counts(counts, sample_weight)
-
-    def reset_state(self) -> None:
-        for metric in self.parts:
-            metric.reset_state()
+        if sample_weight is not None:
+            counts = counts * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1, 1))
+        self.counts.assign_add(ops.sum(counts, axis=0))
 
     def result(self) -> dict[str, Tensor]:
-        return {metric.name: metric.result() for metric in self.parts}
+        return to_figures(ops.convert_to_tensor(self.counts), self.areas)
 
 
 def confusion(target: Tensor, prediction: Tensor) -> Tensor:
@@ -239,80 +229,68 @@ def _decided(shares):
     return ops.reshape(decided, (ops.shape(shares)[0], -1, classes))
 
 
-class Accuracy(_SampleMean):
-    """Mean over the samples of the share of voxels whose class is right."""
+def to_figures(counts: Tensor, areas: dict[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The figures of a confusion matrix (C, C), as scalars.
 
-    @staticmethod
-    def score(counts):
-        return ops.trace(counts, axis1=1, axis2=2) / ops.sum(counts, axis=(1, 2))
-
-
-class _AreaMean(_SampleMean):
-    """The mean of a `ratio` over the samples and over some areas.
-
-    An area is a list of labels that are taken together, such as a region of a tumour; without
-    `areas`, every label is one.
+    dice, iou, precision and recall are means over the labels. With several areas there are also
+    specificity, accuracy and each figure of each area, such as dice_whole_tumour; an area of
+    several labels is taken as one. positive is the share of voxels that are predicted as a label.
+    Where neither truth nor prediction has any of an area, its figures are NaN, and means leave it
+    out.
     """
-
-    def __init__(self, name: str | None = None, areas: Sequence[Sequence[int]] = (), **options):
-        super().__init__(name, **options)
-        self.areas = areas
-
-    def score(self, counts):
-        areas = self.areas or [(label,) for label in range(1, counts.shape[-1])]
-        return ops.mean(ops.stack([self.of_area(counts, list(area)) for area in areas]), axis=0)
-
-    def of_area(self, counts, area):
-        """The ratio (B,) of one area, 1 where target and prediction are both empty."""
-        member = np.zeros(counts.shape[-1], np.float32)  # 1 for the classes of the area
-        member[area] = 1
-        rows, columns = ops.sum(counts, axis=2), ops.sum(counts, axis=1)
-        in_target, in_prediction = ops.sum(rows * member, -1), ops.sum(columns * member, -1)
-        both = ops.sum(counts * np.outer(member, member), axis=(1, 2))
-        ratio = self.ratio(both, in_target, in_prediction, ops.sum(rows, axis=-1))
-        return ops.where(in_target + in_prediction == 0, 1.0, ratio)
+    ratios = RATIOS if len(areas) > 1 else {n: RATIOS[n] for n in RATIOS if n != "specificity"}
+    found = {
+        (name, area): ratio(*count_area(counts, labels))
+        for name, ratio in ratios.items()
+        for area, labels in areas.items()
+    }
+    of_labels = list(areas)[: counts.shape[0] - 1]
+    figures = {n: _mean_of_known([found[n, area] for area in of_labels]) for n in ratios}
+    total = ops.sum(counts)
+    figures["positive"] = 1 - ops.sum(counts[:, 0]) / total
+    if len(areas) == 1:
+        return figures
+    of_areas = {f"{n}_{area.replace(' ', '_')}": value for (n, area), value in found.items()}
+    return figures | {"accuracy": ops.trace(counts) / total} | of_areas
 
 
-class Dice(_AreaMean):
-    """Mean over the samples of 2 |A and B| / (|A| + |B|), also called F1."""
+def count_area(counts: Tensor, labels: Sequence[int]) -> tuple[Tensor, ...]:
+    """Voxels of an area in both, in the target, in the prediction, and all, from (C, C) counts.
 
-    @staticmethod
-    def ratio(both, in_target, in_prediction, voxels):
-        return 2 * both / ops.maximum(in_target + in_prediction, 1)
-
-
-class IoU(_AreaMean):
-    """Mean over the samples of |A and B| / |A or B|, the Jaccard index."""
-
-    @staticmethod
-    def ratio(both, in_target, in_prediction, voxels):
-        return both / ops.maximum(in_target + in_prediction - both, 1)
+    NaN in both where neither target nor prediction has any.
+    """
+    member = np.zeros(counts.shape[0], np.float32)  # 1 for the classes of the area
+    member[list(labels)] = 1
+    in_target = ops.sum(ops.sum(counts, axis=1) * member)
+    in_prediction = ops.sum(ops.sum(counts, axis=0) * member)
+    both = ops.sum(counts * np.outer(member, member))
+    both = ops.where(in_target + in_prediction == 0, np.nan, both)
+    return both, in_target, in_prediction, ops.sum(counts)
 
 
-class Precision(_AreaMean):
-    """Mean over the samples of the share of the prediction that is right."""
+RATIOS = {
+    # 2 |A and B| / (|A| + |B|), also called F1
+    "dice": lambda both, target, found, _: 2 * both / ops.maximum(target + found, 1),
+    # |A and B| / |A or B|, the Jaccard index
+    "iou": lambda both, target, found, _: both / ops.maximum(target + found - both, 1),
+    # the share of the prediction that is right
+    "precision": lambda both, _, found, __: both / ops.maximum(found, 1),
+    # the share of the target that is found, the sensitivity
+    "recall": lambda both, target, _, __: both / ops.maximum(target, 1),
+    # the share of the outside that the prediction leaves out
+    "specificity": lambda both, target, found, voxels: (
+        (voxels - target - found + both) / ops.maximum(voxels - target, 1)
+    ),
+}
 
-    @staticmethod
-    def ratio(both, in_target, in_prediction, voxels):
-        return both / ops.maximum(in_prediction, 1)
 
-
-class Recall(_AreaMean):
-    """Mean over the samples of the share of the target that is found, the sensitivity."""
-
-    @staticmethod
-    def ratio(both, in_target, in_prediction, voxels):
-        return both / ops.maximum(in_target, 1)
-
-
-class Specificity(_AreaMean):
-    """Mean over the samples of the share of the outside that the prediction leaves out."""
-
-    @staticmethod
-    def ratio(both, in_target, in_prediction, voxels):
-        outside = voxels - in_target
-        left_out = outside - in_prediction + both
-        return ops.where(outside == 0, 1.0, left_out / ops.maximum(outside, 1))
+def _mean_of_known(values):
+    """The mean of some scalars but those that are NaN; NaN where all are."""
+    values = ops.stack(values)
+    known = ops.cast(~ops.isnan(values), "float32")
+    return ops.sum(ops.where(ops.isnan(values), 0.0, values)) / ops.where(
+        ops.sum(known) == 0, np.nan, ops.sum(known)
+    )
 
 
 # ---- scores of a finished mask

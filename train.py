@@ -32,10 +32,10 @@ from common.errors import InputError, explained, quietly, run
 from common.files import read_json
 from common.report import plot_curves
 from dataset.read import Pair, read_description
-from metrics import Accuracy, Dice, IoU, Precision, Recall, Specificity, Tensor, Together, make_loss
+from metrics import Confusion, make_loss
 from model import build_unet, copy_network, export_model, load_model, save_model
 from scan.views import WINDOW
-from training.batches import Slices, TrainingSlices, check_masks, read_pairs
+from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 from training.callbacks import (
     BackupAndRestore,
     BestModel,
@@ -43,9 +43,11 @@ from training.callbacks import (
     Progress,
     StandstillWarning,
     TensorBoard,
+    Validation,
     cut_log,
     identify_run,
     round_figures,
+    validate,
 )
 from training.options import list_gpus, parse, settle
 
@@ -111,42 +113,16 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
         rate = keras.optimizers.schedules.CosineDecay(
             rate / 100, max(1, total - warm), alpha=0.01, warmup_target=rate, warmup_steps=warm
         )
-    share = keras.metrics.MeanMetricWrapper(positive_share, name="positive")
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
         loss=make_loss(options.loss, options.label_weights, options.background),
-        metrics=[Together(choose_metrics(card)), share],
+        metrics=[Confusion(card.areas)],
         jit_compile="auto" if list_gpus() else False,  # XLA halves TensorFlow's speed on a CPU
     )
     model.optimizer.build(model.trainable_variables)
     shape = input_shape(options, card)
     image, mask = np.zeros((1, *shape), np.float32), np.zeros((1, *shape[:-1], 1), np.float32)
     model.test_on_batch(image, mask)
-
-
-def choose_metrics(card: Card) -> list[keras.metrics.Metric]:
-    """The figures of every epoch: means over the labels and, where there are several areas, the
-    figures of each."""
-    kinds = [Dice, IoU, Precision, Recall]
-    if len(card.areas) == 1:
-        return [kind() for kind in kinds]
-    kinds.append(Specificity)
-    of_areas = [
-        kind(f"{kind.__name__.lower()}_{area.replace(' ', '_')}", areas=[labels])
-        for kind in kinds
-        for area, labels in card.areas.items()
-    ]
-    return [*(kind() for kind in kinds), Accuracy(), *of_areas]
-
-
-def positive_share(mask: Tensor, probability: Tensor) -> Tensor:
-    """Share of the pixels of each sample that are predicted as some label, (batch,)."""
-    axes = tuple(range(1, len(probability.shape) - 1))
-    if probability.shape[-1] == 1:
-        found = probability[..., 0] > 0.5
-    else:
-        found = keras.ops.argmax(probability, axis=-1) > 0
-    return keras.ops.mean(keras.ops.cast(found, "float32"), axis=axes)
 
 
 # ---------------------------------------------------------------- the run
@@ -228,20 +204,20 @@ def fit_network(
 ) -> None:
     """keras.Model.fit from epoch `first`; raises the InputError of a reading thread as it was."""
     progress = Progress(slices, validation, epochs)
+    validating = Validation(validation, progress)
     try:
         model.fit(
             slices,
-            validation_data=validation,
             epochs=epochs,
             initial_epoch=first,
-            callbacks=[progress, *callbacks],
+            callbacks=[validating, progress, *callbacks],
             shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
             verbose=0,  # Keras' bar shows all of up to sixty figures
         )
     except Exception:
-        for error in (slices.error, validation.error):
-            if isinstance(error, InputError):
-                raise error from None
+        for part in (slices, *validating.cases):
+            if isinstance(part.error, InputError):
+                raise part.error from None
         raise
     finally:
         progress.close()
@@ -289,7 +265,7 @@ def blend_best(options: Namespace, path: Path, validation: Slices, card: Card) -
     (other, other_card), (tuned, _) = load_model(options.blend), load_model(path)
     tuned.set_weights(average_weights(tuned, other, options.blend))
     compile_model(tuned, options, 1, card)
-    figures = round_figures(tuned.evaluate(validation, verbose=0, return_dict=True))
+    figures = round_figures(validate(tuned, split_by_case(validation)))
     found = {"validation": figures, "blend": other_card.sha256 or options.blend}
     save_model(tuned, path, read_json(path.with_suffix(".json")) | found)
 

@@ -13,13 +13,7 @@ from common.errors import InputError
 from metrics import (
     LOSSES,
     MISSED,
-    Accuracy,
-    Dice,
-    IoU,
-    Precision,
-    Recall,
-    Specificity,
-    Together,
+    Confusion,
     confusion,
     dice_loss,
     make_loss,
@@ -240,91 +234,74 @@ def test_a_voxel_surely_wrong_still_learns(loss):
 # ---- metrics
 
 
-KINDS = (Dice, IoU, Precision, Recall)
-SKLEARNS = (sk.f1_score, sk.jaccard_score, sk.precision_score, sk.recall_score)
-METRICS = dict(zip(KINDS, SKLEARNS, strict=True))
+SKLEARNS = {
+    "dice": sk.f1_score,
+    "iou": sk.jaccard_score,
+    "precision": sk.precision_score,
+    "recall": sk.recall_score,
+}
+ONE = {"brain": [1]}
+SEVERAL = {"one": [1], "two": [2], "three": [3], "one and three": [1, 3], "all": [1, 2, 3]}
 
 
-def measured(metric, *batches):
-    take_in(metric, *batches)
-    return float(metric.result())
+def measured(areas, *batches):
+    metric = Confusion(areas)
+    for batch in batches:
+        metric.update_state(*batch)
+    return {name: float(value) for name, value in metric.result().items()}
 
 
-def take_in(metric, *batches):
-    for target, prediction in batches:
-        metric.update_state(target, prediction)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_metrics_are_sklearns_on_each_sample(metric):
+@pytest.mark.parametrize("figure", SKLEARNS)
+def test_figures_are_sklearns_of_all_samples_together(figure):
     targets, predictions = random_mask(3, 8, 8, 1, share=0.3), RNG.random((3, 8, 8, 1))
-    each = [
-        METRICS[metric](t.ravel(), p.ravel() > 0.5)
-        for t, p in zip(targets, predictions, strict=True)
-    ]
-    whole = measured(metric(), (targets, predictions))
-    assert whole == pytest.approx(np.mean(each), rel=1e-5)
-    parts = measured(
-        metric(), (targets[:1], predictions[:1]), (targets[1:], predictions[1:])
-    )  # an odd last batch counts by its samples
-    assert parts == pytest.approx(whole, rel=1e-5)
+    expected = SKLEARNS[figure](targets.ravel(), predictions.ravel() > 0.5)
+    batches = (targets[:1], predictions[:1]), (targets[1:], predictions[1:])
+    assert measured(ONE, *batches)[figure] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_metrics_of_empty_masks(metric):
-    assert measured(metric(), (EMPTY, EMPTY)) == 1
-    assert measured(metric(), (EMPTY, FULL)) == 0
-    assert measured(metric(), (FULL, EMPTY)) == 0
+@pytest.mark.parametrize("figure", SKLEARNS)
+def test_an_empty_mask_that_is_left_empty_earns_nothing(figure):
+    assert np.isnan(measured(ONE, (EMPTY, EMPTY))[figure])
+    assert measured(ONE, (EMPTY, FULL))[figure] == 0
+    assert measured(ONE, (FULL, EMPTY))[figure] == 0
     empty_and_full = np.concatenate([EMPTY, FULL])
-    assert measured(metric(), (empty_and_full, empty_and_full)) == 1
-    assert measured(metric(), (empty_and_full, np.zeros_like(empty_and_full))) == 0.5
+    assert measured(ONE, (empty_and_full, empty_and_full))[figure] == 1
+    assert measured(ONE, (empty_and_full, np.zeros_like(empty_and_full)))[figure] == 0
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_metrics_of_several_labels_take_the_likeliest(metric):
-    labels, shares = three_classes(1, 8, 8)
-    each = METRICS[metric](labels.ravel(), shares.argmax(-1).ravel(), labels=[1, 2], average=None)
-    assert measured(metric(), (labels, shares)) == pytest.approx(np.mean(each), rel=1e-5)
+def test_a_sample_without_weight_does_not_count():
+    targets, predictions = np.concatenate([EMPTY, FULL]), np.concatenate([FULL, FULL])
+    assert measured(ONE, (targets, predictions, np.array([0, 1.0])))["dice"] == 1
+    assert measured(ONE, (targets, predictions, np.array([1.0, 1])))["dice"] < 1
 
 
-def sklearn_specificity(truth, guess, **options):
-    return sk.recall_score(1 - truth, 1 - guess)
+@pytest.mark.parametrize("figure", SKLEARNS)
+def test_figures_of_several_labels_take_the_likeliest(figure):
+    labels, shares = RNG.integers(0, 4, (2, 6, 6)), RNG.random((2, 6, 6, 4), dtype=np.float32)
+    found, guess = measured(SEVERAL, (labels, shares)), shares.argmax(-1)
+    for area, members in SEVERAL.items():
+        truth, seen = (np.isin(array, members).ravel() for array in (labels, guess))
+        value = found[f"{figure}_{area.replace(' ', '_')}"]
+        assert value == pytest.approx(SKLEARNS[figure](truth, seen), rel=1e-5)
+        outside = sk.recall_score(~truth, ~seen, zero_division=1 - (~seen).any())
+        assert found[f"specificity_{area.replace(' ', '_')}"] == pytest.approx(outside, rel=1e-5)
+    each = [found[f"{figure}_{area}"] for area in ("one", "two", "three")]
+    assert found[figure] == pytest.approx(np.mean(each))
+    assert found["accuracy"] == pytest.approx((labels == guess).mean())
+    assert found["positive"] == pytest.approx((guess > 0).mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("metric", [*METRICS, Specificity])
-@pytest.mark.parametrize("area", [(1,), (3,), (1, 3), (1, 2, 3)])
-def test_metrics_of_regions_are_sklearns(metric, area):
-    labels = RNG.integers(0, 4, (2, 5, 5, 5))
-    shares = RNG.random((2, 5, 5, 5, 4), dtype=np.float32)
-    function = METRICS.get(metric, sklearn_specificity)
-    each = [
-        function(np.isin(t, area).ravel().astype(int), np.isin(p, area).ravel().astype(int))
-        for t, p in zip(labels, shares.argmax(-1), strict=True)
-    ]
-    found = measured(metric(name="x", areas=[area]), (labels, shares))
-    assert found == pytest.approx(np.mean(each), rel=1e-5)
+def test_a_label_that_is_nowhere_does_not_count_in_the_mean():
+    labels, shares = np.array([[0, 1, 1, 3]]), np.eye(4, dtype=np.float32)[[[0, 1, 0, 3]]]
+    found = measured(SEVERAL, (labels, shares))
+    assert np.isnan(found["dice_two"])
+    assert found["dice"] == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_a_region_does_not_ask_which_of_its_labels_it_was():
     labels, shares = np.array([[1, 1, 3, 0]]), np.eye(4, dtype=np.float32)[[[3, 3, 1, 0]]]
-    assert measured(Dice(), (labels, shares)) == pytest.approx((0 + 1 + 0) / 3)
-    assert measured(Dice(areas=[(1, 3)]), (labels, shares)) == 1
-    assert measured(Dice(areas=[(1, 3), (3,)]), (labels, shares)) == 0.5
-
-
-def test_accuracy_counts_the_voxels_whose_class_is_right():
-    labels, shares = three_classes(3, 8, 8)
-    right = (labels == shares.argmax(-1)).mean()
-    assert measured(Accuracy(), (labels, shares)) == pytest.approx(right, rel=1e-5)
-    target, prediction = random_mask(2, 8, 8, 1), RNG.random((2, 8, 8, 1))
-    right = (target == (prediction > 0.5)).mean()
-    assert measured(Accuracy(), (target, prediction)) == pytest.approx(right, rel=1e-5)
-
-
-def test_specificity_at_its_ends():
-    for target, prediction in ((EMPTY, EMPTY), (FULL, FULL), (FULL, EMPTY)):
-        assert measured(Specificity(), (target, prediction)) == 1
-    assert measured(Specificity(), (EMPTY, FULL)) == 0
+    found = measured(SEVERAL, (labels, shares))
+    assert (found["dice_one"], found["dice_three"], found["dice_one_and_three"]) == (0, 0, 1)
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows():
@@ -333,33 +310,25 @@ def test_the_confusion_matrix_has_the_truth_in_its_rows():
     np.testing.assert_array_equal(counts[0], [[1, 0, 0], [0, 0, 1], [1, 0, 1]])
 
 
-def test_metrics_together_give_the_figures_that_they_give_apart():
-    def choose():
-        return [Dice(), IoU(), Accuracy(), Specificity(), Recall("recall_core", areas=[[1, 2]])]
-
-    batches = [(RNG.integers(0, 3, (n, 8, 8, 1)), RNG.random((n, 8, 8, 3))) for n in (4, 3)]
-    apart, together = choose(), Together(choose())
-    for _ in range(2):
-        for each in (together, *apart):
-            each.reset_state()
-        take_in(together, *batches)
-        found = {name: float(value) for name, value in together.result().items()}
-        assert found == {each.name: measured(each, *batches) for each in apart}
-
-
-def test_training_reports_the_metrics_by_name_in_float32():
+def test_training_reports_the_figures_by_name_in_float32():
     before = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
         network = build_unet((8, 8, 1), width=2, depth=1)
-        chosen = [Dice(), IoU(), Precision(), Recall()]
-        network.compile(None, LOSSES["dice"], metrics=chosen, jit_compile=False)
+        metric = Confusion(ONE)
+        network.compile(None, LOSSES["dice"], metrics=[metric], jit_compile=False)
         batch = RNG.random((2, 8, 8, 1)), random_mask(2, 8, 8, 1)
         row = network.test_on_batch(*batch, return_dict=True)
     finally:
         keras.config.set_dtype_policy(before)
-    assert set(row) == {"loss", "dice", "iou", "precision", "recall"}
-    assert {metric.dtype for metric in chosen} == {"float32"}
+    assert set(row) == {"loss", *SKLEARNS, "positive"}
+    assert metric.counts.dtype == "float32"
+
+
+def test_a_loss_of_a_batch_that_was_filled_up_is_that_of_its_samples():
+    targets, predictions = np.concatenate([FULL, EMPTY]), np.concatenate([FULL, FULL])
+    loss = LOSSES["dice"](targets, predictions, sample_weight=np.array([1, 0.0]))
+    assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
 # ---- scores of a finished mask

@@ -20,11 +20,12 @@ from common.card import HEAD, Card, find_regions, read_card, to_card
 from common.errors import InputError
 from common.files import read_json
 from dataset.read import read_dataset
-from metrics import Dice
+from metrics import LOSSES, Confusion
 from model import build_unet, load_model, save_model
 from scan.views import WINDOW
 from train import build_network, compile_model, compose_card, main, prepare_for_training
-from training.batches import Slices
+from training.batches import Slices, split_by_case
+from training.callbacks import validate
 from training.options import parse, settle
 
 ROOT = Path(train.__file__).parent
@@ -82,9 +83,8 @@ def test_saved_weights_are_those_that_were_validated(trained, discs):
     """The saved model scores what its card says."""
     model, card = load_model(trained / "model.keras")
     pairs = read_dataset(discs)["Val"]
-    images, masks = Slices(pairs, 32, len(pairs), None)[0]
-    model.compile(metrics=[Dice(name="dice")], loss="mse")
-    dice = model.evaluate(images, masks, verbose=0, return_dict=True)["dice"]
+    model.compile(loss=LOSSES["dice"], metrics=[Confusion(card.areas)])
+    dice = validate(model, split_by_case(Slices(pairs, 32, 8, None)))["dice"]
     best = card.validation["dice"]
     assert dice == pytest.approx(best, abs=1e-3)
     assert best == pytest.approx(pd.read_csv(trained / "data.csv").val_dice.max(), abs=1e-5)

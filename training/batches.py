@@ -3,7 +3,7 @@
 train_pairs, val_pairs = read_pairs("files/dataset")
 check_masks(train_pairs, seed=0)                              # InputError if nothing is in them
 batches = TrainingSlices(train_pairs, 160, 32, WINDOW)        # size, batch, window in HU
-images, masks = batches[0]
+images, masks, weights = batches[0]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHOLE = 0.95  # of a picture, a round number: what is to be found never fills on
 
 
 class Slices(keras.utils.PyDataset):
-    """Batches (image, mask) of a list of pairs in order, float32 in [0, 1].
+    """Batches (image, mask, weight) of a list of pairs in order, float32 in [0, 1].
 
     Images are (batch, size, size, channels) for slices and (batch, *size, channels) for volumes,
     whose `size` is their grid. Masks are as large and have one channel, which holds the label where
@@ -45,15 +45,17 @@ class Slices(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.pairs) / self.batch)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         start = time.perf_counter()
         try:
             samples = [self.sample(number) for number in self.numbers(index)]
         except Exception as error:
             self.error = error
             raise
+        weights = np.arange(self.batch) < len(samples)
+        samples += [samples[-1]] * (self.batch - len(samples))
         self.busy += time.perf_counter() - start
-        return stack_samples(samples)
+        return *stack_samples(samples), weights.astype(np.float32)
 
     def spread(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of at most `most` pairs, spread evenly over the list."""
@@ -107,6 +109,16 @@ class TrainingSlices(Slices):
     def order(self, turn: int) -> np.ndarray:
         """The order of the pairs in their `turn`-th shuffle."""
         return np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
+
+
+def split_by_case(slices: Slices) -> list[Slices]:
+    """The same pairs by case and view, in which a figure of a case is computed; those of no known
+    case stay together."""
+    groups: dict[tuple, list[Pair]] = {}
+    for pair in slices.pairs:
+        groups.setdefault((pair.case, pair.view), []).append(pair)
+    options = {"size": slices.size, "window": slices.window, "workers": slices.workers}
+    return [Slices(pairs, batch=slices.batch, **options) for pairs in groups.values()]
 
 
 def stack_samples(samples: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:

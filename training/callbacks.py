@@ -4,7 +4,8 @@ a run that was killed is resumed.
     backup = BackupAndRestore("files/training", identify_run(options, pairs), patience)
     backup.restore(model)                           # after compile(); nothing for a new run
     model.fit(slices, initial_epoch=backup.epoch, callbacks=[
-        Progress(slices, validation, epochs),
+        Validation(validation, progress),           # the others read its figures
+        progress,
         BestModel("files/model.keras", said),       # what its card shall say
         StandstillWarning("files/dataset"),
         *patience,                                  # Keras' own, whose counters are kept
@@ -36,7 +37,7 @@ from common.errors import InputError, quietly, replacing, warn
 from common.files import read_json, write_text
 from dataset.read import DESCRIPTION, Pair
 from model import save_model
-from training.batches import Slices, TrainingSlices
+from training.batches import Slices, TrainingSlices, split_by_case
 
 with quietly():
     import keras
@@ -64,7 +65,8 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, slices: TrainingSlices, validation: Slices, epochs: int):
         super().__init__()
-        self.slices, self.epochs, self.steps = slices, epochs, len(slices) + len(validation)
+        steps = sum(map(len, split_by_case(validation)))
+        self.slices, self.epochs, self.steps = slices, epochs, len(slices) + steps
         self.bar = self.first = None  # first: when the first step of this process was over
         self.foretold = False
 
@@ -101,14 +103,11 @@ class Progress(keras.callbacks.Callback):
             f"{minutes:.{0 if minutes > 10 else 1}f} minutes, and its validation some more"
         )
 
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter() - self.start
+    def on_test_begin(self, logs=None):  # of each case
+        self.trained = self.trained or time.perf_counter() - self.start
 
     def on_test_batch_end(self, batch, logs=None):
         self.bar.update()
-
-    def on_test_end(self, logs=None):
-        self.close()
 
     def on_epoch_end(self, epoch, logs=None):
         self.close()
@@ -125,6 +124,30 @@ class Progress(keras.callbacks.Callback):
             f"input threads {busy:.0%} busy",
             flush=True,
         )
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds the figures of a validation by case, called val_…, to those of an epoch.
+
+    Keras' own validation averages over batches, in which a black mask of an empty slice earns as
+    much as a right one of a tumour. The first of the callbacks, for the others read its figures.
+    """
+
+    def __init__(self, slices: Slices, progress: keras.callbacks.Callback):
+        super().__init__()
+        self.cases, self.progress = split_by_case(slices), progress
+
+    def on_epoch_end(self, epoch, logs=None):
+        figures = validate(self.model, self.cases, [self.progress])
+        logs |= {f"val_{name}": value for name, value in figures.items()}
+
+
+def validate(model: keras.Model, cases: Sequence[Slices], callbacks=()) -> dict[str, float]:
+    """Means over the cases of the figures of each; a case does not count in a figure where it has
+    none (see `metrics.to_figures`)."""
+    options = {"callbacks": list(callbacks), "verbose": 0, "return_dict": True}
+    table = pd.DataFrame([model.evaluate(slices, **options) for slices in cases])
+    return table.mean().to_dict()
 
 
 class Log(keras.callbacks.CSVLogger):
@@ -184,18 +207,16 @@ class BestModel(keras.callbacks.Callback):
         self.ours = before.run == said["run"]
         self.best = before.validation["dice"] if self.ours else -math.inf
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_test_end(self, logs=None):
+    def on_epoch_end(self, epoch, logs=None):
+        figures = {n.removeprefix("val_"): v for n, v in logs.items() if n.startswith("val_")}
         # a loss that is NaN counts, too: the empty masks of a burst network may look right
-        if not (logs["dice"] > self.best and math.isfinite(logs["loss"])):
+        if not (figures["dice"] > self.best and math.isfinite(figures["loss"])):
             return
         if not self.ours:
             keep_aside(self.path)
             self.ours = True
-        self.best = float(logs["dice"])
-        found = {"epochs": self.epoch + 1, "validation": round_figures(logs)}
+        self.best = float(figures["dice"])
+        found = {"epochs": epoch + 1, "validation": round_figures(figures)}
         save_model(self.model, self.path, self.said | found)
 
 
@@ -212,8 +233,8 @@ def keep_aside(path: Path) -> None:
 
 
 def round_figures(figures: dict[str, float]) -> dict[str, float]:
-    """A validation's figures as a card holds them."""
-    return {name: round(float(value), 6) for name, value in figures.items()}
+    """A validation's figures as a card holds them; JSON knows no NaN."""
+    return {n: None if math.isnan(v) else round(float(v), 6) for n, v in figures.items()}
 
 
 # ---------------------------------------------------------------- going on after a kill

@@ -10,7 +10,7 @@ from make import make_discs, touch
 from common.errors import InputError
 from dataset.read import Pair, read_dataset
 from dataset.records import write_records
-from training.batches import Slices, TrainingSlices, check_masks, read_pairs
+from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,25 @@ def test_a_sample_depends_on_seed_and_number_alone(discs):
 def test_batches_are_normalised_pictures_and_zero_one_masks(discs):
     pairs = read_dataset(discs)["Val"]
     for slices in (Slices(pairs, 32, 4, None), TrainingSlices(pairs, 32, 4, None)):
-        images, masks = slices[0]
+        images, masks, _ = slices[0]
         assert images.shape == masks.shape == (4, 32, 32, 1)
         assert images.dtype == masks.dtype == np.float32
         assert images.min() >= 0 and 0.3 < images.max() <= 1
         assert set(np.unique(masks)) == {0, 1}
-    assert len(Slices(pairs, 32, 4, None)[2][0]) == 2, "validation leaves no pair out"
+
+
+def test_a_last_batch_is_filled_up_with_pairs_that_do_not_count(discs):
+    pairs = read_dataset(discs)["Val"]
+    images, masks, weights = Slices(pairs, 32, 4, None)[2]
+    assert len(images) == len(masks) == 4 and len(pairs) == 10
+    assert weights.tolist() == [1, 1, 0, 0]
+
+
+def test_validation_is_split_by_case_and_view(tmp_path):
+    pairs = [Pair(tmp_path, tmp_path, case, view) for case in "ba" for view in ("axial", "mip")]
+    parts = split_by_case(Slices([*pairs, pairs[0]], 32, 4, None, workers=3))
+    assert [part.pairs for part in parts] == [[pairs[0]] * 2, *([pair] for pair in pairs[1:])]
+    assert {(part.size, part.batch, part.workers) for part in parts} == {(32, 4, 3)}
 
 
 def test_masks_with_soft_edges_are_named(discs, tmp_path, capsys):
@@ -91,12 +104,12 @@ def pairs_of(folder, shape, **kind):
 @pytest.mark.parametrize(("shape", "size"), [((16, 8, 24), [16, 8, 24]), ((32, 32), 32)])
 def test_batches_hold_channels_and_labels(tmp_path, shape, size):
     pairs, samples = pairs_of(tmp_path, shape)
-    images, masks = Slices(pairs, size, 2, None)[0]
+    images, masks, _ = Slices(pairs, size, 2, None)[0]
     assert images.shape == (2, *shape, 2) and masks.shape == (2, *shape, 1)
     assert images.dtype == masks.dtype == np.float32
     np.testing.assert_allclose(images[1] * 255, samples[1]["image"], atol=1e-4)
     np.testing.assert_array_equal(masks[1, ..., 0], samples[1]["mask"])
-    images, masks = TrainingSlices(pairs, size, 2, None)[0]
+    images, masks, _ = TrainingSlices(pairs, size, 2, None)[0]
     assert images.shape == (2, *shape, 2) and masks.shape == (2, *shape, 1)
     assert images.min() >= 0 and images.max() <= 1 and set(np.unique(masks)) <= {0, 1, 2, 3}
 

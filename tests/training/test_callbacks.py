@@ -29,12 +29,11 @@ def test_a_resumed_run_leaves_a_better_model_of_its_own_in_place(network, tmp_pa
     save_model(network, path, {"run": "x", "validation": {"dice": 0.9}})
     before = path.read_bytes()
     best = BestModel(path, {"run": "x"})
-    best.on_epoch_begin(7)
-    best.on_test_end({"dice": 0.89, "loss": 0.5})
-    best.on_test_end({"dice": float("nan"), "loss": 0.5})
+    best.on_epoch_end(7, {"val_dice": 0.89, "val_loss": 0.5})
+    best.on_epoch_end(8, {"val_dice": float("nan"), "val_loss": 0.5})
     assert path.read_bytes() == before
     best.set_model(network)
-    best.on_test_end({"dice": 0.91, "loss": 0.5})
+    best.on_epoch_end(9, {"val_dice": 0.91, "val_iou": float("nan"), "val_loss": 0.5})
     assert read_card(path).validation["dice"] == 0.91
     assert not (tmp_path / "model.previous.keras").exists()
 
@@ -59,10 +58,9 @@ def test_a_flat_loss_is_explained(capsys):
 def test_a_burst_network_is_not_kept_though_empty_slices_look_right(network, tmp_path):
     best = BestModel(tmp_path / "model.keras", {"run": "x"})
     best.set_model(network)
-    best.on_epoch_begin(0)
-    best.on_test_end({"dice": 0.13, "loss": float("nan")})
+    best.on_epoch_end(0, {"val_dice": 0.13, "val_loss": float("nan")})
     assert not (tmp_path / "model.keras").exists()
-    best.on_test_end({"dice": 0.13, "loss": 0.8})
+    best.on_epoch_end(1, {"val_dice": 0.13, "val_loss": 0.8})
     assert (tmp_path / "model.keras").exists()
 
 
@@ -78,6 +76,7 @@ def progress(monkeypatch, network):
     times = iter(range(0, 1000, 5))
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(times))
     network.compile("adam", "mse")
+    monkeypatch.setattr(callbacks, "split_by_case", lambda slices: [slices])
     progress = Progress(Steps(range(40)), Steps(range(3)), epochs=2)
     progress.set_model(network)
     return progress
@@ -90,7 +89,6 @@ def test_an_epoch_is_one_line_in_a_log_and_foretold_once(progress, capsys):
             progress.on_train_batch_end(step)
         progress.on_test_begin()
         progress.on_test_batch_end(0)
-        progress.on_test_end()
         figures = {name: 0.25 for name in ("loss", "val_loss", "val_dice", "val_dice_oedema")}
         progress.on_epoch_end(epoch, figures)
     told, first, second = capsys.readouterr().out.splitlines()
