@@ -7,6 +7,7 @@ channels = read_channels("slice_of_mri.png", 3)    # (H, W, 3), uint8
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import re
@@ -205,6 +206,8 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
     if (start := file.read(24)).startswith(PNG):
         return int.from_bytes(start[16:20]), int.from_bytes(start[20:])
     from PIL import Image  # 60 ms, which a PNG need not wait for
+
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # our one line says it already
 
     Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS bounds them, with a line of our own
     file.seek(0)

@@ -164,6 +164,8 @@ def check_shape(header: nib.Nifti1Header, path: Path) -> tuple[tuple[int, ...], 
     if dtype.kind not in "iufb":
         kind = "colour" if dtype.fields else "complex"
         raise InputError(f"{path} holds {kind} voxels, not HU; give the scan itself")
+    if not np.isfinite(header["vox_offset"]):
+        raise InputError(f"{path} does not say where its voxels begin; copy it again")
     return shape, dtype
 
 

@@ -115,6 +115,13 @@ def test_a_quaternion_that_is_no_number_is_refused(tmp_path):
         read_volume(path)
 
 
+@pytest.mark.parametrize("start", [np.inf, np.nan])
+def test_voxels_that_begin_nowhere_are_refused(tmp_path, start):
+    path = with_header(tmp_path / "x.nii", vox_offset=start)
+    with pytest.raises(InputError, match=r"x\.nii does not say where its voxels begin"):
+        read_volume(path)
+
+
 def test_a_scan_in_metres_is_refused(tmp_path):
     path = save_nifti(tmp_path / "x.nii", stored(), np.diag([4e-4, 4e-4, 5e-3, 1]))
     with pytest.raises(InputError, match=r"mm long by its header; repair its spacing"):
