@@ -22,6 +22,7 @@ from pathlib import Path
 
 from common.errors import InputError, run, warn
 from dataset.make import make_dataset, remove_dataset
+from dataset.measure import measure_sources
 from dataset.options import Options, name_plainly, to_options, to_sources
 from dataset.read import read_dataset, read_description
 from scan.views import VIEWS
@@ -64,12 +65,12 @@ def add_pictures(add) -> None:
     """Add the options that say which slices or volumes are stored, and how."""
     add("--format", choices=("png", "tfrecord"), help="of the pairs (png; tfrecord of volumes)")
     add("--dimensions", type=int, choices=(2, 3), help="slices or volumes (2)")
-    add("--size", type=int, help="pixels a side of a slice (512; of MRI 240)")
-    said = "voxels of a volume, one number or three (128)"
-    add("--grid", nargs="+", type=int, default=[128], metavar="N", help=said)
-    said = f"how a volume, cropped to what it shows, comes to the grid ({Options.fit})"
+    add("--size", type=int, help="pixels a side of a slice (512; of MRI as large as the brains)")
+    said = "voxels of a volume, one number or three (as many as show something)"
+    add("--grid", nargs="+", type=int, metavar="N", help=said)
+    said = f"how a volume, cropped to what it shows, comes to --grid ({Options.fit})"
     add("--fit", choices=("crop", "resize"), help=said)
-    said = f"voxel size of cropped volumes ({Options.spacing})"
+    said = "voxel size of volumes and of MRI's slices (that of the scans, 1 or more)"
     add("--spacing", type=float, metavar="MM", help=said)
     said = "of axial, coronal, sagittal (these three), mip (highest value along z)"
     add("--views", nargs="+", choices=[*VIEWS, "mip"], metavar="VIEW", help=said)
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, out = to_options(args), Path(args.out)
     sources, origin = to_sources(args, options)
     sources = name_plainly(sources)
+    options = measure_sources(sources, options, args.jobs)
     if args.overwrite:
         remove_dataset(out)
     left_out = make_dataset(sources, out, options, origin, args.jobs)

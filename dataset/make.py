@@ -98,7 +98,7 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         content["cases"] = {s.scan: name_sources(s) for s in sources if s.modalities}
     if options.dimensions == 3:
         is_crop = options.fit == "crop"
-        content |= {"grid": options.grid, "fit": options.fit, "views": ["volume"]}
+        content |= {"grid": options.grid or None, "fit": options.fit, "views": ["volume"]}
         content["spacing_mm"] = options.spacing if is_crop else None
     else:
         content |= {"views": options.views, "size": options.size}

@@ -38,7 +38,7 @@ DRAWN = ("slice",)  # the views of MRI that are slices in pictures
 class Options:
     """The options that decide a dataset, with their defaults; dataset.json keeps them."""
 
-    size: int = 512  # pixels a side of a slice
+    size: int | None = 512  # pixels a side of a slice; None: as `measure_sources` finds
     views: tuple[str, ...] = VIEWS
     window: tuple[float, float] | str = WINDOW  # HU; or "hu": 16 bits of HU + 1024; or of SCALES
     slices: int | None = None  # the most slices a view and scan
@@ -54,9 +54,9 @@ class Options:
     least: float = 0.0  # the least labelled share of a slice or volume that has any label
     range: tuple[float, float] = (0.0, 1.0)  # shares of a view's axis between which slices lie
     dimensions: int = 2
-    grid: tuple[int, int, int] = (128, 128, 128)  # voxels of a volume
+    grid: tuple[int, ...] = ()  # voxels of a volume; none: as large as what it shows
     fit: str = "crop"  # how a volume comes to its grid; or "resize"
-    spacing: float = 1.0  # mm: voxels of a cropped volume
+    spacing: float | None = 1.0  # mm: voxels of volumes and pixels of MRI; None likewise
     format: str = "png"  # or "tfrecord"
     trust_masks: bool = False  # take masks that look wrong: empty, far too small, beside the head
 
@@ -106,18 +106,19 @@ def to_options(args: argparse.Namespace) -> Options:
     is_drawn = is_mri and bool(args.scans) and not any(has_ending(file, SCANS) for file in files)
     refuse_useless(args, is_drawn)
     given = vars(args) | {
-        "size": 240 if is_mri and args.size is None else args.size,
         "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
         "channels": [name.lower() for name in args.channels or CT],
         "labels": parse_labels(args.labels) if is_mri else tuple(HEAD) if args.synthetic else (),
-        "grid": args.grid * (3 // len(args.grid)),
+        "grid": args.grid and args.grid * (3 // len(args.grid)),
         "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
     }
     values = {f.name: given[f.name] for f in fields(Options) if given[f.name] is not None}
     options = Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     check_options(options)
-    return options
+    if not is_mri:
+        return options
+    return replace(options, size=args.size, spacing=args.spacing)
 
 
 def check_options(o: Options) -> None:
@@ -133,7 +134,7 @@ def check_options(o: Options) -> None:
     is_split = min(o.split) >= 0 < o.split[0] and math.isfinite(sum(o.split))
     require(is_split, "--split needs three shares, the first above 0, such as 80 10 10")
     require(o.spacing > 0, f"--spacing {o.spacing} is not a length; give mm above 0")
-    is_grid = len(o.grid) == 3 and min(o.grid) >= 16
+    is_grid = not o.grid or (len(o.grid) == 3 and min(o.grid) >= 16)
     require(is_grid, "--grid takes one or three numbers of voxels, each at least 16")
     is_once = len(set(o.channels)) == len(o.channels) <= 4
     require(is_once, "--channels takes one to four modalities, each once")

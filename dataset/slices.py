@@ -139,11 +139,16 @@ def choose_slices(has_brain, limit: int | None, empty: float, rng) -> np.ndarray
 def keep_slices(images, masks, options: Options, rng) -> np.ndarray:
     """Indices of the slices to keep: `choose_slices` among those that are worth it.
 
-    Such a slice lies within `options.range` of the axis. Its labelled share is at least
-    `options.least`. One without any label differs from the background in a share of SHOWN or more.
+    Such a slice lies within `options.range` of the axis, of an MRI's brain. Its labelled share is
+    at least `options.least`. One without any label differs from the background in a share of SHOWN
+    or more.
     """
     low, high = options.range
-    depths = (np.arange(len(images)) + 0.5) / len(images)
+    first, end = 0, len(images)
+    if options.is_mri:
+        brain = np.flatnonzero([(image != options.outside).any() for image in images])
+        first, end = brain[0], brain[-1] + 1
+    depths = (np.arange(len(images)) - first + 0.5) / (end - first)
     labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size
     enough = [
         share >= options.least if share else np.mean(image != options.outside) >= SHOWN
@@ -161,7 +166,8 @@ def cut_scan(scan: Volume, image, mask, rng, options: Options) -> Iterator[Sampl
     if options.dimensions == 3:
         yield from cut_volume(scan, image, mask, options)
         return
-    image, mask, spacing = stand_upright(scan, image, mask, options)
+    cut = cut_brain if options.is_mri else stand_upright
+    image, mask, spacing = cut(scan, image, mask, options)
     for view in options.views:
         plane, arrays = view, (image, mask)
         if view == "mip":  # one picture: the highest values along z
@@ -170,6 +176,18 @@ def cut_scan(scan: Volume, image, mask, rng, options: Options) -> Iterator[Sampl
         pixel = pixel_spacing(spacing, plane)
         for index in keep_slices(images, masks, options, rng):
             yield fit_sample(images[index], masks[index], view, int(index), options, pixel)
+
+
+def cut_brain(scan: Volume, image, mask, options: Options) -> tuple[np.ndarray, ...]:
+    """Image and mask of an MRI in a cube of `options.size` pixels around the brain, and the spacing
+    (3,) in mm."""
+    low, high = measure_box(image.any(axis=-1), scan)
+    extent = options.spacing * options.size
+    # by whole voxels from the box: voxels that have this size already are not resampled
+    start = low + np.rint(((high - low) - extent) / 2 / options.spacing) * options.spacing
+    box = np.stack([start, start + extent])
+    cubes = cut_cubes(scan, image, mask, options.outside, options.spacing, box)
+    return *cubes, np.full(3, options.spacing)
 
 
 def fit_sample(image, mask, view: str, index: int, options: Options, spacing=None) -> Sample:
@@ -215,10 +233,12 @@ def choose_box(shown, mask, scan: Volume, options: Options) -> tuple[np.ndarray,
 
     `shown` (bool) is the part of the scan that matters: the brain of an MRI. "resize" brings its
     whole box into the grid. "crop" keeps the voxels' size and centres the grid on that box; where
-    the box is larger than the grid, it moves as near to the mask as the box allows.
+    the box is larger than the grid, it moves as near to the mask as the box allows. Without a grid
+    it is that box.
     """
     low, high = measure_box(shown, scan)
-    spacing, grid = options.spacing, np.array(options.grid)
+    spacing = options.spacing
+    grid = np.array(options.grid or np.ceil((high - low) / spacing - 1e-3))
     if options.fit == "resize":
         spacing = float(((high - low) / grid).max())
     extent = spacing * grid

@@ -137,18 +137,18 @@ def read_mri(case: Case | str | Path, card: Card) -> MRI:
 def to_cubes(source: MRI, card: Card) -> tuple[np.ndarray, Grid]:
     """An MRI on the cubes that the network was trained on, (X, Y, Z, C), and their grid.
 
-    For slices it is the whole scan; for volumes the brain's box, at least as large as the
-    network's own shape. Where the card names no spacing, the whole fits this shape.
+    It is the brain's box, at least as large as the network's own shape. Where the card names no
+    spacing, the whole fits this shape: the brain, or for slices the scan, as pictures show it.
     """
     *shape, _ = card.input_shape
     shape = np.array([n or 0 for n in (shape if card.is_3d else shape[:1] * 3)])
-    brain = source.seen.any(axis=-1)
-    low, high = measure_box(brain, source.scan) if card.is_3d else measure_whole_box(source.scan)
-    spacing = card.spacing_mm
+    spacing, brain = card.spacing_mm, source.seen.any(axis=-1)
+    is_whole = not (card.is_3d or spacing)
+    low, high = measure_whole_box(source.scan) if is_whole else measure_box(brain, source.scan)
     if not spacing:
         spacing = ((high - low) / shape).max() if shape.all() else source.scan.spacing.min()
     count = np.ceil((high - low) / spacing - 1e-3)
-    count = np.maximum(count, shape) if card.is_3d else count
+    count = count if is_whole else np.maximum(count, shape)
     # by whole voxels from the box, so that voxels of this very size are not resampled
     start = low - np.floor((spacing * count - (high - low)) / 2 / spacing + 1e-3) * spacing
     box = np.stack([start, start + spacing * count])

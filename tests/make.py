@@ -276,7 +276,7 @@ def save_mri_pictures(folder, cases=3, count=8):
 def make_mri_set(folder, out, *more):
     """Run data.py on MRI cases, small and in one process."""
     words = [str(folder), "--channels", "flair", "t1ce", "--jobs", "1", "--out", str(out)]
-    words += [] if "--dimensions" in more else ["--size", "30"]
+    words += [] if "--dimensions" in more else ["--size", "30", "--spacing", "1"]
     return data.main([*words, *map(str, more)])
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from make import (
-    BRAIN_SHAPE,
     all_pairs,
     contents,
     head,
@@ -132,6 +131,22 @@ def test_tilted_scans_are_straightened(tmp_path):
 # ---------------------------------------------------------------- slices of MRI
 
 
+def in_cube(image, labels, size):
+    """An MRI and its labels in a cube around the brain, by whole voxels."""
+    brain = np.argwhere(image.any(-1))
+    low, high = brain.min(0), brain.max(0) + 1
+    start = np.rint((size - (high - low)) / 2 - 1e-6).astype(int)
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    place = tuple(slice(a, a + n) for a, n in zip(start, high - low, strict=True))
+    cubes = (
+        np.zeros((size,) * 3 + image.shape[3:], image.dtype),
+        np.zeros((size,) * 3, labels.dtype),
+    )
+    for cube, array in zip(cubes, (image, labels), strict=True):
+        cube[place] = array[inside]
+    return cubes
+
+
 def test_slices_hold_the_scan_and_labels_that_come_back_as_they_were(tmp_path):
     make_mri_set(save_mri(tmp_path / "cases", 3), tmp_path / "out", "--empty", 1)
 
@@ -140,12 +155,11 @@ def test_slices_hold_the_scan_and_labels_that_come_back_as_they_were(tmp_path):
         assert image.shape == (30, 30, 2) and image.dtype == mask.dtype == np.uint8
         raw, labels = mri(int(pair.case[-1]))
         # stored from left to right and front to back: both are turned on the way in
-        seen = normalise(raw[::-1, ::-1], "zscore")
+        seen, truth = in_cube(normalise(raw[::-1, ::-1], "zscore"), labels[::-1, ::-1], 30)
         index = int(pair.image.stem[-4:])
-        wanted, _ = fit_square(stack(seen, pair.view)[index], 30)
-        np.testing.assert_array_equal(image, np.rint(wanted * 255))
-        truth, _ = fit_labels(stack(labels[::-1, ::-1], pair.view)[index], 30)
-        np.testing.assert_array_equal(to_stored_values(mask, (1, 2, 4)), truth)
+        np.testing.assert_array_equal(image, np.rint(stack(seen, pair.view)[index] * 255))
+        wanted = stack(truth, pair.view)[index]
+        np.testing.assert_array_equal(to_stored_values(mask, (1, 2, 4)), wanted)
     rows = pd.read_csv(tmp_path / "out/manifest.csv").query("view == 'axial'")  # as large as they
     counts = rows.groupby("case").enhancing_tumour_pixels.sum()
     assert (counts == [(mri(index)[1] == 4).sum() for index in range(3)]).all()
@@ -158,14 +172,16 @@ def test_slices_that_say_little_are_dropped(tmp_path):
     labelled = rows.oedema_pixels + rows.enhancing_tumour_pixels + rows.necrotic_core_pixels
     pictures = [read_pair(pair)[0] for pair in all_pairs(tmp_path / "all")]
     shown = [np.count_nonzero(picture.any(axis=-1)) for picture in pictures]
-    assert min(shown) >= 0.01 * BRAIN_SHAPE[0] * BRAIN_SHAPE[1] and (labelled == 0).any()
+    assert min(shown) >= 0.01 * 30 * 30 and (labelled == 0).any()
     make_mri_set(cases, tmp_path / "few", "--empty", 1, "--views", "axial", "--least", 0.1)
     few = pd.read_csv(tmp_path / "few/manifest.csv")
-    enough = (labelled == 0) | (labelled >= 0.1 * BRAIN_SHAPE[0] * BRAIN_SHAPE[1])
+    enough = (labelled == 0) | (labelled >= 0.1 * 30 * 30)
     assert list(few.image) == list(rows.image[enough]) and len(few) < len(rows)
     make_mri_set(cases, tmp_path / "mid", "--empty", 1, "--views", "axial", "--range", 0.25, 0.5)
     middle = pd.read_csv(tmp_path / "mid/manifest.csv")["index"]
-    assert (middle.min(), middle.max()) == (BRAIN_SHAPE[2] // 4, BRAIN_SHAPE[2] // 2 - 1)
+    brain = np.flatnonzero(in_cube(*mri(), 30)[0].any((0, 1, 3)))
+    depths = (middle - brain[0] + 0.5) / len(brain)
+    assert len(brain) == 21 and sorted(set(np.rint(depths * 21 - 0.5))) == [5, 6, 7, 8, 9]
 
 
 def test_labels_that_were_not_asked_for_are_said(tmp_path, capsys):

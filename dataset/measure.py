@@ -1,0 +1,75 @@
+"""How large brains and voxels are, before anything is cut: it decides the size of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from common.errors import InputError
+from common.progress import track
+from common.workers import in_parallel
+from dataset.options import Options, Source
+from scan.cases import Case
+from scan.picture import read_channels
+from scan.read import read_case
+from scan.views import brain_of
+from scan.volume import measure_box
+
+MULTIPLE = 16  # sizes that a U-Net of four poolings takes
+FINEST = 1.0  # mm, a round number: finer slices of a brain take too long to learn from
+MOST = 256  # pixels a side: larger pictures are fitted to it
+
+
+def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> Options:
+    """The options with a size and a spacing, where the command line leaves them to the sources.
+
+    The spacing is the median of the scans' finest two axes, at least FINEST. The size is the least
+    multiple of MULTIPLE into which every brain fits; of pictures it is their own, at most MOST.
+    With a size alone, the spacing is such that every brain fits into it.
+    """
+    if options.size and options.spacing:
+        return options
+    if sources[0].pictures:
+        size = options.size or measure_pictures(sources[0], options)
+        return replace(options, size=size, spacing=options.spacing or 1.0)
+    tasks = [(source,) for source in sources]
+    found = [m for m in track(in_parallel(measure_source, tasks, jobs), len(tasks), "brain") if m]
+    if not found:
+        return replace(options, size=options.size or MOST, spacing=options.spacing or FINEST)
+    spacings, extents = zip(*found, strict=True)
+    largest = max(extents)
+    spacing = options.spacing or max(FINEST, float(np.median(spacings)))
+    if options.size and not options.spacing:
+        spacing = largest / options.size
+    size = options.size or round_up(largest / spacing)
+    return replace(options, size=size, spacing=round(spacing, 4))
+
+
+def measure_source(source: Source) -> tuple[float, float] | None:
+    """In-plane spacing of a case and the longest side of its brain, in mm; None if it is not read.
+
+    The first modality tells both. What is wrong with a case is said when it is cut.
+    """
+    name, path = next(iter(source.modalities.files.items()))
+    try:
+        scan, image = read_case(Case(source.scan, {name: path}))
+    except InputError:
+        return None
+    low, high = measure_box(brain_of(image), scan)
+    return float(np.sort(scan.spacing)[1]), float((high - low).max())
+
+
+def measure_pictures(source: Source, options: Options) -> int:
+    """Pixels a side of the slices of a case of pictures."""
+    try:
+        shape = read_channels(source.pictures[0][1], len(options.channels)).shape[:2]
+    except InputError:
+        return MOST
+    return min(MOST, round_up(max(shape)))
+
+
+def round_up(size: float) -> int:
+    """The least multiple of MULTIPLE that is not smaller."""
+    return int(np.ceil(size / MULTIPLE - 1e-3)) * MULTIPLE
