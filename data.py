@@ -24,6 +24,7 @@ from common.errors import InputError, run, warn
 from dataset.make import make_dataset, remove_dataset
 from dataset.measure import measure_sources
 from dataset.options import Options, name_plainly, to_options, to_sources
+from dataset.plan import describe_plan
 from dataset.read import read_dataset, read_description
 from scan.views import VIEWS
 from scan.volume import POSITIONS
@@ -96,12 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.overwrite:
         remove_dataset(out)
     left_out = make_dataset(sources, out, options, origin, args.jobs)
-    splits = read_description(out).splits
+    card = read_description(out)
+    splits = card.splits
     counts = ", ".join(f"{split} {len(cases)}" for split, cases in splits.items())
     if sum(map(len, splits.values())) < 10:
         warn(f"fewer than 10 cases: shares can only be met roughly; cases are {counts}")
     pairs = sum(map(len, read_dataset(out).values()))
     print(f"{out}: {pairs} pairs of {len(sources) - left_out} scans (cases: {counts})")
+    print(f"plan of training: {describe_plan(card.plan)}")
     if left_out:
         raise InputError(f"{left_out} of {len(sources)} scans could not be used; see above")
     return 0

@@ -49,7 +49,7 @@ from training.callbacks import (
     round_figures,
     validate,
 )
-from training.options import list_gpus, parse, settle
+from training.options import PLANNED, list_gpus, parse, settle
 
 with quietly():
     import keras
@@ -62,8 +62,8 @@ CALIBRATING = {2: 300, 3: 10}  # slices, volumes by which an export in 8 bits is
 
 
 def input_shape(options: Namespace, card: Card) -> tuple[int, ...]:
-    """(H, W, C) of slices fitted to --size, (X, Y, Z, C) of volumes on their dataset's grid."""
-    spatial = card.grid if card.is_3d else (options.size, options.size)
+    """(H, W, C) of slices fitted to --size, (X, Y, Z, C) of --patch."""
+    spatial = options.patch if card.is_3d else (options.size, options.size)
     return (*spatial, len(card.channels))
 
 
@@ -133,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv, __doc__)
     train_pairs, val_pairs = read_pairs(options.data, options.views)
     card = read_description(options.data) or Card()
-    options = settle(options, card)
+    given = options
+    options = settle(options, card, len(train_pairs))
+    print(describe_choice(given, options))
     prepare_device(options)
     things, count = "volumes" if card.is_3d else "pictures", LOOKED_AT[card.dimensions]
     for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
@@ -146,6 +148,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
         f"{options.output}/model.keras; curves in {options.output}/curves.png"
     )
+
+
+def describe_choice(given: Namespace, options: Namespace) -> str:
+    """Which options follow the plan, and which were given, in words."""
+    told = {True: [], False: []}
+    for name in PLANNED:
+        value = getattr(options, name)
+        if value is not None:
+            text = " ".join(map(str, value)) if isinstance(value, list) else f"{value}"
+            told[getattr(given, name) is None].append(f"{name} {text}")
+    as_given = f"; as given: {', '.join(told[False])}" if told[False] else ""
+    return f"as planned: {', '.join(told[True])}{as_given}"
 
 
 def prepare_device(options: Namespace) -> None:
@@ -162,7 +176,7 @@ def train(
     """Fit, from the start or the last finished epoch; return the path of the best model."""
     keras.utils.set_random_seed(options.seed)
     output, workers = Path(options.output), options.workers
-    shape = (card.grid if card.is_3d else options.size, options.batch, choose_window(card))
+    shape = (options.patch if card.is_3d else options.size, options.batch, choose_window(card))
     slices = TrainingSlices(
         train_pairs, *shape, steps=options.steps, seed=options.seed, workers=workers
     )

@@ -40,7 +40,8 @@ class Card:
     window: HU shown as black and white, or "hu"; None for a network that takes any.
     spacing_mm: size of a pixel or voxel that the network sees; sure: least mean probability of a
     slice's mask; multiple: its sizes are multiples of this; input_shape: (H, W, C) or (X, Y, Z, C),
-    None for any size; size, grid: of a dataset's slices and volumes.
+    None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
+    volumes' where they differ; plan: how train.py shall learn from it.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -68,6 +69,8 @@ class Card:
     format: str = "png"
     size: int | None = None
     grid: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    plan: dict = field(default_factory=dict)
     splits: dict[str, list[str]] = field(default_factory=dict)
     cases: dict[str, dict] = field(default_factory=dict)
     source: str | None = None

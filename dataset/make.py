@@ -20,12 +20,13 @@ import numpy as np
 from tqdm import tqdm
 
 from common import SOFTWARE
-from common.card import find_regions
+from common.card import find_regions, to_card
 from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
 from common.progress import track
 from common.workers import in_parallel
-from dataset.options import Options, Source
+from dataset.options import DRAWN, Options, Source
+from dataset.plan import Machine, make_plan
 from dataset.read import DESCRIPTION, MANIFEST, SPLITS, name_sample, read_description, read_rows
 from dataset.records import ENDING, write_records
 from dataset.slices import Sample, cut_scan, fit_sample, keep_slices, load_pictures, load_source
@@ -33,6 +34,7 @@ from scan.hu import AIR
 from scan.picture import write_picture
 from scan.views import normalise
 
+AXES = ("x", "y", "z")  # columns of the voxels of a volume
 UNFINISHED = ".scans"  # folder of the rows of each finished scan, until the dataset is finished
 
 
@@ -102,6 +104,8 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         content["spacing_mm"] = options.spacing if is_crop else None
     else:
         content |= {"views": options.views, "size": options.size}
+        if options.is_mri and options.views != DRAWN:
+            content["spacing_mm"] = options.spacing
     if not options.is_mri:
         content["window"] = options.window
     content |= {
@@ -178,8 +182,10 @@ def finish_dataset(out: Path, content: dict, options: Options) -> None:
     rows = [to_split(row, splits, out) for row in sorted(rows, key=lambda row: order[row["scan"]])]
     write_rows(out / MANIFEST, rows)
     found = {"splits": splits}
-    if content.get("cases") and "size" in content:
-        found["spacing_mm"] = float(np.median([float(row["spacing_mm"]) for row in rows]))
+    if options.dimensions == 3:
+        found["shape"] = [int(np.median([int(row[axis]) for row in rows])) for axis in AXES]
+    count = sum(row["split"] == "Train" for row in rows)
+    found["plan"] = make_plan(to_card(content | found), count, Machine.here())
     write_text(out / DESCRIPTION, json.dumps(content | found, indent=1) + "\n")
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
@@ -280,6 +286,8 @@ def quantise_image(image: np.ndarray, options: Options) -> np.ndarray:
 def measure_sample(sample: Sample, options: Options) -> dict:
     """Measured columns of a row: the spacing, and the count of pixels of each label."""
     row = {"spacing_mm": sample.spacing_mm} if sample.spacing_mm else {}
+    if options.dimensions == 3:
+        row |= dict(zip(AXES, sample.mask.shape, strict=True))
     counts = np.bincount(sample.mask.ravel(), minlength=256)
     values = range(1, len(options.labels) + 1) if options.labels else (255,)
     for name, value in zip(options.label_names.values(), values, strict=True):

@@ -1,7 +1,6 @@
 """A plan of training, chosen from what a dataset holds and from the machine, as an expert would.
 
     plan = make_plan(card, count, Machine.here())       # {"size": 192, "batch": 16, …}
-    estimate_minutes(plan, card, Machine.here())
 
 data.py writes the plan into dataset.json, train.py follows it, and any option overrules it. The
 keys are the names of train.py's options. The choices were made on real patients' MRI and on
@@ -10,6 +9,7 @@ synthetic CT, each on cases that no reported figure comes from: see benchmarks/R
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -18,25 +18,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MULTIPLE = 16  # sizes are multiples of 2 ** depth
-DEPTH = 4
-# Width (filters on the first level) and side of a 3-D patch: on a GPU as in nnU-Net (Isensee et
-# al., Nature Methods 18, 2021), on a CPU as small as a useful network may be
+from common.card import Card
+
+DEPTH = 4  # poolings, so that sizes are multiples of 16
+# Filters on the first level and side of a patch in voxels: on a GPU as in nnU-Net (Isensee et al.,
+# Nature Methods 18, 2021), on a CPU as few as learn well in some hours
 WIDTH = {"gpu": 32, "cpu": 16}
-PATCH = {"gpu": 128, "cpu": 64}
-WIDTH_3D = {"gpu": 32, "cpu": 8}
+WIDTH_3D, PATCH = {"gpu": 32, "cpu": 8}, {"gpu": 128, "cpu": 64}
 CT_SIZE = 160  # pixels a side to which slices of a CT are fitted, as for the shipped network
-MOST_SIZE = 256  # pixels a side of a picture: larger ones are fitted to it
-BATCHES = {2: (32, 8), 3: (4, 2)}  # the most and the least samples of a step, by dimensions
-# In training a level keeps so many arrays of its features: two blocks down, two up, each of a
-# convolution, a normalisation and a ReLU, then as many gradients, and what is concatenated
+BATCH = {2: 16, 3: 2}  # samples of a step, by dimensions, where memory allows
+# Arrays of a level's features that a step keeps in memory: two blocks down and two up, each of
+# convolution, normalisation and ReLU, what is concatenated, and as many gradients
 KEPT = 28
-SHARE = 0.5  # of the memory at hand
-STEPS = (50, 250)  # an epoch has at least and, as in nnU-Net, at most so many
-SAMPLES = {2: 60_000, 3: 6_000}  # drawn in a whole training: with fewer, Dice still rises
-HOURS = 3  # the longest training that is planned
-FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
-USED = 0.35  # of a machine's speed in multiplying matrices: what training comes to, as measured
+SHARE = 0.5  # of the memory
+STEPS = (50, 250)  # the least and, as in nnU-Net, the most of an epoch
+SAMPLES = {2: 60_000, 3: 6_000}  # drawn in all, by dimensions: beyond, Dice hardly rises
+EPOCHS = (10, 200)  # the fewest and the most
+LOSS, RATE = "dice_cross_entropy", 1e-3  # as the shipped network's; Adam's learning rate
+USED = 0.35  # share of a processor's speed in multiplying matrices that training comes to
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Machine:
         cores = os.cpu_count() or 1
         if memory := read_gpu_memory():
             return cls(memory, None, cores)
-        return cls(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"), time_matrix(), cores)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return cls(memory, time_matrix(), cores)
 
 
 def read_gpu_memory() -> int:
@@ -79,3 +79,72 @@ def time_matrix() -> float:
         matrix @ matrix
         seconds.append(time.perf_counter() - start)
     return 2 * 1024**3 / min(seconds[1:])
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def make_plan(card: Card, count: int, machine: Machine) -> dict:
+    """Options of train.py for a dataset of `count` training pairs, on a machine.
+
+    `card` is the dataset's. "minutes" is what a training will take; None where that is not known.
+    All else depends on the dataset, on there being a GPU, and on the memory, but not on the time.
+    """
+    kind, dimensions = machine.kind, card.dimensions
+    if card.is_3d:
+        shape = card.grid or choose_patch(card, PATCH[kind])
+        plan = {"patch": list(shape), "width": WIDTH_3D[kind]}
+    else:
+        size = card.size if card.is_mri and card.size else CT_SIZE
+        shape, plan = (size, size), {"size": size, "width": WIDTH[kind]}
+    batch = BATCH[dimensions]
+    sample = 4 * KEPT * plan["width"] * math.prod(shape) * 2  # bytes; levels below double the first
+    while batch > 1 and batch * sample > SHARE * machine.memory:
+        batch //= 2
+    steps = int(np.clip(count // batch, *STEPS))
+    epochs = int(np.clip(SAMPLES[dimensions] // (steps * batch), *EPOCHS))
+    plan |= {"depth": DEPTH, "batch": batch, "steps": steps}
+    plan |= {"epochs": epochs, "loss": LOSS, "lr": RATE, "schedule": "cosine"}
+    return plan | {"minutes": estimate_minutes(shape, plan, card, machine)}
+
+
+def choose_patch(card: Card, side: int) -> tuple[int, ...]:
+    """Voxels of a patch: `side`, or less along the axes of which the volumes have fewer."""
+    least = [max(16, 16 * math.ceil(n / 16)) for n in card.shape or (side,) * 3]
+    return tuple(min(side, n) for n in least)
+
+
+def estimate_minutes(shape: tuple, plan: dict, card: Card, machine: Machine) -> int | None:
+    """Minutes of a training; None on a GPU, which is not asked how fast it is."""
+    if not machine.speed:
+        return None
+    classes = len(card.labels) + 1
+    once = count_operations(shape, len(card.channels), classes, plan["width"], plan["depth"])
+    samples = plan["epochs"] * plan["steps"] * plan["batch"]
+    # backwards takes twice as many as forwards
+    return math.ceil(3 * once * samples / (machine.speed * USED) / 60)
+
+
+def count_operations(shape: tuple, channels: int, classes: int, width: int, depth: int) -> float:
+    """Multiplications and additions by which a U-Net (see model.py) predicts one sample."""
+    taps, below = 3 ** len(shape), 2 ** len(shape)
+    total, voxels, filters, before = 0.0, math.prod(shape), width, channels
+    for _ in range(depth):
+        down = taps * filters * (before + filters)
+        up = 2 * filters * filters + taps * filters * 3 * filters
+        total += voxels * (down + up)
+        voxels, before, filters = voxels / below, filters, 2 * filters
+    total += voxels * taps * filters * (before + filters)
+    return 2 * (total + math.prod(shape) * width * classes)
+
+
+def describe_plan(plan: dict) -> str:
+    """A plan in words, for people."""
+    size = " x ".join(map(str, plan["patch"] if "patch" in plan else [plan["size"]] * 2))
+    things = f"patches of {size} voxels" if "patch" in plan else f"slices of {size} pixels"
+    length = f"{plan['epochs']} epochs of {plan['steps']} steps"
+    time_ = f", some {plan['minutes']} minutes on this machine" if plan["minutes"] else ""
+    return (
+        f"{things}, batches of {plan['batch']}, width {plan['width']}, depth {plan['depth']}, "
+        f"loss {plan['loss']}, learning rate {plan['lr']:g} ({plan['schedule']}), {length}{time_}"
+    )

@@ -24,6 +24,9 @@ LONG_PIXELS = 0.2  # any get long pixels
 TRAINED_WINDOW = 0.4  # those in HU are seen about the network's window, the rest as exported
 EIGHT_BITS = 0.3  # those in HU lose what an 8-bit picture cannot hold
 
+FOREGROUND = 1 / 3  # of a volume's patches lie about a label, as in nnU-Net
+TURNED = 0.5  # of them are turned and scaled
+
 # The windows in which people export pictures: how often each, its centre from … to, its width from
 # … to, in HU (about the presets of Radiopaedia, "Windowing (CT)"). Brain windows are the commonest,
 # and the hardest: blood in them is as white as bone.
@@ -50,15 +53,19 @@ def augment_sample(
     """One random training sample of an image and its mask.
 
     The image is a picture (H, W), the slice (H, W, C) of an MRI or a volume (X, Y, Z, C), uint8 or
-    float32 HU. It is returned as float32 in [0, 1], with `size` as its side (or its grid), and the
-    mask as float32 of 0 and 1, or as uint8 of several labels. The same state of `rng` gives the
-    same sample.
+    float32 HU. It is returned as float32 in [0, 1], with `size` as its side, and the mask as
+    float32 of 0 and 1, or as uint8 of several labels. Of a volume a patch of `size` (X, Y, Z) is
+    returned. The same state of `rng` gives the same sample.
     """
     if image.ndim == 2 and image.dtype != np.uint8 and rng.random() < BLEEDING:
         image, mask = bleed(image, mask, rng, label_count)
     if image.ndim == 2 and rng.random() < LONG_PIXELS:
         image, mask = lengthen(image, mask, rng)
-    image, mask = warp(image, mask, rng, size, label_count)
+    if mask.ndim == 3:
+        image, mask = draw_patch(image, mask, rng, tuple(size))
+        mask = mask if label_count > 1 else (mask > 0).astype(np.float32)
+    else:
+        image, mask = warp(image, mask, rng, size, label_count)
     if image.ndim > mask.ndim:
         return change_channels(normalise(image, window), rng), mask
     if image.dtype == np.uint8:
@@ -150,6 +157,45 @@ def warp(
     return move(image, matrix, frame, air_of(image)), mask
 
 
+def draw_patch(
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, frame: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A patch of a volume (X, Y, Z, C) and its mask; black where it reaches beyond the volume.
+
+    A share of FOREGROUND lies about a voxel of some label, each label as often as another, so that
+    small ones are seen; the rest lie anywhere. A share of TURNED is turned and scaled, which takes
+    long. All may be flipped from left to right.
+    """
+    half, shape = np.array(frame) / 2, np.array(mask.shape)
+    low, high = np.minimum(half, shape / 2), np.maximum(shape - half, shape / 2)
+    centre = rng.uniform(low, high)
+    if (
+        rng.random() < FOREGROUND
+        and (labels := np.flatnonzero(np.bincount(mask.ravel()))[1:]).any()
+    ):
+        points = np.flatnonzero(mask.ravel() == rng.choice(labels))
+        point = np.unravel_index(points[rng.integers(len(points))], mask.shape)
+        centre = np.clip(np.array(point) + 0.5, low, high)
+    if rng.random() < TURNED:
+        matrix = draw_upright(mask.shape, rng, frame, centre - 0.5, 1.0)
+        return move(image, matrix, frame, 0), move(mask, matrix, frame, 0, nearest=True)
+    start = np.rint(centre - half).astype(int)
+    flip = slice(None, None, rng.choice([-1, 1]))
+    return cut_patch(image, start, frame)[flip], cut_patch(mask, start, frame)[flip]
+
+
+def cut_patch(array: np.ndarray, start: Sequence[int], frame: Sequence[int]) -> np.ndarray:
+    """The part (X, Y, Z[, C]) of `frame` voxels from `start` on; 0 beyond the array."""
+    patch = np.zeros((*frame, *array.shape[3:]), array.dtype)
+    inside, place = [], []
+    for first, side, size in zip(start, frame, array.shape, strict=False):
+        a, b = max(0, first), min(size, first + side)
+        inside.append(slice(a, b))
+        place.append(slice(a - first, b - first))
+    patch[tuple(place)] = array[tuple(inside)]
+    return patch
+
+
 def move(
     array: np.ndarray, matrix: np.ndarray, frame: tuple, outside: float, nearest: bool = False
 ) -> np.ndarray:
@@ -167,10 +213,13 @@ def move(
     return ndimage.affine_transform(array, back, shift, frame, order=order, cval=outside)
 
 
-def draw_upright(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:
+def draw_upright(
+    shape: tuple, rng: np.random.Generator, frame: tuple, centre=None, scale: float | None = None
+) -> np.ndarray:
     """A map of an upright image or volume into `frame`: turned a little, flipped, scaled, moved.
 
-    A flip swaps left and right, in a sagittal slice front and back.
+    `centre` comes near the middle of the frame, and `scale` is about kept: by default those of the
+    whole. A flip swaps left and right, in a sagittal slice front and back.
     """
     axes = len(shape)
     linear = np.eye(axes)
@@ -182,10 +231,12 @@ def draw_upright(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.nda
         turn[[first, second], [first, second]] = np.cos(angle)
         turn[[first, second], [second, first]] = np.sin(angle) * np.array([-1, 1])
         linear = turn @ linear
-    scale = np.divide(frame, shape).min() * np.exp(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
+    scale = scale or np.divide(frame, shape).min()
+    scale *= np.exp(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
     linear = scale * linear * flip
-    centre = (np.array(frame) - 1) / 2 + rng.uniform(-0.05, 0.05, axes) * frame
-    return np.column_stack([linear, centre - linear @ ((np.array(shape) - 1) / 2)])
+    middle = (np.array(frame) - 1) / 2 + rng.uniform(-0.05, 0.05, axes) * frame
+    centre = (np.array(shape) - 1) / 2 if centre is None else centre
+    return np.column_stack([linear, middle - linear @ centre])
 
 
 def draw_affine(shape: tuple, rng: np.random.Generator, frame: tuple) -> np.ndarray:

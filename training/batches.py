@@ -9,6 +9,7 @@ images, masks, weights = batches[0]
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -20,30 +21,35 @@ from common.errors import InputError, quietly, warn
 from dataset.read import Pair, name_folders, read_dataset, read_pair
 from scan.mask_picture import read_noted_mask_picture
 from scan.views import air_of, fit_labels, fit_square, normalise
-from training.augment import augment_sample
+from training.augment import augment_sample, cut_patch
 
 with quietly():
     import keras
 
+KEPT_VOLUMES = 64  # read last: of BraTS 1 GB
 WHOLE = 0.95  # of a picture, a round number: what is to be found never fills one
 
 
 class Slices(keras.utils.PyDataset):
     """Batches (image, mask, weight) of a list of pairs in order, float32 in [0, 1].
 
-    Images are (batch, size, size, channels) for slices and (batch, *size, channels) for volumes,
-    whose `size` is their grid. Masks are as large and have one channel, which holds the label where
-    there are several. `window` in HU is for pictures that hold HU. `workers` threads read.
+    Images are (batch, size, size, channels) for slices. Of volumes, whose `size` is (X, Y, Z), they
+    are the patches (batch, X, Y, Z, channels) that tile each, black beyond it. Masks are as large
+    and have one channel, which holds the label where there are several. Every batch is full, since
+    each size of a batch would be compiled anew: copies of the last sample, whose weight is 0, fill
+    up the last one; other weights are 1. `window` in HU is for pictures that hold HU. `workers`
+    threads read.
     """
 
     def __init__(self, pairs: Sequence[Pair], size, batch: int, window, workers: int = 2):
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=2 * workers)
         self.pairs, self.size, self.batch, self.window = pairs, size, batch, window
+        self.parts = [(pair, start) for pair in pairs for start in place_tiles(pair, size)]
         self.busy = 0.0  # seconds that the threads spent here
         self.error = None  # TensorFlow hides a thread's exception in one of its own
 
     def __len__(self) -> int:
-        return math.ceil(len(self.pairs) / self.batch)
+        return math.ceil(len(self.parts) / self.batch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         start = time.perf_counter()
@@ -58,19 +64,21 @@ class Slices(keras.utils.PyDataset):
         return *stack_samples(samples), weights.astype(np.float32)
 
     def spread(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """One batch of at most `most` pairs, spread evenly over the list."""
-        chosen = np.linspace(0, len(self.pairs) - 1, min(most, len(self.pairs))).astype(int)
+        """One batch of at most `most` samples, spread evenly over the list."""
+        chosen = np.linspace(0, len(self.parts) - 1, min(most, len(self.parts))).astype(int)
         return stack_samples([self.sample(number) for number in chosen])
 
     def numbers(self, index: int) -> range:
         """The numbers of the samples in a batch."""
-        return range(index * self.batch, min((index + 1) * self.batch, len(self.pairs)))
+        return range(index * self.batch, min((index + 1) * self.batch, len(self.parts)))
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and mask, fitted and normalised as for a prediction."""
-        pair = self.pairs[number]
-        image, mask = read_pair(pair)
-        if mask.ndim == 2:  # volumes are stored on their grid
+        pair, start = self.parts[number]
+        image, mask = read_kept(pair)
+        if mask.ndim == 3:
+            image, mask = (cut_patch(array, start, self.size) for array in (image, mask))
+        else:
             image, _ = fit_square(image, self.size, outside=air_of(image))
             if pair.labels > 1:
                 mask, _ = fit_labels(mask, self.size)
@@ -104,11 +112,28 @@ class TrainingSlices(Slices):
         turn, index = divmod(number, len(self.pairs))
         pair = self.pairs[self.order(turn)[index]]
         rng = np.random.default_rng((self.seed, number))
-        return augment_sample(*read_pair(pair), rng, self.size, self.window, pair.labels)
+        return augment_sample(*read_kept(pair), rng, self.size, self.window, pair.labels)
 
     def order(self, turn: int) -> np.ndarray:
         """The order of the pairs in their `turn`-th shuffle."""
         return np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
+
+
+def read_kept(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """As `dataset.read.read_pair`; the volumes read last are kept, for a patch is soon drawn."""
+    return read_volume_pair(pair) if pair.view == "volume" else read_pair(pair)
+
+
+read_volume_pair = functools.lru_cache(KEPT_VOLUMES)(read_pair)
+
+
+def place_tiles(pair: Pair, size: int | Sequence[int]) -> list[tuple[int, ...] | None]:
+    """First voxels of the patches of `size` that tile a pair's volume; [None] for a slice."""
+    if isinstance(size, int):
+        return [None]
+    shape = read_kept(pair)[1].shape
+    starts = [range(0, n, side) for n, side in zip(shape, size, strict=True)]
+    return list(itertools.product(*starts))
 
 
 def split_by_case(slices: Slices) -> list[Slices]:

@@ -18,18 +18,19 @@ from pathlib import Path
 
 from common.card import Card
 from common.errors import InputError, quietly
+from dataset.plan import Machine, make_plan
 from metrics import LOSSES
 from scan.views import VIEWS
 
 with quietly():
     import keras
 
-DEFAULT_SIZE = 160  # pixels a side to which slices are fitted, as for the shipped network
-DEFAULT_BATCH = 32  # slices in a step; a round number
 # Whole numbers: the least of each, and the end of what NumPy's generator takes as a seed
-LEAST = {"size": 1, "width": 1, "depth": 1, "epochs": 1, "steps": 1, "batch": 1, "workers": 1}
+LEAST = dict.fromkeys(("size", "width", "depth", "epochs", "steps", "batch", "workers"), 1)
 LEAST |= {"patience": 0, "seed": 0}
 END = 2**32
+# Options that the dataset's plan decides where they are not given
+PLANNED = ("size", "patch", "batch", "width", "depth", "loss", "lr", "schedule", "epochs", "steps")
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.Namespace:
@@ -41,9 +42,13 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     add("--data", default="files/dataset", help="dataset folder (default: %(default)s)")
     add("--output", default="files", help="where model, data.csv, curves go (%(default)s)")
     add("--views", nargs="+", choices=(*VIEWS, "mip"), help="of these views only")
-    add("--size", type=int, help=f"slices are fitted to SIZE x SIZE ({DEFAULT_SIZE})")
-    add("--width", type=int, default=16, help="filters on the first level (%(default)s)")
-    add("--depth", type=int, default=4, help="number of poolings (%(default)s)")
+    planned = "of the options below, those not given are as the dataset's plan says"
+    parser.epilog = f'{planned}: see "plan" in its dataset.json'
+    add("--size", type=int, help="slices are fitted to SIZE x SIZE (planned)")
+    patch = "voxels of the parts of volumes that are learned from, one number or three (planned)"
+    add("--patch", type=int, nargs="+", metavar="N", help=patch)
+    add("--width", type=int, help="filters on the first level (planned)")
+    add("--depth", type=int, help="number of poolings (planned)")
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
     add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
     add_training_options(add)
@@ -65,23 +70,23 @@ def add_training_options(add) -> None:
     """The options that say how to train, for a parser's `add_argument`."""
     blend = "end with the mean of the best epoch's weights and MODEL's (those begun with)"
     add("--blend", nargs="?", const=True, metavar="MODEL", help=blend)
-    add("--epochs", type=int, default=50, help="at most (%(default)s)")
-    add("--steps", type=int, help="batches an epoch (default: once through the pictures)")
-    add("--batch", type=int, help=f"slices or volumes in a step ({DEFAULT_BATCH} slices, 1 volume)")
-    add("--loss", choices=sorted(LOSSES), default="dice", help="(%(default)s)")
+    add("--epochs", type=int, help="at most (planned)")
+    add("--steps", type=int, help="batches an epoch (planned)")
+    add("--batch", type=int, help="slices or patches in a step (planned)")
+    add("--loss", choices=sorted(LOSSES), help="(planned)")
     weights = "how much each label counts in the loss (all alike)"
     add("--label-weights", nargs="+", type=float, metavar="W", help=weights)
     background = "whether background counts in it (not in dice and iou, else it does)"
     add("--background", action=argparse.BooleanOptionalAction, help=background)
-    add("--lr", type=float, default=1e-4, help="Adam's learning rate (%(default)s)")
+    add("--lr", type=float, help="Adam's learning rate (planned)")
     schedule = (
         "lower the rate when validation Dice rises no more, or warm up and follow a cosine to the "
-        "last epoch (%(default)s)"
+        "last epoch (planned)"
     )
-    add("--schedule", choices=("plateau", "cosine"), default="plateau", help=schedule)
-    patience = "epochs without a better validation Dice before stopping (%(default)s)"
-    add("--patience", type=int, default=12, help=patience)
-    precision = "default: float16 on a GPU, else float32; bfloat16 is faster on CPUs with AMX"
+    add("--schedule", choices=("plateau", "cosine"), help=schedule)
+    patience = "epochs without a better validation Dice before stopping (a third of --epochs)"
+    add("--patience", type=int, help=patience)
+    precision = "default: float16 on a GPU, bfloat16 on a CPU with AMX, else float32"
     add("--precision", choices=("float32", "bfloat16", "float16"), help=precision)
 
 
@@ -103,6 +108,10 @@ def check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not least <= value < END:
             raise InputError(f"--{name} {value}: give a whole number, {least} or more")
+    patch = options.patch or [1]
+    if len(patch) not in (1, 3) or not 1 <= min(patch) <= max(patch) < END:
+        given = " ".join(map(str, patch))
+        raise InputError(f"--patch {given}: give one or three numbers of voxels, 1 or more")
     for name in ("sure", "dropout"):
         value = getattr(options, name)
         if not 0 <= value < 1:
@@ -114,9 +123,10 @@ def check_numbers(options: argparse.Namespace) -> None:
             raise InputError(f"--{option} {value}: give a number above 0, such as {example}")
 
 
-def settle(options: argparse.Namespace, card: Card) -> argparse.Namespace:
-    """The options with what the dataset and the device decide.
+def settle(options: argparse.Namespace, card: Card, count: int = 0) -> argparse.Namespace:
+    """The options with what the dataset, its plan and the device decide.
 
+    `count` is the number of training pairs, by which a plan is made for a dataset that has none.
     Raises InputError for options that the dataset has no use for.
     """
     names = card.labels.values()
@@ -127,15 +137,29 @@ def settle(options: argparse.Namespace, card: Card) -> argparse.Namespace:
     if options.label_weights and len(options.label_weights) != len(names):
         raise InputError(f"--label-weights takes one for each of {', '.join(names)}")
     if card.is_3d and options.size:
-        grid = " x ".join(map(str, card.grid))
-        raise InputError(f"the volumes of {options.data} are of {grid} voxels: leave --size out")
-    size, batch = (None, 1) if card.is_3d else (DEFAULT_SIZE, DEFAULT_BATCH)
-    decided = {
-        "size": options.size or size,  # None for volumes: they stay on their dataset's grid
-        "batch": options.batch or batch,
-        "precision": options.precision or ("float16" if list_gpus() else "float32"),
-    }
-    return argparse.Namespace(**vars(options) | decided)
+        raise InputError(f"{options.data} holds volumes: leave --size out, or give --patch")
+    if options.patch and (card.grid or not card.is_3d):
+        what = "volumes of one grid" if card.is_3d else "slices"
+        raise InputError(f"{options.data} holds {what}: leave --patch out")
+    plan = card.plan or make_plan(card, count, Machine.here())
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    decided = {name: plan.get(name) for name in vars(options)} | given
+    if card.is_3d:
+        decided["patch"] = decided["patch"] * (3 // len(decided["patch"]))
+    if decided["patience"] is None:
+        decided["patience"] = math.ceil(decided["epochs"] / 3)
+    decided["precision"] = decided["precision"] or choose_precision()
+    return argparse.Namespace(**decided)
+
+
+def choose_precision() -> str:
+    """float16 on a GPU; bfloat16 on a CPU with AMX, where it is twice as fast; else float32."""
+    if list_gpus():
+        return "float16"
+    try:
+        return "bfloat16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+    except OSError:  # not on Linux
+        return "float32"
 
 
 def list_gpus() -> list[str]:

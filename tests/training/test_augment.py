@@ -7,7 +7,15 @@ from scipy import ndimage
 
 from scan.views import normalise, stack
 from training import augment
-from training.augment import augment_sample, bleed, draw_upright, lengthen, warp
+from training.augment import (
+    augment_sample,
+    bleed,
+    cut_patch,
+    draw_patch,
+    draw_upright,
+    lengthen,
+    warp,
+)
 
 # ---------------------------------------------------------------- pictures of a CT
 
@@ -116,6 +124,7 @@ def blob(shape, labels=3):
 @pytest.mark.parametrize("labels", [1, 3])
 def test_channels_and_labels_are_moved_alike(monkeypatch, kind, labels):
     monkeypatch.setattr(augment, "change_channels", lambda image, rng: image)
+    monkeypatch.setattr(augment, "TURNED", 1)
     image, mask = blob(SHAPES[kind], labels)
     size = 48 if kind == "slice" else (24, 24, 24)
     turned = set()
@@ -136,6 +145,32 @@ def test_channels_and_labels_are_moved_alike(monkeypatch, kind, labels):
     assert len(turned) == 8
 
 
+def test_patches_lie_about_every_label_or_anywhere(monkeypatch):
+    """One label is a single voxel, which a patch that lies anywhere would hardly ever hold."""
+    mask = np.zeros((40, 50, 30), np.uint8)
+    mask[5:15, 5:15, 5:15], mask[33, 44, 3] = 1, 2
+    image = np.stack([mask * 100, np.indices(mask.shape).sum(0)], -1).astype(np.uint8)
+    held = []
+    for seed in range(300):
+        patch, truth = draw_patch(image, mask, np.random.default_rng(seed), (16, 16, 16))
+        assert patch.shape == (16, 16, 16, 2) and truth.shape == (16, 16, 16)
+        held.append([(truth == label).any() for label in (1, 2)])
+    shares = np.mean(held, axis=0)
+    assert shares[1] > 0.1 and 0.2 < shares[0] < 0.8
+    monkeypatch.setattr(augment, "TURNED", 0)
+    patch, truth = draw_patch(image, mask, np.random.default_rng(0), (16, 16, 16))
+    np.testing.assert_array_equal(patch[..., 0], truth * 100)
+    steps = np.diff(patch[..., 1].astype(int), axis=0)
+    assert (steps == steps[0, 0, 0]).all() and abs(steps[0, 0, 0]) == 1, "the very voxels"
+
+
+def test_a_patch_beyond_the_volume_is_black():
+    array = np.arange(1, 28).reshape(3, 3, 3)
+    patch = cut_patch(array, (-1, 0, 2), (4, 2, 2))
+    assert not patch[0].any() and not patch[..., 1].any()
+    np.testing.assert_array_equal(patch[1:, :, 0], array[:, :2, 2])
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_an_mri_sample_is_its_seeds_and_keeps_the_outside_black(kind):
     image, mask = blob(SHAPES[kind])
@@ -150,7 +185,11 @@ def test_an_mri_sample_is_its_seeds_and_keeps_the_outside_black(kind):
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
         assert first[0].min() >= 0 and first[0].max() <= 1
-        plain = warp(image, mask, np.random.default_rng(seed), size, 3)[0]
+        rng = np.random.default_rng(seed)
+        if kind == "slice":
+            plain = warp(image, mask, rng, size, 3)[0]
+        else:
+            plain = draw_patch(image, mask, rng, size)[0]
         assert not first[0][~plain.any(axis=-1)].any()
         levels.append(first[0][first[1] == 2].mean(axis=0))
     assert (np.std(levels, axis=0) > 0.02).all(), "brightness differs from sample to sample"
