@@ -1,8 +1,9 @@
 """Losses and metrics of training, and the scores of a finished mask.
 
 A loss is computed on each sample (slice or volume) and then averaged, so that a small brain counts
-as much as a large one. Metrics count the voxels of all samples together: train.py asks for them by
-case. Scores are of one mask; mask and prediction both empty score 1, only one of them empty 0.
+as much as a large one; those called batch_ take all samples of a step as one. Metrics count the
+voxels of all samples together: train.py asks for them by case. Scores are of one mask; mask and
+prediction both empty score 1, only one of them empty 0.
 
 Losses and metrics take targets (B, ..., 1) in 0..1 for one class. For several classes they take
 integer labels (B, ...) or (B, ..., 1), or shares (B, ..., C); predictions are probabilities
@@ -52,6 +53,22 @@ def dice_loss(target, prediction, weights: Weights = None, background: bool = Fa
     return 1 - _class_mean(dice, weights, background)
 
 
+def batch_dice_loss(
+    target, prediction, weights: Weights = None, background: bool = False
+) -> Tensor:
+    """`dice_loss` of all samples of the batch together, the same (B,) for each.
+
+    A label that is missing in most slices is then not forgotten: its few voxels count in every
+    step, and an empty slice alone does not ask for nothing (the batch Dice of nnU-Net, Isensee et
+    al., Nature Methods 2021).
+    """
+    sums = _sums(*to_shares(target, prediction))
+    both, in_target, in_prediction = (ops.sum(part, axis=0, keepdims=True) for part in sums)
+    dice = (2 * both + SMOOTH) / (in_target + in_prediction + SMOOTH)
+    loss = 1 - _class_mean(dice, weights, background)
+    return ops.repeat(loss, ops.shape(prediction)[0], axis=0)
+
+
 def iou_loss(target, prediction, weights: Weights = None, background: bool = False) -> Tensor:
     """1 - Jaccard, with the intersection of `dice_loss`
     (Wang et al., Jaccard Metric Losses, NeurIPS 2023)."""
@@ -83,6 +100,12 @@ def dice_cross_entropy(target: Tensor, prediction: Tensor, **options) -> Tensor:
     return dice_loss(target, prediction, **options) + cross_entropy(target, prediction, **options)
 
 
+def batch_dice_cross_entropy(target: Tensor, prediction: Tensor, **options) -> Tensor:
+    """Sum of `batch_dice_loss` and `cross_entropy`."""
+    dice = batch_dice_loss(target, prediction, **options)
+    return dice + cross_entropy(target, prediction, **options)
+
+
 def dice_focal(target: Tensor, prediction: Tensor, **options) -> Tensor:
     """Sum of `dice_loss` and `focal_loss`."""
     return dice_loss(target, prediction, **options) + focal_loss(target, prediction, **options)
@@ -106,7 +129,10 @@ class SampleLoss(keras.losses.Loss):
 
 LOSSES = {
     function.__name__.removesuffix("_loss"): SampleLoss(function)
-    for function in (dice_loss, iou_loss, cross_entropy, focal_loss, dice_cross_entropy, dice_focal)
+    for function in (
+        *(dice_loss, iou_loss, cross_entropy, focal_loss, dice_cross_entropy, dice_focal),
+        *(batch_dice_loss, batch_dice_cross_entropy),
+    )
 }
 
 

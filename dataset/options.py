@@ -118,7 +118,9 @@ def to_options(args: argparse.Namespace) -> Options:
     check_options(options)
     if not is_mri:
         return options
-    return replace(options, size=args.size, spacing=args.spacing)
+    # pictures are predicted one by one, and half of a patient's may show nothing to find
+    empty = args.empty if args.empty is not None else 0.5 if is_drawn else options.empty
+    return replace(options, size=args.size, spacing=args.spacing, empty=empty)
 
 
 def check_options(o: Options) -> None:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,9 +23,9 @@ from common.card import Card
 
 DEPTH = 4  # poolings, so that sizes are multiples of 16
 # Filters on the first level and side of a patch in voxels: on a GPU as in nnU-Net (Isensee et al.,
-# Nature Methods 18, 2021), on a CPU as few as learn well in some hours
+# Nature Methods 18, 2021), on a CPU as few as learn well in an hour or two
 WIDTH = {"gpu": 32, "cpu": 16}
-WIDTH_3D, PATCH = {"gpu": 32, "cpu": 8}, {"gpu": 128, "cpu": 64}
+WIDTH_3D, PATCH = {"gpu": 32, "cpu": 12}, {"gpu": 128, "cpu": 80}
 CT_SIZE = 160  # pixels a side to which slices of a CT are fitted, as for the shipped network
 BATCH = {2: 16, 3: 2}  # samples of a step, by dimensions, where memory allows
 # Arrays of a level's features that a step keeps in memory: two blocks down and two up, each of
@@ -32,20 +33,25 @@ BATCH = {2: 16, 3: 2}  # samples of a step, by dimensions, where memory allows
 KEPT = 28
 SHARE = 0.5  # of the memory
 STEPS = (50, 250)  # the least and, as in nnU-Net, the most of an epoch
-SAMPLES = {2: 60_000, 3: 6_000}  # drawn in all, by dimensions: beyond, Dice hardly rises
-EPOCHS = (10, 200)  # the fewest and the most
-LOSS, RATE = "dice_cross_entropy", 1e-3  # as the shipped network's; Adam's learning rate
-USED = 0.35  # share of a processor's speed in multiplying matrices that training comes to
+PASSES = 60  # over all slices, and the fewest and the most slices that are seen in all
+SLICES = (15_000, 40_000)
+PATCHES = 4_000  # that are seen in all, on a CPU
+GPU = 10  # times as many of either are seen on a GPU
+# As the shipped network's; a tumour's labels are missing in most slices (see metrics.py)
+LOSS, MRI_LOSS = "dice_cross_entropy", "batch_dice_cross_entropy"
+RATE = 1e-3  # Adam's, as the shipped network's
+# Training's speed as a share of that of multiplying matrices in float32: measured on one Xeon in
+# float32, and in bfloat16 on its matrix unit, AMX
+USED, USED_AMX = 0.45, 1.1
 
 
 @dataclass(frozen=True)
 class Machine:
-    """memory: bytes at hand for a training; speed: operations a second in float32, None for a GPU,
-    which is not asked; cores."""
+    """memory: bytes; speed: operations a second that a training comes to, None for a GPU, which is
+    not asked."""
 
     memory: int
     speed: float | None
-    cores: int
 
     @property
     def kind(self) -> str:
@@ -54,11 +60,18 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine: its NVIDIA GPU where it has one, else its processor, timed for 0.1 s."""
-        cores = os.cpu_count() or 1
         if memory := read_gpu_memory():
-            return cls(memory, None, cores)
+            return cls(memory, None)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(memory, time_matrix(), cores)
+        return cls(memory, time_matrix() * (USED_AMX if has_amx() else USED))
+
+
+def has_amx() -> bool:
+    """Whether the processor has a matrix unit for bfloat16."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not on Linux
+        return False
 
 
 def read_gpu_memory() -> int:
@@ -102,9 +115,10 @@ def make_plan(card: Card, count: int, machine: Machine) -> dict:
     while batch > 1 and batch * sample > SHARE * machine.memory:
         batch //= 2
     steps = int(np.clip(count // batch, *STEPS))
-    epochs = int(np.clip(SAMPLES[dimensions] // (steps * batch), *EPOCHS))
-    plan |= {"depth": DEPTH, "batch": batch, "steps": steps}
-    plan |= {"epochs": epochs, "loss": LOSS, "lr": RATE, "schedule": "cosine"}
+    seen = PATCHES if card.is_3d else int(np.clip(PASSES * count, *SLICES))
+    seen *= GPU if kind == "gpu" else 1
+    plan |= {"depth": DEPTH, "batch": batch, "steps": steps, "epochs": seen // (steps * batch) + 1}
+    plan |= {"loss": MRI_LOSS if card.is_mri else LOSS, "lr": RATE, "schedule": "cosine"}
     return plan | {"minutes": estimate_minutes(shape, plan, card, machine)}
 
 
@@ -122,7 +136,7 @@ def estimate_minutes(shape: tuple, plan: dict, card: Card, machine: Machine) -> 
     once = count_operations(shape, len(card.channels), classes, plan["width"], plan["depth"])
     samples = plan["epochs"] * plan["steps"] * plan["batch"]
     # backwards takes twice as many as forwards
-    return math.ceil(3 * once * samples / (machine.speed * USED) / 60)
+    return math.ceil(3 * once * samples / machine.speed / 60)
 
 
 def count_operations(shape: tuple, channels: int, classes: int, width: int, depth: int) -> float:

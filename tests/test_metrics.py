@@ -67,13 +67,23 @@ def test_a_right_prediction_costs_nothing_also_of_an_empty_slice(loss):
         assert value(loss, sample, 1 - sample) > 0.3
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [name for name in LOSSES if not name.startswith("batch")])
 def test_losses_are_of_each_sample_then_averaged(loss):
     targets = np.concatenate([EMPTY, FULL, one_voxel(5)])
     predictions = RNG.random(targets.shape, dtype=np.float32)
     each = [value(loss, targets[i : i + 1], predictions[i : i + 1]) for i in range(3)]
     assert np.ptp(each) > 0.001
     assert value(loss, targets, predictions) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_batch_dice_is_that_of_all_samples_as_one():
+    targets = np.concatenate([EMPTY, FULL, one_voxel(5)])
+    predictions = RNG.random(targets.shape, dtype=np.float32)
+    whole = value("dice", *(array.reshape(1, 12, 4, 1) for array in (targets, predictions)))
+    assert value("batch_dice", targets, predictions) == pytest.approx(whole, rel=1e-5)
+    entropy = value("cross_entropy", targets, predictions)
+    both = value("batch_dice_cross_entropy", targets, predictions)
+    assert both == pytest.approx(whole + entropy, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", OVERLAP)

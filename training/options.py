@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.card import Card
 from common.errors import InputError, quietly
-from dataset.plan import Machine, make_plan
+from dataset.plan import Machine, has_amx, make_plan
 from metrics import LOSSES
 from scan.views import VIEWS
 
@@ -156,10 +156,7 @@ def choose_precision() -> str:
     """float16 on a GPU; bfloat16 on a CPU with AMX, where it is twice as fast; else float32."""
     if list_gpus():
         return "float16"
-    try:
-        return "bfloat16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "float32"
-    except OSError:  # not on Linux
-        return "float32"
+    return "bfloat16" if has_amx() else "float32"
 
 
 def list_gpus() -> list[str]:
