@@ -45,7 +45,7 @@ clean:  ## remove what make made: .venv, the viewer, caches, the demo's results
 .venv/installed: .venv/created requirements.txt
 	@echo "Installing into .venv: some 850 MB to fetch, 3 GB on the disk, once."
 	$(BIN)/python -m pip install --quiet -r requirements.txt
-	@$(BIN)/python -m compileall -q *.py common dataset predict scan server synthesis training  # as pip does with what it installs: a quick first start
+	@$(BIN)/python -m compileall -q *.py common dataset predict scan server synthesis testing training  # as pip does with what it installs: a quick first start
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt

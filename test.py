@@ -17,25 +17,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from common import SOFTWARE
-from common.card import Card, read_card, to_contiguous
+from common.card import read_card, to_contiguous
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import write_json
 from common.progress import track
-from common.report import paint_labels, plot_boxes, plot_ranking
+from common.report import paint_labels
 from dataset.read import (
-    MANIFEST,
     Pair,
-    case_and_view,
     note_pair,
-    read_dataset,
-    read_description,
     read_pair,
-    warn_of_rest,
 )
 from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour
@@ -43,90 +37,13 @@ from predict.network import MODEL, Network
 from predict.picture import as_grey, to_stored, write_image
 from predict.result import Target, plan
 from predict.work import choose_kind
-from scan import cases, pairs
-from scan.cases import PICTURES, SCANS, Case, has_ending, parse_names
+from scan.cases import Case
 from scan.mask import doubt_mask
-from scan.names import name_file
 from scan.nifti import read_labels, read_noted_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
-
-COLUMNS = ["Accuracy", "F1", "Jaccard", "Recall", "Precision"]
-SPECK = 50  # pixels, a round number: a false positive of more than these is counted once more
-
-
-# ---------------------------------------------------------------- what to score
-
-
-def find(
-    folder: str | Path, masks: str | Path | None = None, card: Card | None = None
-) -> list[Pair | Case]:
-    """The pairs in a folder: pictures, or scans where it holds no picture.
-
-    Where the model's card asks for MRI, cases take the place of scans, and also of the pictures of
-    a dataset that was made of cases. Raises InputError when nothing pairs; files without a partner
-    are named in warnings.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist; give a folder, or make one with data.py")
-    if card and card.is_mri and masks is None:
-        about = read_description(folder)
-        if about is None or about.cases:
-            return find_test_cases(folder, card, about)
-    if masks is None and is_made(folder):
-        found = read_dataset(folder)
-    else:
-        found = {"": []}
-        for name, image, mask in warn_of_rest(find_test_pairs(folder, masks)):
-            split = "" if masks or folder.is_file() else name_file(image, folder).split
-            found.setdefault(split, []).append(Pair(image, mask, **case_and_view(name)))
-    if found.get("Test") or list(found) == [""]:
-        return found.get("Test") or found[""]
-    raise InputError(f"the Test split of {folder} is empty; give its Val folder, or other data")
-
-
-def find_test_pairs(folder: Path, masks: str | Path | None) -> tuple[list, list[str]]:
-    """As `pairs.find_pairs`: pictures, or scans where no pictures pair."""
-    if holds(folder, PICTURES):
-        try:
-            return pairs.find_pairs(folder, masks, PICTURES)
-        except InputError:
-            if not holds(folder, SCANS):
-                raise
-    return pairs.find_pairs(folder, masks, SCANS)
-
-
-def find_test_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
-    """The cases in a folder that have labels.
-
-    In a dataset (`about` is its description), these are the cases of its Test split, read from the
-    files that it was made of.
-    """
-    if about is None:
-        return warn_of_rest(cases.find_cases(folder, card.channels, parse_names(card.names)))
-    known = [
-        Case(
-            name,
-            {kind: Path(p) for kind, p in made_from["files"].items()},
-            Path(made_from["labels"]),
-        )
-        for name, made_from in about.cases.items()
-    ]
-    if found := [case for case in known if case.patient in about.splits["Test"]]:
-        return found
-    raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
-
-
-def is_made(folder: Path) -> bool:
-    """Whether the folder is a dataset of data.py."""
-    return (folder / MANIFEST).exists() or read_description(folder) is not None
-
-
-def holds(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether there are files of some endings in and below the folder."""
-    return any(has_ending(file, endings) for file in pairs.list_scan_files(path, endings))
-
+from testing.find import find
+from testing.summary import draw, order_columns, summary
 
 # ---------------------------------------------------------------- one pair
 
@@ -280,100 +197,6 @@ def path_of(item: Pair | Case) -> Path:
         return item.image.with_name(f"{item.name}.png") if item.record else item.image
     folder = next(iter(item.files.values())).parent
     return folder if folder.resolve().name == item.name else folder / item.name
-
-
-def order_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of score.csv: Image (and Region) and the five scores first."""
-    first = ["Image", "Region", *COLUMNS, "Specificity", "Dice", "HD95", "NSD", "mL"]
-    kept = [name for name in first if name in table]
-    return table[kept + [name for name in table if name not in (*kept, "Target")]]
-
-
-def summary(table: pd.DataFrame) -> list[str]:
-    """What a run prints: slices with a brain, without one, cases, and scans, apart."""
-    if "Region" in table:
-        return [region_line(*part) for part in table.groupby("Region", sort=False)]
-    slices, scans = table[table.Kind == "slice"], table[table.Kind == "scan"]
-    brain, empty = slices[slices.Brain > 0], slices[slices.Brain == 0]
-    lines = []
-    if len(brain):
-        means = "  ".join(f"{name} {brain[name].mean():.4f}" for name in COLUMNS)
-        lines.append(f"slices with a brain: {len(brain)}, means: {means}")
-    if len(empty):
-        wrong, large = (empty.Predicted > 0).sum(), (empty.Predicted > SPECK).sum()
-        lines.append(
-            f"slices without a brain: {len(empty)}, with false positives: {wrong} "
-            f"({wrong / len(empty):.1%}), with more than {SPECK} pixels of them: {large} "
-            f"({large / len(empty):.1%})"
-        )
-    known = slices[slices.Case != ""]
-    if len(known):
-        dice = pooled_dice(known)
-        case, view = dice.index[dice.argmin()]
-        lines.append(
-            f"volumes of slices, one for each case and view: {len(dice)}, Dice mean "
-            f"{dice.mean():.4f}, worst {dice.min():.4f} ({case} {view})"
-        )
-    if len(scans):
-        no_number = scans.HD95.isna().sum()
-        worst = scans.iloc[scans.Dice.argmin()]
-        lines.append(
-            f"scans: {len(scans)}, means: Dice {scans.Dice.mean():.4f}  HD95 "
-            f"{scans.HD95.mean():.2f} mm  NSD at 1 mm {scans.NSD.mean():.4f}; HD95 not a number: "
-            f"{no_number}; worst Dice {worst.Dice:.4f} ({worst.Image})"
-        )
-    return lines
-
-
-def region_line(region: str, rows: pd.DataFrame) -> str:
-    """The scores of one label or region over all cases or slices."""
-    worst = rows.iloc[rows.Dice.argmin()]
-    means = "  ".join(
-        f"{name} {rows[name].mean():.4f}"
-        for name in ("Dice", "Precision", "Recall", "Specificity")
-        if name in rows
-    )
-    if "HD95" in rows:
-        means += f"  HD95 {rows.HD95.mean():.2f} mm"
-    return (
-        f"{region}: {len(rows)} {worst.Kind}s, means: {means}; worst Dice {worst.Dice:.4f} "
-        f"({worst.Image})"
-    )
-
-
-def pooled_dice(slices: pd.DataFrame) -> pd.Series:
-    """Dice of each case and view, over the pixels of all its slices together; 1 if all empty."""
-    counts = slices.groupby(["Case", "View"])[["Brain", "Predicted", "Both"]].sum()
-    total = counts.Brain + counts.Predicted
-    return (2 * counts.Both / total).where(total > 0, 1.0)
-
-
-def draw(table: pd.DataFrame, png: Path) -> bool:
-    """A box plot of labels and regions, where there are any; else worst, median and best of the
-    images with a brain. False when none has one."""
-    if "Region" in table:
-        regions = list(table.groupby("Region", sort=False))
-        titles = {"Dice": "Dice", "HD95": "HD95 in mm"}
-        panels = {
-            title: {region: rows[score] for region, rows in regions}
-            for score, title in titles.items()
-            if score in table
-        }
-        plot_boxes(panels, png)
-        return True
-    ranked = table[table.Brain > 0].sort_values("F1", kind="stable")
-    if ranked.empty:
-        return False
-    examples = []
-    for title, rank in (("worst", 0), ("median", len(ranked) // 2), ("best", -1)):
-        row = ranked.iloc[rank]
-        pictures = [
-            cv2.imread(str(row.Target.folder / f"{row.Image}_{kind}.png"), cv2.IMREAD_GRAYSCALE)
-            for kind in ("original_image", "mask", "predicted_mask")
-        ]
-        examples.append((f"{title}: {row.Image}\nF1 {row.F1:.4f}", *pictures))
-    plot_ranking(examples, ranked.F1, png)
-    return True
 
 
 # ---------------------------------------------------------------- command line

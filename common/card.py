@@ -41,7 +41,8 @@ class Card:
     spacing_mm: size of a pixel or voxel that the network sees; sure: least mean probability of a
     slice's mask; multiple: its sizes are multiples of this; input_shape: (H, W, C) or (X, Y, Z, C),
     None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
-    volumes' where they differ; plan: how train.py shall learn from it.
+    volumes' where they differ; pictures: the folder of pictures that it was made of; plan: how
+    train.py shall learn from it.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -73,6 +74,7 @@ class Card:
     plan: dict = field(default_factory=dict)
     splits: dict[str, list[str]] = field(default_factory=dict)
     cases: dict[str, dict] = field(default_factory=dict)
+    pictures: str | None = None
     source: str | None = None
 
     @property

@@ -98,6 +98,8 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
     if options.is_mri:
         content["names"] = options.names
         content["cases"] = {s.scan: name_sources(s) for s in sources if s.modalities}
+        if sources[0].pictures:
+            content["pictures"] = str(sources[0].path.resolve())
     if options.dimensions == 3:
         is_crop = options.fit == "crop"
         content |= {"grid": options.grid or None, "fit": options.fit, "views": ["volume"]}

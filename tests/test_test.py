@@ -17,7 +17,7 @@ import test as scoring
 from common.card import HEAD
 from common.errors import InputError
 from model import save_model
-from test import pooled_dice
+from testing.summary import pooled_dice
 
 GREY = 133  # of a picture's 255: 0.52, as 40 HU in the toy network's window
 
