@@ -5,8 +5,8 @@
         beside 001/mask.nii.gz; imagesTr and labelsTr of nnU-Net: pairs by what the names share
     python data.py --synthetic 40                      no scan at all: forty phantoms
     python data.py --synthetic 400 --labels DIR --window hu --size 192 --slices 12
-    python data.py CASES --channels flair t1ce --labels 1 2 4 --out files/tumour      MRI, as BraTS'
-    python data.py CASES --channels flair t1ce --labels 1 2 4 --dimensions 3 --grid 128
+    python data.py CASES --out files/tumour            MRI, as BraTS': all modalities and labels
+    python data.py CASES --channels flair t1ce --labels 1 2 4 --dimensions 3
 
 Writes Train|Val|Test/images|masks/<scan>_<view>_<index>.png, or Train|Val|Test/<scan>.tfrecord.gz,
 manifest.csv (one row a pair) and dataset.json (what the dataset is). Cases are split, never slices.
@@ -40,9 +40,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("masks", nargs="?", help="folder of masks of like names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
     said = "with --synthetic, the folder of head label maps to make scans from, else phantoms; "
-    said += "with --channels, the label values to tell apart, all else being background (1 2 4)"
+    said += "of MRI, the label values to tell apart, all else being background (all)"
     add("--labels", nargs="+", metavar="LABEL", help=said)
-    said = "SCANS holds MRI cases, found by these modalities: flair t1ce t1 t2, or others"
+    said = "SCANS holds MRI cases: the modalities to use (all of BraTS' that each case has)"
     add("--channels", nargs="+", metavar="NAME", help=said)
     said = "how the files of a modality, or of seg, the labels, are called if not as in BraTS"
     add("--names", nargs="+", metavar="NAME=GLOB", default=[], help=said)

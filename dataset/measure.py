@@ -1,4 +1,4 @@
-"""How large brains and voxels are, before anything is cut: it decides the size of slices."""
+"""How large brains and voxels are and which labels there are, before anything is cut."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from common.workers import in_parallel
 from dataset.options import Options, Source
 from scan.cases import Case
 from scan.picture import read_channels
-from scan.read import read_case
+from scan.read import read_case, read_labels
 from scan.views import brain_of
 from scan.volume import measure_box
 
 MULTIPLE = 16  # sizes that a U-Net of four poolings takes
 FINEST = 1.0  # mm, a round number: finer slices of a brain take too long to learn from
+MOST_LABELS = 8  # a round number: more are an atlas, of which few are meant
 MOST = 256  # pixels a side: larger pictures are fitted to it
 
 
 def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> Options:
-    """The options with a size and a spacing, where the command line leaves them to the sources.
+    """The options with a size, a spacing and labels, where the command line leaves them open.
 
     The spacing is the median of the scans' finest two axes, at least FINEST. The size is the least
     multiple of MULTIPLE into which every brain fits; of pictures it is their own, at most MOST.
-    With a size alone, the spacing is such that every brain fits into it.
+    With a size alone, the spacing is such that every brain fits into it. Raises InputError for more
+    labels than MOST_LABELS.
     """
-    if options.size and options.spacing:
+    if options.size and options.spacing and (options.labels or not options.is_mri):
         return options
     if sources[0].pictures:
         size = options.size or measure_pictures(sources[0], options)
@@ -38,7 +40,12 @@ def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> O
     found = [m for m in track(in_parallel(measure_source, tasks, jobs), len(tasks), "brain") if m]
     if not found:
         return replace(options, size=options.size or MOST, spacing=options.spacing or FINEST)
-    spacings, extents = zip(*found, strict=True)
+    spacings, extents, labels = zip(*found, strict=True)
+    values = tuple(sorted(set().union(*labels)))
+    if len(values) > MOST_LABELS and not options.labels:
+        some = " ".join(map(str, values[:MOST_LABELS]))
+        raise InputError(f"the label volumes hold {len(values)} values ({some} …): give --labels")
+    options = replace(options, labels=options.labels or values)
     largest = max(extents)
     spacing = options.spacing or max(FINEST, float(np.median(spacings)))
     if options.size and not options.spacing:
@@ -47,18 +54,20 @@ def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> O
     return replace(options, size=size, spacing=round(spacing, 4))
 
 
-def measure_source(source: Source) -> tuple[float, float] | None:
-    """In-plane spacing of a case and the longest side of its brain, in mm; None if it is not read.
+def measure_source(source: Source) -> tuple[float, float, set[int]] | None:
+    """In-plane spacing of a case and the longest side of its brain, in mm, and its labels; None if
+    it is not read.
 
-    The first modality tells both. What is wrong with a case is said when it is cut.
+    The first modality tells the sizes. What is wrong with a case is said when it is cut.
     """
     name, path = next(iter(source.modalities.files.items()))
     try:
         scan, image = read_case(Case(source.scan, {name: path}))
+        labels = set(np.unique(read_labels(source.mask, scan)).tolist()) - {0}
     except InputError:
         return None
     low, high = measure_box(brain_of(image), scan)
-    return float(np.sort(scan.spacing)[1]), float((high - low).max())
+    return float(np.sort(scan.spacing)[1]), float((high - low).max()), labels
 
 
 def measure_pictures(source: Source, options: Options) -> int:

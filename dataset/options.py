@@ -20,6 +20,7 @@ from scan.cases import (
     SCANS,
     Case,
     find_cases,
+    find_channels,
     find_patient,
     get_stem,
     has_ending,
@@ -100,16 +101,19 @@ class Source:
 
 def to_options(args: argparse.Namespace) -> Options:
     """The options of a command line; raises InputError for values that make no sense."""
+    if args.scans and not (args.channels or args.masks or args.synthetic):
+        args.channels = find_channels(args.scans)
     is_mri = bool(args.channels)
     # slices in pictures: no scan lies in or below the folder of MRI
     files = Path(args.scans or ".").rglob("*") if is_mri else ()
     is_drawn = is_mri and bool(args.scans) and not any(has_ending(file, SCANS) for file in files)
     refuse_useless(args, is_drawn)
+    labels = parse_labels(args.labels, is_drawn) if is_mri else HEAD if args.synthetic else ()
     given = vars(args) | {
         "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
         "channels": [name.lower() for name in args.channels or CT],
-        "labels": parse_labels(args.labels) if is_mri else tuple(HEAD) if args.synthetic else (),
+        "labels": tuple(labels),
         "grid": args.grid and args.grid * (3 // len(args.grid)),
         "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
     }
@@ -159,10 +163,15 @@ def refuse_useless(args: argparse.Namespace, is_drawn: bool) -> None:
         require(not given, f"{' and '.join(given)} would do nothing to {things}: leave them out")
 
 
-def parse_labels(given: Sequence[str] | None) -> tuple[int, ...]:
-    """The values of a label volume to tell apart, in ascending order."""
+def parse_labels(given: Sequence[str] | None, is_drawn: bool) -> tuple[int, ...]:
+    """The values of a label volume to tell apart, in ascending order; () for all that it has.
+
+    Of masks in pictures that is 255.
+    """
+    if not given:
+        return (255,) if is_drawn else ()
     try:
-        values = sorted({int(value) for value in given or (1, 2, 4)})
+        values = sorted({int(value) for value in given})
     except ValueError:
         values = [0]
     is_uint8 = values[0] >= 1 and values[-1] <= 255

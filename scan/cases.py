@@ -193,6 +193,16 @@ def find_cases(
     return cases, left_over
 
 
+def find_channels(folder: str | Path) -> list[str]:
+    """The modalities of BraTS that every case with labels in and below a folder has; [] without a
+    case, as in a folder of CT."""
+    if not Path(folder).is_dir():
+        return []
+    groups = group_files(list_tree(folder), (), {}).values()
+    found = [set(files) - {SEG} for files in groups if SEG in files and len(files) > 1]
+    return [kind for kind in SPELLINGS if found and all(kind in files for files in found)]
+
+
 def tell_files(folders: Sequence[Path]) -> str:
     """The first scans in some folders, in words, and a glob for the first of them."""
     paths = [p for folder in folders for p in list_visible(folder) if has_ending(p, SCANS)]

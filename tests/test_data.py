@@ -1,10 +1,12 @@
 """The command: what it makes from nothing, and how it refuses."""
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from make import (
     head,
     image_at,
     make_ct_set,
+    mri,
     save_mri,
     save_mri_pictures,
     save_scan,
@@ -22,6 +25,7 @@ from make import (
 
 from common.card import HEAD
 from common.errors import InputError, run
+from common.files import read_json
 from data import main, parse
 from dataset.options import Source, name_plainly, to_options, to_sources
 from dataset.read import read_dataset, read_description, read_pair
@@ -65,9 +69,32 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
         main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="--window and --views would do nothing"):
         main([*words, "--views", "axial", "--window", "minmax"])
-    with pytest.raises(InputError, match="not one of the 2 images .* has a label.* other --labels"):
-        main([*words, "--size", "32", "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="not one of the 4 images .* has a label.* other --labels"):
+        main([*words, "--labels", "1", "2", "4", "--size", "32", "--out", str(tmp_path / "out")])
     assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
+
+
+def test_modalities_labels_size_and_spacing_are_found(tmp_path):
+    cases = save_mri(tmp_path / "cases", 3, values=(1, 2, 3))
+    (cases / "case1/case1_t1.nii.gz").write_bytes((cases / "case1/case1_flair.nii.gz").read_bytes())
+    main([str(cases), "--jobs", "1", "--out", str(tmp_path / "out")])
+    about = read_json(tmp_path / "out/dataset.json")
+    assert about["channels"] == ["flair", "t1ce"], "those that all cases have"
+    assert about["label_values"] == {"1": 1, "2": 2, "3": 3}
+    brain = np.argwhere(mri()[0].any(-1))
+    assert about["size"] == 16 * math.ceil(np.ptp(brain, axis=0).max() / 16)
+    assert about["spacing_mm"] == 1 and about["plan"]["size"] == about["size"]
+    main([str(cases), "--jobs", "1", "--size", "16", "--out", str(tmp_path / "small")])
+    small = read_json(tmp_path / "small/dataset.json")
+    assert small["spacing_mm"] == pytest.approx((np.ptp(brain, axis=0).max() + 1) / 16, abs=1e-3)
+
+
+def test_an_atlas_of_labels_is_asked_about(tmp_path):
+    cases = save_mri(tmp_path / "cases", 1)
+    labels = (np.indices(mri()[1].shape).sum(0) % 20).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, np.diag([-1, -1, 1, 1])), cases / "case0/case0_seg.nii.gz")
+    with pytest.raises(InputError, match="hold 19 values .* give --labels"):
+        main([str(cases), "--jobs", "1", "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(
