@@ -102,7 +102,7 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     shape, card = KINDS[request.param]
     paths = []
-    for name, sure in (("hard", 200.0), ("soft", 6.0)):
+    for name, sure in (("hard", 200.0), ("soft", 2.0)):
         paths.append(make_network(folder / f"{name}.keras", shape, card, sure))
         export_model(paths[-1])
     return paths
