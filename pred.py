@@ -4,11 +4,19 @@
     python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
     python pred.py folder_of_scans --out masks
     python pred.py CASE_FOLDER --model files/tumour_net/model.keras   # the files of one MRI case
+    python pred.py scan.nii.gz --model A.keras B.keras      # the mean of several networks
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
 mL (of every label and region, where there are several), a verdict on a brain mask (ok, check,
 failed) and its reasons, the grid, the model's checksum and what was noticed. Several inputs get a
 page, `report.html`. What is already done is not done again.
+
+--probabilities adds `<name>_probability.nii.gz` (float32, on the scan's own grid; of several labels
+in four dimensions, the JSON's `probability_of` names them in order), for a slice a PNG of 16 bits
+for each label (65535 is 1). They are the mean of what the networks said, before it is cleaned and
+decided. --uncertainty adds `<name>_uncertainty.nii.gz` and a picture of it, `.png`: the standard
+deviation of the probability (of several labels: of any of them) over views, networks, and the image
+and its mirror image. The JSON's `uncertainty_ml` is its sum, each voxel times its volume.
 """
 
 from __future__ import annotations
@@ -21,13 +29,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from common.card import read_card
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from common.report import write_report_page
 from predict.inputs import find_inputs
-from predict.network import BACKENDS, MODEL, Network
+from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
 from predict.result import Wanted, absolute, is_done, plan, try_folder
 from predict.work import Work, predict_files
 from scan.cases import PICTURES, SCANS
@@ -48,7 +55,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "for a network of MRI, folders with a file of each modality",
     )
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
-    add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
+    add(
+        "--model",
+        nargs="+",
+        default=[MODEL],
+        help="networks of train.py, of which the mean is taken (default: the shipped one)",
+    )
     add(
         "--backend",
         default="openvino",
@@ -57,6 +69,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
+    add_outputs(parser)
+    add("--overwrite", action="store_true", help="predict again what is already done")
+    strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
+    add("--strict", action="store_true", help=strict)
+    words = map(protect_name, sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(put_paths_first(list(words)))
+    if not abs(args.border) <= MOST_BORDER:
+        raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
+    return args
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is written of a result."""
+    add = parser.add_argument
     add(
         "--format",
         nargs="+",
@@ -72,13 +98,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="MM",
         help="grow a scan's mask by MM, or shrink it where negative (default: 0)",
     )
-    add("--overwrite", action="store_true", help="predict again what is already done")
-    strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
-    add("--strict", action="store_true", help=strict)
-    args = parser.parse_args(list(map(protect_name, sys.argv[1:] if argv is None else argv)))
-    if not abs(args.border) <= MOST_BORDER:
-        raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
-    return args
+    add("--probabilities", action="store_true", help="write the probability of each label, too")
+    add("--uncertainty", action="store_true", help="write where views and networks disagree, too")
 
 
 def protect_name(word: str) -> str:
@@ -89,10 +110,10 @@ def protect_name(word: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    out, card = Path(args.out), read_card(args.model)
+    out, card = Path(args.out), read_cards(args.model)
     targets = plan(find_inputs(args.paths, card), out)
-    wanted = Wanted(args.series, tuple(args.format), args.brain, args.border, args.volume)
-    todo = [t for t in targets if args.overwrite or not is_done(t, args.model, wanted)]
+    wanted = to_wanted(args)
+    todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:
         try_folder(out)  # before anything is predicted in vain
@@ -114,6 +135,12 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"{failed} of {len(works)} inputs failed")
     bad = args.strict and any(work.about.get("verdict") == "failed" for work in works)
     return 2 if failed else FAILED * bad
+
+
+def to_wanted(args: argparse.Namespace) -> Wanted:
+    """What the command line asks for of each result."""
+    names = ("series", "brain", "border", "volume", "probabilities", "uncertainty")
+    return Wanted(formats=tuple(args.format), **{name: getattr(args, name) for name in names})
 
 
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:

@@ -15,13 +15,14 @@ voxels, whatever the dataset was made of: a row for each label and region, and a
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common import SOFTWARE
-from common.card import read_card, to_contiguous
+from common.card import to_contiguous
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import write_json
 from common.progress import track
@@ -33,7 +34,7 @@ from dataset.read import (
 )
 from metrics import region_scores, scores, surface_scores
 from predict import brain, picture, tumour
-from predict.network import MODEL, Network
+from predict.network import MODEL, Network, put_paths_first, read_cards
 from predict.picture import as_grey, to_stored, write_image
 from predict.result import Target, plan
 from predict.work import choose_kind
@@ -209,16 +210,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", nargs="?", default="files/dataset", help="pairs to score (default: %(default)s)")
     add("masks", nargs="?", help="folder of the true masks, where FOLDER has none")
-    add("--model", default=MODEL, help="a network of train.py (default: the shipped one)")
+    networks = "networks of train.py, of which the mean is taken (default: the shipped one)"
+    add("--model", nargs="+", default=[MODEL], help=networks)
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     scores_help = "the table; the picture goes beside it (default: %(default)s)"
     add("--scores", default="files/score.csv", type=Path, help=scores_help)
-    return parser.parse_args(argv)
+    return parser.parse_args(put_paths_first(sys.argv[1:] if argv is None else argv))
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    card = read_card(args.model)
+    card = read_cards(args.model)
     pairs = find(args.folder, args.masks, card)
     table, failed = score_all(pairs, Path(args.out), Network(args.model))
     for line in failed:

@@ -42,7 +42,8 @@ class Card:
     slice's mask; multiple: its sizes are multiples of this; input_shape: (H, W, C) or (X, Y, Z, C),
     None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
     volumes' where they differ; pictures: the folder of pictures that it was made of; plan: how
-    train.py shall learn from it.
+    train.py shall learn from it; sha256: of the model's file, or of the files of all models that
+    are averaged.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -60,7 +61,7 @@ class Card:
     multiple: int = 16
     input_shape: tuple[int | None, ...] = ()
     fit: str | None = None
-    sha256: str | None = None
+    sha256: str | tuple[str, ...] | None = None
     training_data: str | None = None
     licence: str | None = None
     export: dict = field(default_factory=dict)

@@ -61,6 +61,17 @@ def draw_labels(picture: np.ndarray, labels: np.ndarray, fill: float = 0.25) -> 
     return drawn
 
 
+def draw_heat(picture: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:
+    """Paint a map (H, W) from 0 to `most` over a grey picture (H, W), uint8; return the picture.
+
+    The map goes from clear by violet and red to yellow, which hides the picture.
+    """
+    share = np.clip(values / most, 0, 1)
+    colours = cv2.applyColorMap(np.rint(255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    cover = np.sqrt(share)[..., None]  # low values must be seen, too
+    return np.rint((1 - cover) * picture[..., None] + cover * colours[..., ::-1]).astype(np.uint8)
+
+
 def label_colour(label: int) -> tuple:
     """The colour of a label from 1 up."""
     return LABEL_COLOURS[(int(label) - 1) % len(LABEL_COLOURS)]

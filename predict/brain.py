@@ -20,9 +20,10 @@ from common.errors import InputError
 from common.report import add_verdict
 from predict import picture
 from predict.edge import THIN_SLICES, decide, find_vessels, measure_brain, smooth_slices
-from predict.files import describe_scan, draw_scan, write_masks
+from predict.files import describe_scan, draw_scan, write_maps, write_masks
+from predict.maps import Maps, make_blank, make_maps, stack_maps
 from predict.network import UNCUT, Network
-from predict.result import Result, Target, Wanted
+from predict.result import NOTHING_MORE, Result, Target, Wanted
 from predict.verdict import FACES, Verdict, judge, measure_answer, measure_scan, seen_voxels
 from scan.blanked import find_sound_slices
 from scan.hu import FORAMEN_AREA, doubt_hu, to_hu
@@ -117,19 +118,21 @@ def read(path: Path, wanted: Wanted | None = None, card: Card | None = None) -> 
     return replace(scan, hu=hu, notes=(*scan.notes, *notes))
 
 
-def predict(scan: Volume, network: Network) -> Result:
+def predict(scan: Volume, network: Network, wanted: Wanted = NOTHING_MORE) -> Result:
     """The brain mask of a scan."""
     if find_thin_axis(scan) is not None:
-        return predict_thin(scan, network)
+        return predict_thin(scan, network, wanted)
     head, everything = find_head(scan, network), slice(0, scan.hu.shape[scan.slice_axis])
     if head is not None:
         if (sound := find_sound_slices(scan, head.box)) != everything:
-            return predict_part(scan, sound, network)
-        if (result := segment(scan, head, network)).mask.any():
+            return predict_part(scan, sound, network, wanted)
+        if (result := segment(scan, head, network, wanted)).mask.any():
             return result
     # where most of a head was blanked out, it may only be seen once the scan ends there
     sound = find_sound_slices(scan, measure_whole_box(scan))
-    return no_head(scan) if sound == everything else predict_part(scan, sound, network)
+    if sound != everything:
+        return predict_part(scan, sound, network, wanted)
+    return no_head(scan, make_blank(scan.hu.shape, wanted)) if head is None else result
 
 
 def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Card) -> dict:
@@ -149,6 +152,7 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
         "reasons": list(verdict.reasons),
         "signs": verdict.signs,
         "view_agreement": result.agreement,
+        **write_maps(target, scan, result.mask, result.maps, card),
         "notes": [*scan.notes, *note_volume(scan), *result.notes, *lost],
     }
 
@@ -161,40 +165,56 @@ def show(scan: Volume, folder: Path) -> None:
 # ---------------------------------------------------------------- from scan to mask
 
 
-def predict_part(scan: Volume, sound: slice, network: Network) -> Result:
+def predict_part(scan: Volume, sound: slice, network: Network, wanted: Wanted) -> Result:
     """The mask of a scan where only some slices are `sound`, found in these alone."""
     axis = scan.slice_axis
-    result = predict(crop_slices(scan, sound), network)
+    result = predict(crop_slices(scan, sound), network, wanted)
+    maps = result.maps
+    if maps and maps.grid is None:  # a grid lies in mm, as good for the whole scan
+        maps = maps.change(lambda part: put_slices(part, scan, sound))
     if not result.mask.any():
-        return no_head(scan)
+        return no_head(scan, maps)
     mask = np.zeros_like(scan.hu, bool)
     np.moveaxis(mask, axis, 0)[sound] = np.moveaxis(result.mask, axis, 0)
     counts = sound.start, scan.hu.shape[axis] - sound.stop
     left_out = zip(counts, FACES[axis], strict=True)
     notes = [BLANKED.format(count, face) for count, face in left_out if count]
-    return replace(result, mask=mask, notes=(*notes, *result.notes))
+    return replace(result, mask=mask, notes=(*notes, *result.notes), maps=maps)
 
 
-def predict_thin(scan: Volume, network: Network) -> Result:
+def put_slices(part: np.ndarray, scan: Volume, sound: slice) -> np.ndarray:
+    """A map (…, X, Y, Z) of a scan's `sound` slices as one of the whole scan, 0 beyond them."""
+    whole, axis = np.zeros((*part.shape[:-3], *scan.hu.shape), part.dtype), scan.slice_axis - 3
+    np.moveaxis(whole, axis, 0)[sound] = np.moveaxis(part, axis, 0)
+    return whole
+
+
+def predict_thin(scan: Volume, network: Network, wanted: Wanted) -> Result:
     """The mask of a scan of one slice or few, each taken as a picture in HU."""
     axis = find_thin_axis(scan)
-    masks = []
+    masks, maps = [], []
     for index, hu in enumerate(slices := np.moveaxis(scan.hu, axis, 0)):
         network.tell("segmenting", index / len(slices))
-        masks.append(picture.find_mask(hu.astype(np.float32), network))
-    mask = np.stack(masks, axis)
+        hu = hu.astype(np.float32)
+        mask, boxes = picture.search(hu, network)
+        masks.append(mask)
+        if wanted.maps:
+            maps.append(picture.map_boxes(hu, boxes, network, wanted))
+    mask, maps = np.stack(masks, axis), stack_maps(maps, axis)
     if not mask.any():
-        return no_head(scan)
-    return Result(mask, verdict=judge({}, (TOO_THIN, *scan.doubts, *doubt_hu(scan.hu))))
+        return no_head(scan, maps)
+    verdict = judge({}, (TOO_THIN, *scan.doubts, *doubt_hu(scan.hu)))
+    return Result(mask, verdict=verdict, maps=maps)
 
 
-def segment(scan: Volume, head: Head, network: Network) -> Result:
+def segment(scan: Volume, head: Head, network: Network, wanted: Wanted) -> Result:
     """The mask of the head that was found in a scan."""
     answer = ask_views(scan, head, network)
     every = choose_every(scan, answer.grid.spacing)
+    maps = map_answer(answer, every, head.cut, network, wanted) if wanted.maps else None
     brain, alike = answer.inside > 0.5, compare_views(answer.views, every)
     if not brain.any() or max(alike.values()) < ALIKE:
-        return no_head(scan)
+        return no_head(scan, maps)
     mask = np.zeros_like(scan.hu, bool)
     parts = list(cut_slabs(crop_grid(answer.grid, brain), scan, depth=16))
     with ThreadPoolExecutor(2) as pool:
@@ -211,8 +231,17 @@ def segment(scan: Volume, head: Head, network: Network) -> Result:
             network.tell("refining", done / len(parts))
     mask = tidy_mask(mask)
     if measure_ml(mask, scan) < LEAST_BRAIN:
-        return no_head(scan)
-    return Result(mask, alike, verdict=judge_scan(mask, scan, measured.result()))
+        return no_head(scan, maps)
+    return Result(mask, alike, verdict=judge_scan(mask, scan, measured.result()), maps=maps)
+
+
+def map_answer(
+    answer: Answer, every: dict[str, int], cut: np.ndarray, network: Network, wanted: Wanted
+) -> Maps:
+    """The maps that are wanted of an answer; `every` and `cut` are those that it was asked with."""
+    mean = sum(answer.views.values()) / len(answer.views)
+    seen = normalise(answer.hu, network.window)
+    return make_maps(wanted, mean[None], network.each_view(seen, every, cut), answer.grid)
 
 
 def follow_vessels(answer: Answer) -> Answer:
@@ -234,10 +263,10 @@ def refine(answer: Answer, brain_hu: float, scan: Volume, region: tuple[slice, .
     return decide(hu, inside, hyperdense, brain_hu)
 
 
-def no_head(scan: Volume) -> Result:
+def no_head(scan: Volume, maps: Maps | None) -> Result:
     """The result for a scan in which there is no brain."""
     mask = np.zeros_like(scan.hu, bool)
-    return Result(mask, notes=(NO_HEAD,), verdict=judge_scan(mask, scan, {}))
+    return Result(mask, notes=(NO_HEAD,), verdict=judge_scan(mask, scan, {}), maps=maps)
 
 
 def judge_scan(mask: np.ndarray, scan: Volume, signs: dict[str, float]) -> Verdict:

@@ -1,4 +1,5 @@
-"""The files of a scan's result: its masks in each format, the brain alone, an overlay, its JSON."""
+"""The files of a scan's result: its masks in each format, the brain alone, an overlay, maps, its
+JSON."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ import numpy as np
 
 from common.card import Card
 from common.files import write_json
-from common.report import make_sheet
+from common.report import PALE, add_lines, draw_heat, make_sheet
+from predict.maps import MOST_SPREAD, Maps, name_maps
 from predict.picture import as_grey, outline, to_stored, write_image
 from predict.result import Target, Wanted
 from scan.dicom_seg import write_dicom_seg
 from scan.mask import find_box
-from scan.nifti import write_brain, write_mask
+from scan.nifti import write_brain, write_map, write_mask
+from scan.resample import unstraighten
 from scan.views import VIEWS, pixel_spacing, stack
-from scan.volume import Volume, find_thin_axis
+from scan.volume import Grid, Volume, cut_slabs, find_thin_axis, measure_ml
 
 # mm around a brain: face and neck, in which a mask may have leaked, but no shoulders. By eye
 AROUND = 40.0
@@ -40,7 +43,7 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
         write_mask(stored, scan, target.folder / names[-1])
     if "dicom-seg" in wanted.formats:
         names.append(f"{path.name}.dcm")
-        write_dicom_seg(mask, scan, target.folder / names[-1], version=card.sha256)
+        write_dicom_seg(mask, scan, target.folder / names[-1], version=name_version(card))
     if "png" in wanted.formats:
         names.append(f"{path.name}_png")
         for index, slice_mask in enumerate(stack(mask, "axial")):
@@ -56,6 +59,60 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
         kind = "Brain" if mask.dtype == bool else "Lesion"
         write_json(path.with_suffix(".json"), {"Type": kind, "Sources": [target.path.name]})
     return files
+
+
+def name_version(card: Card) -> str:
+    """The checksum of a network, or the start of each one's, in the 64 characters of DICOM's LO."""
+    if not isinstance(card.sha256, tuple):
+        return card.sha256
+    width = 65 // len(card.sha256) - 1
+    return "+".join(checksum[:width] for checksum in card.sha256)
+
+
+def write_maps(
+    target: Target,
+    scan: Volume,
+    mask: np.ndarray,
+    maps: Maps | None,
+    card: Card,
+    within: np.ndarray | None = None,
+) -> dict:
+    """Write a scan's maps, and a sheet of the uncertainty; return what the JSON says.
+
+    Nothing lies outside `within` (X, Y, Z), bool. Where no map is wanted, {} is returned.
+    """
+    if maps is None:
+        return {}
+
+    def bring(part: np.ndarray) -> np.ndarray:
+        values = part if maps.grid is None else to_voxels(part, maps.grid, scan)
+        return values if within is None else values * within
+
+    about, name = {}, target.name
+    if maps.probability is not None:
+        about["probability"] = [f"{name}_probability.nii.gz"]
+        about["probability_of"] = list(name_maps(card).values())
+        parts = list(map(bring, maps.probability))
+        write_map(parts, scan, target.folder / about["probability"][0], 1)
+    if maps.uncertainty is not None:
+        values = bring(maps.uncertainty)
+        about["uncertainty"] = f"{name}_uncertainty.nii.gz"
+        about["uncertainty_picture"] = f"{name}_uncertainty.png"
+        about["uncertainty_ml"] = round(measure_ml(values, scan), 2)
+        write_map([values], scan, target.folder / about["uncertainty"], MOST_SPREAD)
+        told = f"views, networks and mirror images differ: {about['uncertainty_ml']:.1f} mL"
+        sheet = add_lines(draw_scan(scan, mask, values=values), [(told, PALE)])
+        write_image(target.folder / about["uncertainty_picture"], sheet)
+    return about
+
+
+def to_voxels(part: np.ndarray, grid: Grid, scan: Volume) -> np.ndarray:
+    """A map on the cubes of a grid, brought to the scan's canonical voxels: (X, Y, Z) float32; 0
+    beyond the grid."""
+    values = np.zeros_like(scan.hu, np.float32)
+    for region in cut_slabs(grid, scan):
+        values[region] = unstraighten(part, grid, scan, region)
+    return values
 
 
 def describe_scan(scan: Volume) -> dict:
@@ -83,11 +140,14 @@ def name_bids_mask(name: str) -> str | None:
 # ---------------------------------------------------------------- the overlay
 
 
-def draw_scan(scan: Volume, mask: np.ndarray, height: int = TILE) -> np.ndarray:
+def draw_scan(
+    scan: Volume, mask: np.ndarray, height: int = TILE, values: np.ndarray | None = None
+) -> np.ndarray:
     """An RGB sheet of a scan's slices with its mask's outline, or with its labels in colours.
 
-    It shows axial, coronal and sagittal slices, `height` pixels high; of a thin scan its own slices
-    alone. The scan is in HU, or grey (uint8). What is drawn ends AROUND a brain.
+    Of `values` (X, Y, Z), an uncertainty, these are drawn instead. The sheet shows axial, coronal
+    and sagittal slices, `height` pixels high; of a thin scan its own slices alone. The scan is in
+    HU, or grey (uint8). What is drawn ends AROUND a brain.
     """
     tiles, axis = [], find_thin_axis(scan)
     views = VIEWS if axis is None else VIEWS[2 - axis :][:1]  # axial lies across z, sagittal x
@@ -95,6 +155,7 @@ def draw_scan(scan: Volume, mask: np.ndarray, height: int = TILE) -> np.ndarray:
     if mask.dtype == bool and mask.any():
         box = find_box(mask, np.divide(AROUND, scan.spacing))
         hu, mask = hu[box], mask[box]
+        values = None if values is None else values[box]
     for view in views:
         pictures, masks = stack(hu, view), stack(mask, view)
         size = np.multiply(pictures.shape[1:], pixel_spacing(scan.spacing, view))
@@ -102,7 +163,12 @@ def draw_scan(scan: Volume, mask: np.ndarray, height: int = TILE) -> np.ndarray:
         for index in choose_shown(masks, MOST_AXIAL if view == views[0] else MOST_OTHERS):
             picture = as_grey(np.ascontiguousarray(pictures[index]))
             picture = cv2.resize(picture, (width, tall), interpolation=cv2.INTER_AREA)
-            tiles.append(outline(picture, resize_mask(masks[index], width, tall)))
+            if values is None:
+                tiles.append(outline(picture, resize_mask(masks[index], width, tall)))
+            else:
+                heat = np.ascontiguousarray(stack(values, view)[index])
+                heat = cv2.resize(heat, (width, tall), interpolation=cv2.INTER_AREA)
+                tiles.append(draw_heat(picture, heat, MOST_SPREAD))
     return make_sheet(tiles)
 
 

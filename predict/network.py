@@ -1,19 +1,22 @@
-"""A trained network and the probabilities it gives for pictures, volumes and views.
+"""Trained networks and the probabilities they give for pictures, volumes and views.
 
-network = Network("files/model.keras")
+network = Network("files/model.keras")                   # or several, whose mean it gives
 network.probabilities(pictures)                          # (N, H, W) of (N, H, W) in [0, 1]
 network.in_views(cubes, {"axial": 2, "coronal": 2})      # {view: (X, Y, Z)}
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from common.card import read_card
+from common.card import Card, read_card
 from common.errors import InputError, warn
 from common.files import checksum
 from scan.views import VIEWS, WINDOW, stack, unstack
@@ -23,6 +26,21 @@ SIZE = 160  # pixels a side of a slice for a network of any size: as the shipped
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
 MIRRORED = 40  # cubes that a head goes on for where the scan cuts it. A round number
 UNCUT = np.zeros((2, 3), bool)  # low and high face of each axis
+# What the cards of networks must have in common, so that the mean of their answers has a meaning
+MUST_MATCH = {
+    "channels": "channels",
+    "dimensions": "dimensions",
+    "normalise": "normalisation",
+    "labels": "labels",
+    "label_values": "values of the labels",
+    "regions": "regions",
+    "classes": "classes",
+    "window": "window",
+    "spacing_mm": "spacing in mm",
+    "input_shape": "input shape",
+    "views": "views",
+    "sure": "least mean probability of a slice's mask",
+}
 
 
 def load_openvino(path: Path):
@@ -69,21 +87,98 @@ def load_keras(path: Path):
 BACKENDS = {"openvino": load_openvino, "keras": load_keras}
 
 
-class Network:
-    """A trained network and its card.
+# ---------------------------------------------------------------- several networks as one
 
+
+def list_models(model: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of one model or of several."""
+    return [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+
+
+def put_paths_first(words: list[str]) -> list[str]:
+    """A command line with the paths that follow the files of --model put before all else.
+
+    argparse would take them for models; a model's file ends in .keras.
+    """
+    if "--model" not in words:
+        return words
+    first = words.index("--model") + 2
+    after = (at for at in range(first, len(words)) if words[at].startswith("-"))
+    part = slice(first, next(after, len(words)))
+    paths = [word for word in words[part] if not word.endswith(".keras")]
+    models = [word for word in words[part] if word.endswith(".keras")]
+    return [*paths, *words[:first], *models, *words[part.stop :]]
+
+
+def read_cards(model: str | Path | Sequence[str | Path]) -> Card:
+    """The card of one model or of several together: see `join_cards`."""
+    paths = list_models(model)
+    return join_cards(paths, map(read_card, paths))
+
+
+def join_cards(paths: Sequence[Path], cards: Iterable[Card]) -> Card:
+    """The one card of networks that are averaged; `sha256` has a checksum for each, sorted.
+
+    A single network keeps its card. If one of several has learned too little, its card leads, so
+    that `Card.weakness` tells. Raises InputError for networks whose cards differ in MUST_MATCH.
+    """
+    cards = list(cards)
+    if len(cards) == 1:
+        return cards[0]
+    for path, card in zip(paths, cards, strict=True):
+        if not path.is_file():
+            raise InputError(f"there is no model {path}; give files of train.py's")
+        for name, called in MUST_MATCH.items():
+            ours, theirs = getattr(cards[0], name), getattr(card, name)
+            if ours != theirs:
+                raise InputError(
+                    f"{paths[0]} and {path} cannot be averaged, since their {called} differ: "
+                    f"{ours} and {theirs}"
+                )
+    found = (card.sha256 or checksum(path) for path, card in zip(paths, cards, strict=True))
+    multiple = max(card.multiple for card in cards)  # all are powers of 2
+    lead = next((card for card in cards if card.weakness), cards[0])
+    return replace(lead, sha256=tuple(sorted(found)), multiple=multiple)
+
+
+def average(runs: Sequence[Callable]) -> Callable:
+    """The function that gives the mean of what several functions give."""
+    if len(runs) == 1:
+        return runs[0]
+    return lambda pictures: sum(run(pictures) for run in runs) / len(runs)
+
+
+class Network:
+    """A trained network and its card, or several that are averaged, and their card.
+
+    members: each of the networks alone, as a Network.
     tell(stage, share) is called as a prediction goes on: finding the head, segmenting, refining.
-    Raises InputError when `model` is not a network that train.py could have written.
+    Raises InputError when `model` is not a network that train.py could have written, or when
+    several cannot be averaged (see `join_cards`).
     """
 
-    def __init__(self, model: str | Path = MODEL, backend: str = "openvino", tell=None):
-        self.run, self.card = BACKENDS[backend](Path(model))
+    def __init__(
+        self,
+        model: str | Path | Sequence[str | Path] = MODEL,
+        backend: str = "openvino",
+        tell=None,
+    ):
+        paths = list_models(model)
+        if len(paths) > 1:
+            read_cards(paths)  # refused before any is loaded
+        runs, cards = zip(*map(BACKENDS[backend], paths), strict=True)
+        self.run, self.card = average(runs), join_cards(paths, cards)
         self.tell = tell or (lambda stage, share: None)
         *shape, self.channels = self.card.input_shape
         self.size = shape[0] or SIZE
         self.window = self.card.window or WINDOW
         self.spacing = self.card.spacing_mm or SPACING
         self.classes = len(self.card.classes or self.card.labels)
+        self.members = [self]
+        if len(runs) > 1:
+            self.members = [copy.copy(self) for _ in runs]
+            for member, run in zip(self.members, runs, strict=True):
+                member.run, member.members = run, [member]
 
     def probabilities(self, pictures: np.ndarray, batch: int = 16) -> np.ndarray:
         """Probabilities, float32, of normalised pictures (N, H, W[, C]) in [0, 1].
@@ -108,8 +203,8 @@ class Network:
         return found[..., 0] if found.shape[-1] == 1 else found
 
     def to_inside(self, probability: np.ndarray) -> np.ndarray:
-        """The probability (…) of being inside the skull, from that of one (…) or all classes
-        (…, C)."""
+        """The probability (…) of being inside the skull, or in any label of an MRI, from that of
+        one (…) or all classes (…, C)."""
         return probability if self.classes == 1 else 1 - probability[..., 0]
 
     def to_hyperdense(self, probability: np.ndarray) -> np.ndarray:
@@ -134,6 +229,21 @@ class Network:
             some = self.probabilities(slices[::step])
             found[view] = unstack(interpolate(some, step, len(slices)), view)[original]
         return found
+
+    def each_view(
+        self, seen: np.ndarray, every: dict[str, int], cut: np.ndarray = UNCUT
+    ) -> Iterator[np.ndarray]:
+        """The probabilities (X, Y, Z) of being inside, one by one: by every network, in each view,
+        of cubes as `in_views` takes them and of the same cubes mirrored left to right."""
+        across = {view: step for view, step in every.items() if view != "sagittal"}
+        turned_cut = np.column_stack([cut[::-1, 0], cut[:, 1:]])
+        for member in self.members:
+            views = member.in_views(seen, every, cut=cut)
+            turned = member.in_views(seen[::-1], across, cut=turned_cut)
+            # the sagittal slices of a mirrored head are its own, in the other order
+            turned = views | {view: found[::-1] for view, found in turned.items()}
+            for found in (*views.values(), *turned.values()):
+                yield member.to_inside(found)
 
 
 def mirror_cut_faces(cubes: np.ndarray, cut: np.ndarray, view: str) -> tuple[np.ndarray, tuple]:

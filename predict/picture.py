@@ -7,6 +7,8 @@ channel for each modality, as data.py writes it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,10 +17,11 @@ import numpy as np
 
 from common.card import Card, to_stored_values
 from common.errors import InputError, replacing
-from common.report import draw_labels, draw_mask
+from common.report import draw_heat, draw_labels, draw_mask
 from predict.edge import decide
+from predict.maps import MOST_SPREAD, Maps, make_blank, measure_spread, name_maps
 from predict.network import Network
-from predict.result import Result, Target, Wanted
+from predict.result import NOTHING_MORE, Result, Target, Wanted
 from scan.cases import PICTURES
 from scan.hu import BODY, doubt_hu, to_hu
 from scan.picture import read_channels, read_noted, write_picture
@@ -57,14 +60,17 @@ def read(path: Path, wanted: Wanted, card: Card) -> tuple[np.ndarray, tuple[str,
     return picture, (*notes, *wanted.notes_of_slice)
 
 
-def predict(source: tuple[np.ndarray, tuple[str, ...]], network: Network) -> Result:
+def predict(
+    source: tuple[np.ndarray, tuple[str, ...]], network: Network, wanted: Wanted = NOTHING_MORE
+) -> Result:
     """The brain mask of a slice, or the labels of an MRI's."""
     picture, notes = source
     network.tell("segmenting", 0)
-    mask = find_mask(picture, network)
+    mask, boxes = search(picture, network)
+    maps = map_boxes(picture, boxes, network, wanted) if wanted.maps else None
     missed = "nothing" if network.card.is_mri else "no brain"
     none = () if mask.any() else (f"{missed} was found in this slice",)
-    return Result(mask, notes=(*notes, *none))
+    return Result(mask, notes=(*notes, *none), maps=maps)
 
 
 def write(target: Target, source, result: Result, wanted: Wanted, card: Card) -> dict:
@@ -78,8 +84,39 @@ def write(target: Target, source, result: Result, wanted: Wanted, card: Card) ->
         "mask": path.name,
         f"{kind}_pixels": int(np.count_nonzero(mask)),
         "shape": list(mask.shape),
+        **write_maps(target, source[0], result.maps, card),
         "notes": list(result.notes),
     }
+
+
+def write_maps(target: Target, picture: np.ndarray, maps: Maps | None, card: Card) -> dict:
+    """Write the maps of a slice as PNG of 16 bits (65535 is 1), and the uncertainty in colour.
+
+    Returns what the JSON says; {} where no map was wanted.
+    """
+    about, start = {}, target.folder / target.name
+    if maps and maps.probability is not None:
+        labels = name_maps(card)
+        numbers = [f"_{value}" for value in labels] if len(labels) > 1 else [""]
+        files = [Path(f"{start}_probability{number}.png") for number in numbers]
+        for path, part in zip(files, maps.probability, strict=True):
+            write_image(path, to_16_bits(part))
+        about["probability"] = [path.name for path in files]
+        about["probability_of"] = list(labels.values())
+    if maps and maps.uncertainty is not None:
+        pixels = round(float(maps.uncertainty.sum()), 2)
+        names = f"{target.name}_uncertainty_values.png", f"{target.name}_uncertainty.png"
+        write_image(target.folder / names[0], to_16_bits(maps.uncertainty))
+        heat = draw_heat(as_grey(picture), maps.uncertainty, MOST_SPREAD)
+        write_image(target.folder / names[1], heat)
+        about |= {"uncertainty": names[0], "uncertainty_picture": names[1]}
+        about["uncertainty_pixels"] = pixels
+    return about
+
+
+def to_16_bits(part: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as uint16: 65535 is 1."""
+    return np.rint(65535 * part).astype(np.uint16)
 
 
 def show(source, folder: Path) -> None:
@@ -110,7 +147,8 @@ def as_grey(picture: np.ndarray) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a grey (H, W) or RGB (H, W, 3) uint8 picture, whole or not at all."""
+    """Write a grey (H, W) picture, uint8 or uint16, or an RGB one (H, W, 3), uint8, whole or not
+    at all."""
     with replacing(path) as temporary:
         write_picture(temporary, image)
 
@@ -119,27 +157,33 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def find_mask(picture: np.ndarray, network: Network) -> np.ndarray:
-    """The brain mask (H, W), bool, of a slice, or the labels, uint8, of an MRI's.
+    """The brain mask (H, W), bool, of a slice, or the labels, uint8, of an MRI's."""
+    return search(picture, network)[0]
+
+
+def search(picture: np.ndarray, network: Network) -> tuple[np.ndarray, list[tuple]]:
+    """The mask as in `find_mask`, and the boxes (rows, columns) that it comes from.
 
     A head that is small in its picture is looked at alone, if the network would see it coarsely.
     A brain that is small in it is looked at once more, closer; the surer of both looks counts.
     """
     if network.card.is_mri:  # several parts of a tumour and small ones are kept
-        seen = average_turns(picture, network, network.size, network.window)
-        return choose_labels([seen] if seen.ndim == 2 else np.moveaxis(seen, -1, 0))
+        return choose_labels(ask_classes(picture, network)), [EVERYTHING]
     head = box_of_head(picture) if max(picture.shape) > network.size else EVERYTHING
     part = np.ascontiguousarray(picture[head])
     found, sure = mask_once(part, network)
     mask = np.zeros(picture.shape, bool)
+    boxes = [head]
     if sure < network.card.sure:
-        return mask
+        return mask, boxes
     if (box := box_around(found, SKULL)) is not None:
         near, surer = mask_once(np.ascontiguousarray(part[box]), network)
         if surer > sure:
             found = np.zeros_like(found)
             found[box] = near
+            boxes.append(place_box(box, head))
     mask[head] = found
-    return mask
+    return mask, boxes
 
 
 def mask_once(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]:
@@ -157,19 +201,67 @@ def mask_once(picture: np.ndarray, network: Network) -> tuple[np.ndarray, float]
     return mask, float(share[mask].mean()) if mask.any() else 0.0
 
 
-def ask_network(picture: np.ndarray, network: Network) -> tuple[np.ndarray, np.ndarray]:
+def place_box(box: tuple[slice, slice], within: tuple[slice, slice]) -> tuple[slice, slice]:
+    """A box of a part of a picture as a box of the picture, `within` which the part lies."""
+    starts = [side.start or 0 for side in within]
+    sides = zip(starts, box, strict=True)
+    return tuple(slice(start + side.start, start + side.stop) for start, side in sides)
+
+
+def map_boxes(picture: np.ndarray, boxes: list, network: Network, wanted: Wanted) -> Maps:
+    """The maps that are wanted of a picture: of each box that was looked at, the surest last."""
+    maps = make_blank(picture.shape[:2], wanted, len(name_maps(network.card)))
+    for box in boxes:
+        part = np.ascontiguousarray(picture[box])
+        if wanted.probabilities:
+            maps.probability[:, *box] = ask_labels(part, network)
+        if wanted.uncertainty:
+            maps.uncertainty[box] = measure_spread(ask_each(part, network))
+    return maps
+
+
+def ask_labels(picture: np.ndarray, network: Network) -> np.ndarray:
+    """The probability (labels, H, W) of each label of `name_maps`."""
+    if network.card.is_mri:
+        return ask_classes(picture, network)[-len(network.card.labels) :]
+    return ask_network(picture, network)[0][None]
+
+
+def ask_each(picture: np.ndarray, network: Network) -> Iterator[np.ndarray]:
+    """The probabilities (H, W) of being inside, or in any label, one by one: by every network, of
+    the picture as it is and mirrored left to right."""
+    for member in network.members:
+        for mirrored in (False, True):
+            turn = partial(ask_turn, mirrored=mirrored)
+            if network.card.is_mri:
+                yield member.to_inside(turn(picture, member, member.size, member.window))
+            else:
+                yield ask_network(picture, member, turn)[0]
+
+
+def ask_classes(picture: np.ndarray, network: Network) -> np.ndarray:
+    """The probability (classes, H, W) of all classes in an MRI's slice, or (1, H, W) of its only
+    label."""
+    seen = average_turns(picture, network, network.size, network.window)
+    return seen[None] if seen.ndim == 2 else np.moveaxis(seen, -1, 0)
+
+
+def ask_network(
+    picture: np.ndarray, network: Network, ask: Callable | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The probabilities (H, W) of being inside the skull, and of being bright there.
 
     The network sees HU in a brain window, too, which shows the base of the brain better. Pixels
-    that are white there keep the first answer.
+    that are white there keep the first answer. `ask` is `average_turns`, if not given.
     """
+    ask = ask or average_turns
     size, multiple = network.size, network.card.multiple
     if max(picture.shape) > size:
         size = round(FINER * size / multiple) * multiple
-    seen = average_turns(picture, network, size, network.window)
+    seen = ask(picture, network, size, network.window)
     share, bright = network.to_inside(seen), network.to_hyperdense(seen)
     if picture.dtype != np.uint8:
-        too = network.to_inside(average_turns(picture, network, size, BRAIN_WINDOW))
+        too = network.to_inside(ask(picture, network, size, BRAIN_WINDOW))
         share = np.where(picture < BRAIN_WINDOW[1], (share + too) / 2, share)
     return share, bright
 
@@ -194,6 +286,16 @@ def average_turns(picture: np.ndarray, network: Network, size: int, window: tupl
         for part in (seen[:4], seen[4:])
     )
     return unfit_square((plain + turned[:, ::-1]) / 2, place)
+
+
+def ask_turn(
+    picture: np.ndarray, network: Network, size: int, window: tuple, mirrored: bool
+) -> np.ndarray:
+    """As `average_turns`, but of one turn alone: the slice as it is, or mirrored left to right."""
+    square, place = fit_square(picture, size, outside=air_of(picture))
+    square = normalise(square, None if picture.dtype == np.uint8 else window)
+    step = -1 if mirrored else 1
+    return unfit_square(network.probabilities(square[None, :, ::step])[0][:, ::step], place)
 
 
 def find_spurs(brain: np.ndarray, picture: np.ndarray) -> np.ndarray:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.card import read_card
+from common.card import Card
 from common.errors import explained, make_folder, printable, replacing
 from common.files import plain_name, read_json
 from scan.cases import get_stem
 
 if TYPE_CHECKING:  # which a picture need not wait for
+    from predict.maps import Maps
     from predict.verdict import Verdict
 
 FOR_SCANS = "--border, --brain and --format are for scans: a slice's mask is a PNG as it was found"
@@ -39,7 +40,7 @@ class Wanted:
 
     series: number of the DICOM series, None to choose; formats: of the mask; brain: write the
     brain cut out of the scan; border: mm by which the mask is grown; volume: number of the volume
-    of a 4-D scan, from 1.
+    of a 4-D scan, from 1. probabilities, uncertainty: write these maps, too (predict/maps.py).
     """
 
     series: int | None = None
@@ -47,6 +48,13 @@ class Wanted:
     brain: bool = False
     border: float = 0.0
     volume: int | None = None
+    probabilities: bool = False
+    uncertainty: bool = False
+
+    @property
+    def maps(self) -> bool:
+        """Whether any map is wanted."""
+        return self.probabilities or self.uncertainty
 
     @property
     def notes_of_slice(self) -> tuple[str, ...]:
@@ -55,19 +63,24 @@ class Wanted:
         return (FOR_SCANS,) if asked else ()
 
 
+NOTHING_MORE = Wanted()  # than the mask
+
+
 @dataclass(frozen=True)
 class Result:
     """A mask and what was noticed on the way.
 
     mask: of a picture (H, W), of a scan (X, Y, Z) on its canonical voxels; bool for a brain, uint8
     labels from 1 for an MRI. agreement: Dice of each pair of views, empty for a thin scan.
-    verdict: whether to trust a scan's brain mask; None for anything else.
+    verdict: whether to trust a scan's brain mask; None for anything else. maps: of what the
+    networks said, where they are wanted.
     """
 
     mask: np.ndarray
     agreement: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
+    maps: Maps | None = None
 
     def doubt(self, reason: str) -> Result:
         """The same result, told with a reason not to trust it: its verdict is not ok."""
@@ -138,13 +151,13 @@ def is_result(folder: Path) -> bool:
     return bool(name) and "input" in read_json(folder / f"{name[1]}.json")
 
 
-def is_done(target: Target, model: str | Path, wanted: Wanted) -> bool:
-    """Whether the result is there: of this input as it is now, of the same network, as wanted."""
+def is_done(target: Target, card: Card, wanted: Wanted) -> bool:
+    """Whether the result is there: of this input as it is now, of the same networks, as wanted."""
     about = read_json(target.json)
     return (
         (target.folder / about.get("mask", "no mask")).exists()
-        and about.get("wanted") == json.loads(json.dumps(asdict(wanted)))
-        and about.get("model") == read_card(model).sha256
+        and [about.get("wanted"), about.get("model")]
+        == json.loads(json.dumps([asdict(wanted), card.sha256]))
         and about.get("input_version") == input_version(target)
     )
 
@@ -233,4 +246,6 @@ def made_of(said: dict) -> tuple:
 
 def written_files(said: dict) -> set[str]:
     """The names of a result's files, in its own folder whatever the JSON says."""
-    return {Path(name).name for name in (*said.get("masks", ()), said.get("brain")) if name}
+    one = said.get("brain"), *(said.get(name) for name in ("uncertainty", "uncertainty_picture"))
+    names = (*said.get("masks", ()), *said.get("probability", ()), *one)
+    return {Path(name).name for name in names if name}

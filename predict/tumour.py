@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +21,11 @@ import numpy as np
 from common.card import Card
 from common.errors import InputError
 from common.report import add_legend
-from predict.files import describe_scan, draw_scan, write_masks
+from predict.files import describe_scan, draw_scan, write_maps, write_masks
+from predict.maps import make_maps
 from predict.network import Network
 from predict.picture import choose_labels, write_image
-from predict.result import Result, Target, Wanted
+from predict.result import NOTHING_MORE, Result, Target, Wanted
 from scan.cases import Case, find_case, parse_names
 from scan.nifti import write_scan
 from scan.read import read_case
@@ -78,21 +79,25 @@ def read(path: Path, wanted: Wanted, card: Card) -> MRI:
     return read_mri(path, card)
 
 
-def predict(source: MRI, network: Network) -> Result:
+def predict(source: MRI, network: Network, wanted: Wanted = NOTHING_MORE) -> Result:
     """The labels of an MRI: by slices whose views are averaged, or by volumes in patches."""
     card = network.card
     cubes, grid = to_cubes(source, card)
     if card.is_3d:
         network.tell("segmenting", 0)
-        patch = [n or m for n, m in zip(card.input_shape, cubes.shape, strict=True)][:3]
-        shares = in_patches(lambda part: network.probabilities(part[None])[0], cubes, patch)
+        shares, answers = ask_patches(cubes, network), ask_each_volume(cubes, network)
     else:
         trained = [view for view in card.views or () if view in VIEWS]
-        views = network.in_views(cubes, dict.fromkeys(trained or VIEWS, 1))
-        shares = sum(views.values()) / len(views)
+        every = dict.fromkeys(trained or VIEWS, 1)
+        views = network.in_views(cubes, every)
+        shares, answers = sum(views.values()) / len(views), network.each_view(cubes, every)
     labels = to_labels(shares, grid, source)
+    maps = None
+    if wanted.maps:
+        maps = make_maps(wanted, list_parts(shares)[-len(card.labels) :], answers, grid)
     names = ", ".join(card.labels.values())
-    return Result(labels, notes=() if labels.any() else (f"nothing was found of {names}",))
+    notes = () if labels.any() else (f"nothing was found of {names}",)
+    return Result(labels, notes=notes, maps=maps)
 
 
 def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Card) -> dict:
@@ -111,6 +116,7 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
         "volumes_ml": ml,
         "label_values": {card.labels[label]: value for label, value in card.label_values.items()},
         **describe_scan(scan),
+        **write_maps(target, source.shown, labels, result.maps, card, source.seen.any(axis=-1)),
         "notes": [*scan.notes, *note_volume(scan), *result.notes],
     }
 
@@ -159,6 +165,22 @@ def to_cubes(source: MRI, card: Card) -> tuple[np.ndarray, Grid]:
     return np.stack([cubes for cubes, _ in parts], axis=-1), parts[0][1]
 
 
+def ask_patches(cubes: np.ndarray, network: Network) -> np.ndarray:
+    """The probabilities (X, Y, Z[, classes]) of cubes (X, Y, Z, C), in patches of the network's
+    own shape."""
+    shape = network.card.input_shape
+    patch = [n or m for n, m in zip(shape, cubes.shape, strict=True)][:3]
+    return in_patches(lambda part: network.probabilities(part[None])[0], cubes, patch)
+
+
+def ask_each_volume(cubes: np.ndarray, network: Network) -> Iterator[np.ndarray]:
+    """The probabilities (X, Y, Z) of any label, one by one: by every network, of the cubes as they
+    are and mirrored left to right."""
+    for member in network.members:
+        for step in (1, -1):
+            yield member.to_inside(ask_patches(cubes[::step], member))[::step]
+
+
 def in_patches(predict: Callable, cubes: np.ndarray, patch: Sequence[int]) -> np.ndarray:
     """predict(part) for patches of the cubes (X, Y, Z, C), blended to one answer (X, Y, Z, ...).
 
@@ -195,13 +217,18 @@ def make_bell(patch: Sequence[int]) -> np.ndarray:
     return x[:, None, None] * y[:, None] * z
 
 
+def list_parts(shares: np.ndarray) -> np.ndarray:
+    """The probabilities (classes, X, Y, Z) of the classes, or (1, X, Y, Z) of the only label."""
+    return np.moveaxis(shares, -1, 0) if shares.ndim == 4 else shares[None]
+
+
 def to_labels(shares: np.ndarray, grid: Grid, source: MRI) -> np.ndarray:
     """The labels (X, Y, Z), uint8 from 1, on the MRI's own voxels; none lies outside the brain.
 
     `shares` are the probabilities of the classes, (X, Y, Z, classes), or of the only label.
     """
     labels = np.zeros_like(source.scan.hu, np.uint8)
-    parts = np.moveaxis(shares, -1, 0) if shares.ndim == 4 else [shares]
+    parts = list_parts(shares)
     for region in cut_slabs(grid, source.scan):
         seen = [unstraighten(part, grid, source.scan, region) for part in parts]
         labels[region] = choose_labels(seen)

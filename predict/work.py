@@ -8,7 +8,7 @@ A module for each kind of input does the steps. To add a kind, write such a modu
 
     source = kind.read(path, wanted, card)             # InputError for what cannot be used
     kind.show(source, folder)                          # what a viewer shows below the mask
-    result = kind.predict(source, network)             # a Result
+    result = kind.predict(source, network, wanted)     # a Result
     about = kind.write(target, source, result, wanted, card)    # what the JSON says
 """
 
@@ -63,7 +63,7 @@ def predict_files(
     """
     waiting = in_background(timed(lambda work: read(work, wanted, card)), map(Work, targets))
     network = load()
-    predicted = map(timed(lambda work: predict(work, network)), waiting)
+    predicted = map(timed(lambda work: predict(work, network, wanted)), waiting)
     return in_background(timed(lambda work: write(work, network.card, wanted)), predicted)
 
 
@@ -125,9 +125,9 @@ def read(work: Work, wanted: Wanted, card: Card) -> None:
     work.source = work.kind.read(work.target.path, wanted, card)
 
 
-def predict(work: Work, network: Network) -> None:
+def predict(work: Work, network: Network, wanted: Wanted) -> None:
     """Find the mask; a network that has learned too little is named as one."""
-    work.result = work.kind.predict(work.source, network)
+    work.result = work.kind.predict(work.source, network, wanted)
     if weakness := network.card.weakness:
         work.result = work.result.doubt(weakness)
 

@@ -6,6 +6,7 @@ write_mask(mask, scan, "mask.nii.gz")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +100,24 @@ def write_brain(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
     write_nifti(to_source_order(brain, volume), (0, 0), volume, path)
 
 
+def write_map(parts: Sequence[np.ndarray], volume: Volume, path: str | Path, most: float) -> None:
+    """Write canonical maps (X, Y, Z), from 0 to `most`, as float32 NIfTI on the scan's own grid.
+
+    One is a volume of three dimensions; of several, each is a volume of the fourth.
+    Raises InputError when `path` cannot be written.
+    """
+    arrays = [to_source_order(part, volume).astype(np.float32, copy=False) for part in parts]
+    data = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
+    write_nifti(data, (0, most), volume, path)
+
+
 def write_nifti(data: np.ndarray, shown: tuple, volume: Volume, path: str | Path) -> None:
     """Write an array in the source's order under the source's header, freed of texts."""
     header = volume.header.copy()
     header.set_data_shape(data.shape)
     header.set_data_dtype(data.dtype)
+    if data.ndim > 3:
+        header["pixdim"][4] = 1  # ITK refuses a step of 0, which a scan's header may have there
     header["cal_min"], header["cal_max"] = shown
     header.set_slope_inter(1, 0)
     header.extensions.clear()  # these and the texts may name the patient

@@ -289,10 +289,15 @@ def find_faces(lie: Layout, slices, rows, columns) -> np.ndarray:
 
 
 def measure_ml(mask: np.ndarray, volume: Volume) -> float:
-    """The volume in mL of a canonical mask (X, Y, Z); a slice reaches halfway to its neighbours."""
+    """The volume in mL of a canonical mask (X, Y, Z); a slice reaches halfway to its neighbours.
+
+    Of a map that is no mask, each voxel counts as often as its value says.
+    """
     lie = find_layout(volume)
     thickness = np.gradient(lie.heights) if len(lie.heights) > 1 else np.array(lie.pitch[:1])
-    voxels = np.count_nonzero(mask, axis=lie.order[1:])
+    across = lie.order[1:]
+    is_mask = mask.dtype == bool
+    voxels = np.count_nonzero(mask, axis=across) if is_mask else mask.sum(across, dtype=float)
     return float(voxels @ thickness * lie.pitch[1] * lie.pitch[2] / 1000)
 
 

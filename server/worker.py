@@ -125,7 +125,7 @@ def write_result(path: Path, folder: Path, name: str, network: Network) -> None:
     network.tell("reading", 0)
     work.read(job, wanted, replace(card, names=make_patterns(card.channels)))
     job.kind.show(job.source, folder)
-    work.predict(job, network)
+    work.predict(job, network, wanted)
     source, result = job.source, job.result  # `write` lets go of them
     network.tell("writing", 0)
     job.seconds = time.perf_counter() - start

@@ -81,8 +81,11 @@ def write_case(folder, labels, brain, affine=None, order=None):
     return folder
 
 
-def make_network(path, shape, card):
-    """Oedema is bright on FLAIR alone, of what else is bright there T1ce tells rim from core."""
+def make_network(path, shape, card, sure=200.0):
+    """Oedema is bright on FLAIR alone, of what else is bright there T1ce tells rim from core.
+
+    The smaller `sure` is, the farther the probabilities are from 0 and 1.
+    """
     inputs = keras.Input((*shape, 2))
     conv = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[len(shape)]
     decide = conv(4, 1, activation="softmax")
@@ -90,7 +93,7 @@ def make_network(path, shape, card):
     flair, t1ce = np.array([-1, 1, 1, 1]), np.array([0, -1, 0, 1])
     bias = np.array([0.5, -0.5 + 0.15, -0.5, -0.5 - 0.65])
     weights = np.stack([flair, t1ce]).reshape(*[1] * len(shape), 2, 4)
-    decide.set_weights([200.0 * weights, 200.0 * bias])
+    decide.set_weights([sure * weights, sure * bias])
     save_model(network, path, CARD | card)
     return path
 

@@ -1,12 +1,30 @@
 """What runs the network, and how it looks at views."""
 
+import json
+from dataclasses import replace
+
+import cv2
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
+import test as scoring
+from common.card import read_card
 from common.errors import InputError
 from model import export_model, save_model
-from predict.network import MIRRORED, UNCUT, Network, interpolate, mirror_cut_faces
+from predict.files import name_version
+from predict.network import (
+    MIRRORED,
+    MODEL,
+    MUST_MATCH,
+    UNCUT,
+    Network,
+    interpolate,
+    mirror_cut_faces,
+    put_paths_first,
+    read_cards,
+)
 from predict.picture import find_mask
 from scan.mask import dice
 from scan.views import stack
@@ -86,3 +104,123 @@ def test_slices_go_on_as_their_mirror_image_where_a_head_is_cut():
     uncut, inside = mirror_cut_faces(cubes, UNCUT, "coronal")
     np.testing.assert_array_equal(uncut[inside], cubes)
     assert uncut.shape == cubes.shape
+
+
+# ---------------------------------------------------------------- several networks as one
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Networks that call brain what is brighter than 0.3, and than 0.7, of 1."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = [make_model(folder / f"{over}.keras", over) for over in (0.3, 0.7)]
+    for path in paths:
+        export_model(path)
+    return paths
+
+
+@pytest.mark.parametrize("backend", ["openvino", "keras"])
+def test_several_networks_give_the_mean_of_their_probabilities(two, backend):
+    pictures = np.random.default_rng(0).random((3, 32, 48), np.float32)
+    alone = [Network(path, backend).probabilities(pictures) for path in two]
+    both = Network(two, backend)
+    assert (alone[0] != alone[1]).any()
+    np.testing.assert_allclose(both.probabilities(pictures), (alone[0] + alone[1]) / 2, atol=1e-6)
+    for member, probability in zip(both.members, alone, strict=True):
+        np.testing.assert_array_equal(member.probabilities(pictures), probability)
+
+
+def test_a_network_averaged_with_itself_changes_nothing(network, head_slice):
+    twice, picture = Network([MODEL, MODEL]), head_slice[0]
+    seen = np.float32(picture)[None] / 255
+    np.testing.assert_array_equal(twice.probabilities(seen), network.probabilities(seen))
+    mask = find_mask(picture, twice)
+    np.testing.assert_array_equal(mask, find_mask(picture, network))
+    assert mask.any() and twice.card.sha256 == (network.card.sha256,) * 2
+
+
+OTHERS = {
+    "channels": ["flair"],
+    "dimensions": 3,
+    "normalise": "zscore",
+    "labels": {"1": "tumour"},
+    "label_values": {"1": 4},
+    "regions": {"whole tumour": [1]},
+    "classes": ["a", "b"],
+    "window": [0, 100],
+    "spacing_mm": 2.0,
+    "input_shape": [64, 64, 1],
+    "views": ["axial"],
+    "sure": 0.9,
+}
+
+
+@pytest.mark.parametrize("name", MUST_MATCH)
+def test_networks_that_differ_are_refused_in_one_line(two, tmp_path, name):
+    other = tmp_path / "other.keras"
+    other.write_bytes(two[0].read_bytes())
+    said = json.loads(two[0].with_suffix(".json").read_text()) | {name: OTHERS[name]}
+    other.with_suffix(".json").write_text(json.dumps(said))
+    with pytest.raises(InputError) as caught:
+        Network([two[0], other])
+    line = str(caught.value)
+    assert "\n" not in line and f"{two[0]} and {other} cannot be averaged" in line
+    values = (getattr(read_card(path), name) for path in (two[0], other))
+    assert line.endswith("their {} differ: {} and {}".format(MUST_MATCH[name], *values))
+
+
+def test_a_model_that_is_missing_among_several_is_named(two, tmp_path):
+    with pytest.raises(InputError, match="there is no model .*gone.keras"):
+        read_cards([two[0], tmp_path / "gone.keras"])
+
+
+def test_the_card_of_several_names_them_all_and_tells_of_a_weak_one(two, tmp_path):
+    cards = [read_card(path) for path in two]
+    joint = read_cards(two)
+    assert joint.sha256 == read_cards(two[::-1]).sha256, "in whatever order they come"
+    assert joint.sha256 == tuple(sorted(card.sha256 for card in cards)) and not joint.weakness
+    assert read_cards(two[:1]) == read_cards(two[0]) == cards[0]
+    weak = tmp_path / "weak.keras"
+    weak.write_bytes(b"x")
+    said = json.loads(two[0].with_suffix(".json").read_text())
+    weak.with_suffix(".json").write_text(json.dumps(said | {"validation": {"dice": 0.3}}))
+    assert "its best Dice was 0.30" in read_cards([*two, weak]).weakness
+
+
+def test_the_version_in_a_dicom_seg_names_every_network_in_64_characters():
+    card = read_card(MODEL)
+    assert name_version(card) == card.sha256 and len(card.sha256) == 64
+    five = name_version(replace(card, sha256=tuple(letter * 64 for letter in "abcde")))
+    assert five == "+".join(letter * 12 for letter in "abcde") and len(five) <= 64
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        ("a.nii --model x.keras y.keras --out o", "a.nii --model x.keras y.keras --out o"),
+        ("--model x.keras a.nii b --out o", "a.nii b --model x.keras --out o"),
+        ("--out o --model x.keras y.keras a.nii", "a.nii --out o --model x.keras y.keras"),
+        ("a.nii --out o", "a.nii --out o"),
+        ("--model", "--model"),
+    ],
+)
+def test_paths_behind_the_models_are_no_models(words, ordered):
+    assert put_paths_first(words.split()) == ordered.split()
+
+
+def test_scores_are_of_the_mean_of_several_networks(two, tmp_path):
+    """Two of three call a grey of 0.6 brain, one of them a grey of 0.4."""
+    third = make_model(tmp_path / "0.5.keras", 0.5)
+    picture = np.full((64, 64), 20, np.uint8)
+    for grey, side in ((102, 40), (153, 30), (230, 20)):
+        picture[32 - side // 2 : 32 + side // 2, 32 - side // 2 : 32 + side // 2] = grey
+    for kind, array in (("images", picture), ("masks", np.uint8(255) * (picture > 128))):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / kind / "x.png"), array)
+    score = {}
+    for name, models in {"0.3": two[:1], "0.7": two[1:], "all": [*two, third]}.items():
+        table = tmp_path / f"{name}.csv"
+        words = ["--out", tmp_path / name, "--scores", table, "--model", *models, tmp_path / "set"]
+        assert scoring.main(list(map(str, words))) == 0
+        score[name] = pd.read_csv(table).Dice[0]
+    assert score["all"] == 1 and max(score["0.3"], score["0.7"]) < 0.9
