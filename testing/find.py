@@ -36,7 +36,8 @@ def find(
     if card and card.is_mri and masks is None:
         about = read_description(folder)
         drawn = folder if about is None else Path(about.pictures or "nowhere")
-        if drawn.is_dir() and holds(drawn, PICTURES) and not holds(drawn, SCANS):
+        is_plain = about is None or len(card.labels) == 1  # else data.py changed the labels' values
+        if is_plain and drawn.is_dir() and holds(drawn, PICTURES) and not holds(drawn, SCANS):
             return find_drawn(drawn, card, about)
         if about is None or about.cases:
             return find_test_cases(folder, card, about)
