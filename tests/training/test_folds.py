@@ -29,7 +29,9 @@ def discs(tmp_path_factory):
 
 
 def options_of(folder, output, *more):
-    return parse(["--data", str(folder), "--output", str(output), "--folds", "3", *more])
+    return parse(
+        ["--data", str(folder), "--output", str(output), "--folds", "3", "--epochs", "2", *more]
+    )
 
 
 def plan(folder, output, *more):
@@ -171,6 +173,7 @@ train.make_tensorboard = lambda _: []
 rename = os.replace
 folder, output = sys.argv[1:]
 words = f"--data {folder} --folds 3 --size 32 --batch 4 --steps 2 --epochs 2 --lr 0.1 --workers 1"
+words += " --precision float32"
 
 def rename_or_die(*names):
     global left
