@@ -5,6 +5,7 @@
     python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3
     python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
     python train.py --data files/tumour --loss dice_focal --lr 1e-3 --patience 5
+    python train.py --folds 5 --output files/folds           # cross-validation: five networks
     KERAS_BACKEND=jax python train.py                        # any backend of Keras will do
 
 The dataset's dataset.json says whether it holds slices or volumes, and which channels and labels.
@@ -49,6 +50,7 @@ from training.callbacks import (
     round_figures,
     validate,
 )
+from training.folds import describe_fold, finish_fold, plan_folds, read_cases, report_folds
 from training.options import PLANNED, list_gpus, parse, settle
 
 with quietly():
@@ -130,13 +132,26 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, look at the dataset, and train."""
-    options = parse(argv, __doc__)
-    train_pairs, val_pairs = read_pairs(options.data, options.views)
-    card = read_description(options.data) or Card()
-    given = options
-    options = settle(options, card, len(train_pairs))
+    given = parse(argv, __doc__)
+    folds = given.folds
+    pairs = (read_cases(given), []) if folds else read_pairs(given.data, given.views)
+    card = read_description(given.data) or Card()
+    options = settle(given, card, len(pairs[0]))
     print(describe_choice(given, options))
     prepare_device(options)
+    for one in plan_folds(options, pairs[0]) if folds else [(options, *pairs)]:
+        train_and_tell(*one, card)
+    if folds:
+        report_folds(options)
+
+
+def train_and_tell(
+    options: Namespace, train_pairs: Sequence[Pair], val_pairs: Sequence[Pair], card: Card
+) -> None:
+    """Look at the masks, train one network, and say how good it is."""
+    if options.fold:
+        print(f"fold {options.fold} of {options.folds}")
+        keras.backend.clear_session()  # the fold before leaves its graphs, and names of layers
     things, count = "volumes" if card.is_3d else "pictures", LOOKED_AT[card.dimensions]
     for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
         print(f"{len(pairs)} {things} to {purpose}")
@@ -190,7 +205,9 @@ def train(
     compile_model(model, options, len(slices), card)
     backup.restore(model)
     cut_log(output / "data.csv", backup.epoch)
-    best = BestModel(output / "model.keras", compose_card(options, card, backup.state["run"]))
+    said = compose_card(options, card, backup.state["run"])
+    said |= describe_fold(options, train_pairs, val_pairs)
+    best = BestModel(output / "model.keras", said)
     callbacks = [
         best,
         keras.callbacks.TerminateOnNaN(),
@@ -209,6 +226,7 @@ def train(
     # else pred.py does it when it first needs it; JAX cannot export a network for any size
     if importlib.util.find_spec("openvino") and keras.backend.backend() != "jax":
         export_model(best.path, validation.spread(CALIBRATING[card.dimensions]))
+    finish_fold(options, best.path)
     backup.remove()
     return best.path
 

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from common.card import read_card
 from common.errors import InputError, quietly, replacing, warn
-from common.files import read_json, write_text
+from common.files import checksum, read_json, write_text
 from dataset.read import DESCRIPTION, Pair
 from model import save_model
 from training.batches import Slices, TrainingSlices, split_by_case
@@ -205,7 +205,9 @@ class BestModel(keras.callbacks.Callback):
         self.path, self.said = Path(path), said
         before = read_card(path)
         self.ours = before.run == said["run"]
-        self.best = before.validation["dice"] if self.ours else -math.inf
+        # a kill between model and card leaves two that do not fit: that epoch is repeated
+        is_whole = self.ours and self.path.exists() and before.sha256 == checksum(self.path)
+        self.best = before.validation["dice"] if is_whole else -math.inf
 
     def on_epoch_end(self, epoch, logs=None):
         figures = {n.removeprefix("val_"): v for n, v in logs.items() if n.startswith("val_")}
@@ -264,13 +266,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def refuse_others(self, identity: dict) -> None:
         """Raise InputError when the unfinished run was started with other options."""
-        before = self.state["command"]
-        changed = "; ".join(
-            f"{name} {before.get(name)} is now {value}"
-            for name, value in identity.items()
-            if before.get(name) != value
-        )
-        if changed:
+        if changed := list_changes(self.state["command"], identity):
             raise InputError(
                 f"{self.folder} holds an unfinished run (epoch {self.epoch} done) of another "
                 f"command ({changed}): give that command again to resume it, or add --fresh to "
@@ -307,6 +303,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         write_text(self.folder / "state.json", json.dumps(state, default=float))
 
     def remove(self) -> None:
+        # first: a state that outlives its weights could not be resumed
+        (self.folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def weights_of(self, epoch: int) -> Path:
@@ -325,6 +323,15 @@ def identify_run(options: Namespace, pairs: Sequence[Pair]) -> dict:
     made = json.dumps(read_json(Path(options.data) / DESCRIPTION), sort_keys=True)
     dataset = hashlib.sha256((names + made).encode()).hexdigest()[:12]
     return chosen | {"data": str(Path(options.data).resolve()), "pictures": dataset}
+
+
+def list_changes(before: dict, now: dict) -> str:
+    """What differs between two identities of a run, in words; "" where they are the same."""
+    return "; ".join(
+        f"{name} {before.get(name)} is now {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    )
 
 
 def cut_log(log: Path, epochs: int) -> None:

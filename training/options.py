@@ -27,7 +27,7 @@ with quietly():
 
 # Whole numbers: the least of each, and the end of what NumPy's generator takes as a seed
 LEAST = dict.fromkeys(("size", "width", "depth", "epochs", "steps", "batch", "workers"), 1)
-LEAST |= {"patience": 0, "seed": 0}
+LEAST |= {"patience": 0, "seed": 0, "folds": 2}
 END = 2**32
 # Options that the dataset's plan decides where they are not given
 PLANNED = ("size", "patch", "batch", "width", "depth", "loss", "lr", "schedule", "epochs", "steps")
@@ -52,6 +52,9 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
     add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
     add_training_options(add)
+    folds = "cross-validate: N networks, each validated on another part of Train and Val's patients"
+    add("--folds", type=int, metavar="N", help=folds)
+    add("--fold", type=int, metavar="K", help="train the K-th of these alone")
     add("--spacing-mm", type=float, help="voxel size of the pictures, for the card")
     sure = "the mask of a single slice is empty where its mean probability is less, for the card"
     add("--sure", type=float, default=0.5, help=sure)
@@ -94,6 +97,8 @@ def check_run(options: argparse.Namespace) -> None:
     """Raise InputError for options that make no run, whatever the dataset."""
     check_numbers(options)
     weights, blend = options.label_weights, options.blend
+    if options.fold is not None and not 1 <= options.fold <= (options.folds or 0):
+        raise InputError(f"--fold {options.fold}: give --folds N, and a number from 1 to N")
     if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
         raise InputError("--label-weights are 0 or more, and not all 0")
     if blend and not options.start_from:
