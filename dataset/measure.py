@@ -20,7 +20,7 @@ from scan.volume import measure_box
 MULTIPLE = 16  # sizes that a U-Net of four poolings takes
 FINEST = 1.0  # mm, a round number: finer slices of a brain take too long to learn from
 MOST_LABELS = 8  # a round number: more are an atlas, of which few are meant
-MOST = 256  # pixels a side: larger pictures are fitted to it
+MOST = 192  # pixels a side: larger pictures are fitted to it, as most brains fit at 1 mm
 
 
 def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> Options:

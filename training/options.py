@@ -87,7 +87,9 @@ def add_training_options(add) -> None:
         "last epoch (planned)"
     )
     add("--schedule", choices=("plateau", "cosine"), help=schedule)
-    patience = "epochs without a better validation Dice before stopping (a third of --epochs)"
+    patience = (
+        "epochs without a better validation Dice before stopping (with a cosine all, else a third)"
+    )
     add("--patience", type=int, help=patience)
     precision = "default: float16 on a GPU, bfloat16 on a CPU with AMX, else float32"
     add("--precision", choices=("float32", "bfloat16", "float16"), help=precision)
@@ -151,8 +153,9 @@ def settle(options: argparse.Namespace, card: Card, count: int = 0) -> argparse.
     decided = {name: plan.get(name) for name in vars(options)} | given
     if card.is_3d:
         decided["patch"] = decided["patch"] * (3 // len(decided["patch"]))
-    if decided["patience"] is None:
-        decided["patience"] = math.ceil(decided["epochs"] / 3)
+    if decided["patience"] is None:  # a network is best where its cosine ends
+        whole = decided["schedule"] == "cosine"
+        decided["patience"] = decided["epochs"] if whole else math.ceil(decided["epochs"] / 3)
     decided["precision"] = decided["precision"] or choose_precision()
     return argparse.Namespace(**decided)
 

@@ -56,7 +56,8 @@ def test_patches_of_no_size_are_refused(patch):
 def test_a_plan_decides_what_is_not_given():
     plan = make_plan(Card(), 100, Machine.here())
     options = settle(parse(["--epochs", "9"]), Card(plan=plan | {"batch": 7, "epochs": 3}))
-    assert (options.batch, options.epochs, options.patience) == (7, 9, 3)
+    assert (options.batch, options.epochs, options.patience) == (7, 9, 9)
+    assert settle(parse(["--epochs", "9", "--schedule", "plateau"]), Card()).patience == 3
     options = settle(parse(["--patch", "16"]), Card(dimensions=3, plan=plan | {"batch": 1}))
     assert (options.patch, options.batch) == ([16, 16, 16], 1)
     without = settle(parse([]), Card(), 100)
