@@ -88,7 +88,7 @@ def add_training_options(add) -> None:
     )
     add("--schedule", choices=("plateau", "cosine"), help=schedule)
     patience = (
-        "epochs without a better validation Dice before stopping (with a cosine all, else a third)"
+        "epochs without a better validation Dice before stopping (all, on a plateau a third)"
     )
     add("--patience", type=int, help=patience)
     precision = "default: float16 on a GPU, bfloat16 on a CPU with AMX, else float32"
