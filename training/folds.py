@@ -226,7 +226,8 @@ def report_folds(options: Namespace) -> None:
     table = tabulate_folds([read_json(folder / "model.json") for folder in folders])
     path = Path(options.output) / TABLE
     write_text(path, table.to_csv(index=False))
-    print(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
+    shown = table.astype(object).where(table.notna(), "")
+    print(shown.to_string(index=False, float_format="{:.4f}".format))
     models = shlex.join(str(folder / "model.keras") for folder in folders)
     print(f"{path} has this table; all networks together: python pred.py SCAN --model {models}")
 

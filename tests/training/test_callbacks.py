@@ -6,6 +6,7 @@ import pytest
 
 from common.card import Card, read_card
 from common.errors import InputError
+from common.files import checksum
 from model import build_unet, save_model
 from training import callbacks
 from training.callbacks import (
@@ -36,6 +37,18 @@ def test_a_resumed_run_leaves_a_better_model_of_its_own_in_place(network, tmp_pa
     best.on_epoch_end(9, {"val_dice": 0.91, "val_iou": float("nan"), "val_loss": 0.5})
     assert read_card(path).validation["dice"] == 0.91
     assert not (tmp_path / "model.previous.keras").exists()
+
+
+def test_a_model_that_a_kill_parted_from_its_card_is_written_anew(network, tmp_path):
+    path = tmp_path / "model.keras"
+    save_model(network, path, {"run": "x", "validation": {"dice": 0.9}})
+    path.write_bytes(path.read_bytes() + b"of another epoch")
+    best = BestModel(path, {"run": "x"})
+    best.set_model(network)
+    best.on_epoch_end(4, {"val_dice": 0.9, "val_loss": 0.5})
+    assert read_card(path).sha256 == checksum(path)
+    path.unlink()
+    assert BestModel(path, {"run": "x"}).best < 0
 
 
 @pytest.mark.parametrize("share, colour", [(0.0, "black"), (1.0, "white")])
@@ -142,6 +155,14 @@ def test_backup_restores_weights_learning_rate_and_counters(tmp_path):
     np.testing.assert_array_equal(other.get_weights()[0], model.get_weights()[0])
     assert (counted_again[0].wait, counted_again[0].best) == (3, 0.75)
     assert counted_again[1].cooldown_counter == 2
+
+
+def test_a_backup_that_is_killed_while_it_is_removed_is_not_resumed(tmp_path, monkeypatch):
+    backup, _ = backup_of(tmp_path / "b", toy_model())
+    backup.on_epoch_end(0)
+    monkeypatch.setattr(callbacks.shutil, "rmtree", lambda *_, **__: None)
+    backup.remove()
+    assert backup_of(tmp_path / "b", toy_model())[0].epoch == 0
 
 
 def test_another_command_does_not_go_on_with_an_unfinished_run(tmp_path):

@@ -172,7 +172,7 @@ train.plot_curves = train.export_model = lambda *_: None
 train.make_tensorboard = lambda _: []
 rename = os.replace
 folder, output = sys.argv[1:]
-words = f"--data {folder} --folds 3 --size 32 --batch 4 --steps 2 --epochs 2 --lr 0.1 --workers 1"
+words = f"--data {folder} --folds 3 --size 32 --batch 4 --steps 2 --epochs 2 --lr 0.03 --workers 1"
 words += " --precision float32"
 
 def rename_or_die(*names):
@@ -187,13 +187,16 @@ def run(name, renamed):
     sys.stdout.flush()
     if child := os.fork():  # before TensorFlow has threads; its import takes longer than all else
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if keras.backend.backend() == "tensorflow":  # two steps take less time than their graph
+        import tensorflow
+        tensorflow.config.run_functions_eagerly(True)
     left, os.replace = renamed, rename_or_die
     train.main([*words.split(), "--output", f"{output}/{name}"])
     sys.stdout.flush()
     os._exit(0)
 
 codes = [run("whole", -1)]
-while codes[-1] in (0, -signal.SIGKILL) and len(codes) < 3 or codes[-1] == -signal.SIGKILL:
+while len(codes) == 1 or codes[-1] == -signal.SIGKILL:
     codes.append(run("killed", 5 + len(codes)))
 print(*codes)
 """
@@ -204,7 +207,9 @@ def test_killed_again_and_again_all_folds_end_with_the_same_figures(discs, tmp_p
     python = [sys.executable, "-c", RUNNER, str(discs), str(tmp_path)]
     done = subprocess.run(python, cwd=ROOT, capture_output=True, text=True)
     *_, codes = done.stdout.splitlines() or [""]
-    assert codes.split() == ["0", "-9", "-9", "-9", "0"], done.stdout + done.stderr
+    whole, *kills, end = codes.split()
+    assert (whole, set(kills), end) == ("0", {"-9"}, "0"), done.stdout + done.stderr
+    assert len(kills) >= 3
     whole, killed = (pd.read_csv(tmp_path / name / "folds.csv") for name in ("whole", "killed"))
     assert whole.fold.tolist() == ["1", "2", "3", "mean", "standard deviation"]
     assert whole.cases[:3].tolist() == [3, 3, 3] and whole.epochs[:3].between(1, 2).all()
