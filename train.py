@@ -40,7 +40,6 @@ from training.callbacks import (
     BackupAndRestore,
     BestModel,
     Log,
-    Progress,
     StandstillWarning,
     TensorBoard,
     Validation,
@@ -50,6 +49,7 @@ from training.callbacks import (
     validate,
 )
 from training.options import PLANNED, list_gpus, parse, settle
+from training.progress import Progress
 
 with quietly():
     import keras
@@ -217,24 +217,22 @@ def fit_network(
     model: keras.Model, slices: Slices, validation: Slices, epochs: int, first: int, callbacks: list
 ) -> None:
     """keras.Model.fit from epoch `first`; raises the InputError of a reading thread as it was."""
-    progress = Progress(slices, validation, epochs)
-    validating = Validation(validation, progress)
-    try:
-        model.fit(
-            slices,
-            epochs=epochs,
-            initial_epoch=first,
-            callbacks=[validating, progress, *callbacks],
-            shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
-            verbose=0,  # Keras' bar shows all of up to sixty figures
-        )
-    except Exception:
-        for part in (slices, *validating.cases):
-            if isinstance(part.error, InputError):
-                raise part.error from None
-        raise
-    finally:
-        progress.close()
+    cases = split_by_case(validation)
+    with Progress(slices, sum(map(len, cases)), epochs) as progress:
+        try:
+            model.fit(
+                slices,
+                epochs=epochs,
+                initial_epoch=first,
+                callbacks=[Validation(cases, progress), progress, *callbacks],
+                shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
+                verbose=0,  # Keras' bar shows all of up to sixty figures
+            )
+        except Exception:
+            for part in (slices, *cases):
+                if isinstance(part.error, InputError):
+                    raise part.error from None
+            raise
 
 
 def refuse_burst(log: Path, best: BestModel, backup: BackupAndRestore) -> None:
