@@ -63,7 +63,7 @@ def batch_dice_loss(
     al., Nature Methods 2021).
     """
     sums = _sums(*to_shares(target, prediction))
-    both, in_target, in_prediction = (ops.sum(part, axis=0, keepdims=True) for part in sums)
+    both, in_target, in_prediction = (_sum_over_batch(part) for part in sums)
     dice = (2 * both + SMOOTH) / (in_target + in_prediction + SMOOTH)
     loss = 1 - _class_mean(dice, weights, background)
     return ops.repeat(loss, ops.shape(prediction)[0], axis=0)
@@ -168,6 +168,21 @@ def _sums(target, prediction):
     axes = tuple(range(1, len(prediction.shape) - 1))
     parts = (ops.minimum(target, prediction), target, prediction)
     return [ops.sum(part, axis=axes) for part in parts]
+
+
+def _sum_over_batch(values):
+    """Sums (1, C) of values (B, C) over the whole batch.
+
+    Where devices share a batch, TensorFlow shows each its own part alone; JAX shows all.
+    """
+    total = ops.sum(values, axis=0, keepdims=True)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+        if replica and replica.num_replicas_in_sync > 1:
+            total = replica.all_reduce("SUM", total)
+    return total
 
 
 def _class_weights(classes, weights, background):

@@ -130,7 +130,7 @@ def copy_network(
     """A copy of the network; `change` gives the new options of each layer.
 
     Batch normalisations are FusedBatchNormalization where `fused` is asked for and TensorFlow runs
-    them, else Keras' own.
+    them, else Keras' own, which is synchronised over devices only where `change` says so.
     """
     fused = fused and keras.backend.backend() == "tensorflow"
     normalisation = FusedBatchNormalization if fused else layers.BatchNormalization
@@ -138,7 +138,8 @@ def copy_network(
     def convert(layer):
         is_normalisation = isinstance(layer, layers.BatchNormalization)
         kind = normalisation if is_normalisation else type(layer)
-        return kind.from_config(layer.get_config() | change(layer))
+        alone = {"synchronized": False} if is_normalisation else {}
+        return kind.from_config(layer.get_config() | alone | change(layer))
 
     copy = keras.models.clone_model(model, clone_function=convert)
     copy.set_weights(model.get_weights())

@@ -41,7 +41,6 @@ from training.callbacks import (
     BackupAndRestore,
     BestModel,
     Log,
-    Progress,
     StandstillWarning,
     TensorBoard,
     Validation,
@@ -50,8 +49,12 @@ from training.callbacks import (
     round_figures,
     validate,
 )
+from training.devices import choose_devices, share_batches
 from training.folds import describe_fold, finish_fold, plan_folds, read_cases, report_folds
+from training.memory import check_memory, explained_memory
 from training.options import PLANNED, list_gpus, parse, settle
+from training.progress import Progress
+from training.trackers import make_trackers
 
 with quietly():
     import keras
@@ -87,23 +90,29 @@ def build_network(options: Namespace, steps: int, card: Card) -> keras.Model:
             raise InputError(f"{start} was not made for {label_count} labels: take another")
     else:
         model = build_unet(shape, classes, options.width, options.depth, options.dropout)
-    return prepare_for_training(model, options.precision, steps)
+    return prepare_for_training(model, options.precision, steps, options.devices)
 
 
-def prepare_for_training(model: keras.Model, precision: str, steps: int) -> keras.Model:
+def prepare_for_training(
+    model: keras.Model, precision: str, steps: int, devices: int = 1
+) -> keras.Model:
     """A copy of the network that computes in `precision`; its output stays float32.
 
     Batch normalisation averages over a tenth of an epoch of `steps` batches, at most over Keras'
-    100: otherwise validation shows nonsense for an epoch or two on a small dataset.
+    100: otherwise validation shows nonsense for an epoch or two on a small dataset. It is of the
+    whole batch, also where several devices share it.
     """
     momentum = 1 - float(np.clip(10 / steps, 0.01, 0.5))
     policy = precision if precision == "float32" else f"mixed_{precision}"
 
+    apart = devices > 1 and keras.backend.backend() == "tensorflow"  # JAX shows each all of a batch
+
     def change(layer):
         dtype = {"dtype": "float32" if layer.name == model.layers[-1].name else policy}
-        return dtype | ({"momentum": momentum} if hasattr(layer, "momentum") else {})
+        normalising = {"momentum": momentum, "synchronized": apart}
+        return dtype | (normalising if hasattr(layer, "momentum") else {})
 
-    return copy_network(model, change, fused=True)
+    return copy_network(model, change, fused=not apart)
 
 
 def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card) -> None:
@@ -119,12 +128,21 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
         optimizer=keras.optimizers.Adam(rate),
         loss=make_loss(options.loss, options.label_weights, options.background),
         metrics=[Confusion(card.areas)],
-        jit_compile="auto" if list_gpus() else False,  # XLA halves TensorFlow's speed on a CPU
+        jit_compile=choose_compiling(options.devices),
     )
     model.optimizer.build(model.trainable_variables)
     shape = input_shape(options, card)
-    image, mask = np.zeros((1, *shape), np.float32), np.zeros((1, *shape[:-1], 1), np.float32)
+    count = options.devices  # a sample for each
+    image, mask = (np.zeros((count, *shape[:-1], n), np.float32) for n in (shape[-1], 1))
     model.test_on_batch(image, mask)
+
+
+def choose_compiling(devices: int) -> bool | str:
+    """Keras' `jit_compile`: TensorFlow's XLA cannot compile for several devices.
+
+    Keras' own choice leaves XLA out for TensorFlow on a CPU, where it halves the speed.
+    """
+    return "auto" if devices == 1 or keras.backend.backend() == "jax" else False
 
 
 # ---------------------------------------------------------------- the run
@@ -138,15 +156,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     card = read_description(given.data) or Card()
     options = settle(given, card, len(pairs[0]))
     print(describe_choice(given, options))
-    prepare_device(options)
+    devices = prepare_device(options)
     for one in plan_folds(options, pairs[0]) if folds else [(options, *pairs)]:
-        train_and_tell(*one, card)
+        train_and_tell(*one, card, devices)
     if folds:
         report_folds(options)
 
 
 def train_and_tell(
-    options: Namespace, train_pairs: Sequence[Pair], val_pairs: Sequence[Pair], card: Card
+    options: Namespace,
+    train_pairs: Sequence[Pair],
+    val_pairs: Sequence[Pair],
+    card: Card,
+    devices: Sequence[str],
 ) -> None:
     """Look at the masks, train one network, and say how good it is."""
     if options.fold:
@@ -156,7 +178,7 @@ def train_and_tell(
     for purpose, pairs in (("train", train_pairs), ("validate", val_pairs)):
         print(f"{len(pairs)} {things} to {purpose}")
         check_masks(pairs, options.seed, card.labels.values(), count)
-    with explained(options.output):
+    with explained(options.output), explained_memory(), share_batches(devices):
         path = train(options, train_pairs, val_pairs, card)
     best = read_json(path.with_suffix(".json"))
     print(
@@ -177,12 +199,18 @@ def describe_choice(given: Namespace, options: Namespace) -> str:
     return f"as planned: {', '.join(told[True])}{as_given}"
 
 
-def prepare_device(options: Namespace) -> None:
-    """Say what the training runs on; OpenCV leaves the cores to the reading threads."""
+def prepare_device(options: Namespace) -> list[str]:
+    """Choose what the training runs on, and say it; OpenCV leaves the cores to the reading threads.
+
+    Raises InputError as `choose_devices` does.
+    """
     cv2.setNumThreads(1)
-    name = ", ".join(list_gpus()) or f"CPU ({os.cpu_count()} cores)"
+    devices = choose_devices(options.devices, options.batch)
+    named = list_gpus() or len(devices) > 1
+    name = ", ".join(devices) if named else f"CPU ({os.cpu_count()} cores)"
     backend = keras.backend.backend()
     print(f"device: {name}; backend: {backend}; precision: {options.precision}")
+    return devices
 
 
 def train(
@@ -200,6 +228,7 @@ def train(
     identity = identify_run(options, [*train_pairs, *val_pairs])
     backup = BackupAndRestore(output / "training", identity, patience, options.fresh)
     model = build_network(options, len(slices), card)
+    check_memory(model, options.batch, options.devices)
     if options.blend:  # refused now, not at the end
         average_weights(model, load_model(options.blend)[0], options.blend)
     compile_model(model, options, len(slices), card)
@@ -215,6 +244,7 @@ def train(
         *patience,
         Log(output / "data.csv", append=True),
         *make_tensorboard(output),
+        *make_trackers(options, said),
         backup,
     ]
     if not backup.state.get("over"):
@@ -235,24 +265,22 @@ def fit_network(
     model: keras.Model, slices: Slices, validation: Slices, epochs: int, first: int, callbacks: list
 ) -> None:
     """keras.Model.fit from epoch `first`; raises the InputError of a reading thread as it was."""
-    progress = Progress(slices, validation, epochs)
-    validating = Validation(validation, progress)
-    try:
-        model.fit(
-            slices,
-            epochs=epochs,
-            initial_epoch=first,
-            callbacks=[validating, progress, *callbacks],
-            shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
-            verbose=0,  # Keras' bar shows all of up to sixty figures
-        )
-    except Exception:
-        for part in (slices, *validating.cases):
-            if isinstance(part.error, InputError):
-                raise part.error from None
-        raise
-    finally:
-        progress.close()
+    cases = split_by_case(validation)
+    with Progress(slices, sum(map(len, cases)), epochs) as progress:
+        try:
+            model.fit(
+                slices,
+                epochs=epochs,
+                initial_epoch=first,
+                callbacks=[Validation(cases, progress), progress, *callbacks],
+                shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
+                verbose=0,  # Keras' bar shows all of up to sixty figures
+            )
+        except Exception:
+            for part in (slices, *cases):
+                if isinstance(part.error, InputError):
+                    raise part.error from None
+            raise
 
 
 def refuse_burst(log: Path, best: BestModel, backup: BackupAndRestore) -> None:

@@ -4,7 +4,7 @@ a run that was killed is resumed.
     backup = BackupAndRestore("files/training", identify_run(options, pairs), patience)
     backup.restore(model)                           # after compile(); nothing for a new run
     model.fit(slices, initial_epoch=backup.epoch, callbacks=[
-        Validation(validation, progress),           # the others read its figures
+        Validation(cases, progress),                # the others read its figures
         progress,
         BestModel("files/model.keras", said),       # what its card shall say
         StandstillWarning("files/dataset"),
@@ -22,7 +22,6 @@ import json
 import math
 import os
 import shutil
-import time
 import uuid
 from argparse import Namespace
 from collections.abc import Sequence
@@ -30,100 +29,28 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from common.card import read_card
 from common.errors import InputError, quietly, replacing, warn
 from common.files import checksum, read_json, write_text
 from dataset.read import DESCRIPTION, Pair
 from model import save_model
-from training.batches import Slices, TrainingSlices, split_by_case
+from training.batches import Slices
 
 with quietly():
     import keras
 
-FIRST_LOOK = 20  # s of steps after which the time of an epoch is foretold: a round number
 # When a network has stopped learning, chosen by eye:
 BLACK, WHITE = 1e-3, 0.98  # shares of the pixels that are labelled: fewer, and more
 FLAT_EPOCHS, FLAT_LOSS = 4, 1e-4  # in so many epochs the loss changes by less than this share
 
-# What the line of an epoch says; data.csv has all
-FIGURES = {"loss": "loss", "val_loss": "validation loss", "val_dice": "validation Dice"}
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 # Options that a resumed run may be given anew
 MAY_CHANGE = {"output", "workers", "command", "fresh", "patience", "spacing_mm", "sure"}
+MAY_CHANGE |= {"devices", "track"}
 
 
 # ---------------------------------------------------------------- how the training goes
-
-
-class Progress(keras.callbacks.Callback):
-    """Says how a run goes: a bar on a terminal, and a line for each epoch.
-
-    Tells the dataset its epoch, and adds speed and learning rate to the epoch's figures.
-    """
-
-    def __init__(self, slices: TrainingSlices, validation: Slices, epochs: int):
-        super().__init__()
-        steps = sum(map(len, split_by_case(validation)))
-        self.slices, self.epochs, self.steps = slices, epochs, len(slices) + steps
-        self.bar = self.first = None  # first: when the first step of this process was over
-        self.foretold = False
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_train_begin(self, logs=None):
-        steps = f"{len(self.slices)} steps of {self.slices.batch}"
-        print(f"an epoch has {steps}; at most {self.epochs} epochs", flush=True)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.slices.epoch, self.slices.busy = epoch, 0.0
-        self.start, self.trained = time.perf_counter(), None
-        title = f"epoch {epoch + 1} of {self.epochs}"
-        self.bar = tqdm(total=self.steps, desc=title, unit="step", leave=False, disable=None)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-        now = time.perf_counter()
-        if self.first is None:  # it takes longer: the graph is built in it
-            self.first = now
-        elif not self.foretold and now - self.first > FIRST_LOOK:
-            self.foretold = True
-            self.foretell(batch, now - self.first)
-
-    def foretell(self, steps: int, seconds: float) -> None:
-        """Say how long an epoch will take, by `steps` that took so many seconds."""
-        minutes = seconds / steps * len(self.slices) / 60
-        tqdm.write(
-            f"{steps + 1} of {len(self.slices)} steps done, "
-            f"{steps * self.slices.batch / seconds:.1f} slices/s: an epoch takes some "
-            f"{minutes:.{0 if minutes > 10 else 1}f} minutes, and its validation some more"
-        )
-
-    def on_test_begin(self, logs=None):  # of each case
-        self.trained = self.trained or time.perf_counter() - self.start
-
-    def on_test_batch_end(self, batch, logs=None):
-        self.bar.update()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.close()
-        seconds = self.trained or time.perf_counter() - self.start
-        speed = len(self.slices) * self.slices.batch / seconds
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        logs["slices_per_second"] = round(speed, 2)
-        busy = self.slices.busy / self.slices.workers / seconds  # at 100 % the device waits
-        figures = ", ".join(
-            f"{title} {logs.get(name, math.nan):.4f}" for name, title in FIGURES.items()
-        )
-        print(
-            f"epoch {epoch + 1} of {self.epochs}: {figures}; {speed:.1f} slices/s in training, "
-            f"input threads {busy:.0%} busy",
-            flush=True,
-        )
 
 
 class Validation(keras.callbacks.Callback):
@@ -133,9 +60,9 @@ class Validation(keras.callbacks.Callback):
     much as a right one of a tumour. The first of the callbacks, for the others read its figures.
     """
 
-    def __init__(self, slices: Slices, progress: keras.callbacks.Callback):
+    def __init__(self, cases: Sequence[Slices], progress: keras.callbacks.Callback):
         super().__init__()
-        self.cases, self.progress = split_by_case(slices), progress
+        self.cases, self.progress = cases, progress
 
     def on_epoch_end(self, epoch, logs=None):
         figures = validate(self.model, self.cases, [self.progress])

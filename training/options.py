@@ -21,12 +21,14 @@ from common.errors import InputError, quietly
 from dataset.plan import Machine, has_amx, make_plan
 from metrics import LOSSES
 from scan.views import VIEWS
+from training.trackers import TRACKERS, check_trackers
 
 with quietly():
     import keras
 
 # Whole numbers: the least of each, and the end of what NumPy's generator takes as a seed
-LEAST = dict.fromkeys(("size", "width", "depth", "epochs", "steps", "batch", "workers"), 1)
+NUMBERS = ("size", "width", "depth", "epochs", "steps", "batch", "workers", "devices")
+LEAST = dict.fromkeys(NUMBERS, 1)
 LEAST |= {"patience": 0, "seed": 0, "folds": 2}
 END = 2**32
 # Options that the dataset's plan decides where they are not given
@@ -60,6 +62,10 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     add("--sure", type=float, default=0.5, help=sure)
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
+    track = "also keep the run for these, below --output (pip install mlflow, wandb)"
+    add("--track", nargs="+", choices=sorted(TRACKERS), default=[], help=track)
+    devices = "GPUs that share every batch; as many CPUs where there is no GPU (%(default)s)"
+    add("--devices", type=int, default=1, metavar="N", help=devices)
     add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
     options = parser.parse_args(argv)
     if options.blend is True:
@@ -87,9 +93,7 @@ def add_training_options(add) -> None:
         "last epoch (planned)"
     )
     add("--schedule", choices=("plateau", "cosine"), help=schedule)
-    patience = (
-        "epochs without a better validation Dice before stopping (all, on a plateau a third)"
-    )
+    patience = "epochs without a better validation Dice before stopping (all, on a plateau a third)"
     add("--patience", type=int, help=patience)
     precision = "default: float16 on a GPU, bfloat16 on a CPU with AMX, else float32"
     add("--precision", choices=("float32", "bfloat16", "float16"), help=precision)
@@ -98,6 +102,7 @@ def add_training_options(add) -> None:
 def check_run(options: argparse.Namespace) -> None:
     """Raise InputError for options that make no run, whatever the dataset."""
     check_numbers(options)
+    check_trackers(options.track)
     weights, blend = options.label_weights, options.blend
     if options.fold is not None and not 1 <= options.fold <= (options.folds or 0):
         raise InputError(f"--fold {options.fold}: give --folds N, and a number from 1 to N")

@@ -8,11 +8,9 @@ from common.card import Card, read_card
 from common.errors import InputError
 from common.files import checksum
 from model import build_unet, save_model
-from training import callbacks
 from training.callbacks import (
     BackupAndRestore,
     BestModel,
-    Progress,
     StandstillWarning,
     cut_log,
     identify_run,
@@ -75,40 +73,6 @@ def test_a_burst_network_is_not_kept_though_empty_slices_look_right(network, tmp
     assert not (tmp_path / "model.keras").exists()
     best.on_epoch_end(1, {"val_dice": 0.13, "val_loss": 0.8})
     assert (tmp_path / "model.keras").exists()
-
-
-class Steps(list):
-    """As many steps as of a dataset that is read in no time."""
-
-    batch, busy, workers = 8, 0.0, 1
-
-
-@pytest.fixture
-def progress(monkeypatch, network):
-    """The progress of two epochs of 40 steps; whatever is timed takes 5 s."""
-    times = iter(range(0, 1000, 5))
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(times))
-    network.compile("adam", "mse")
-    monkeypatch.setattr(callbacks, "split_by_case", lambda slices: [slices])
-    progress = Progress(Steps(range(40)), Steps(range(3)), epochs=2)
-    progress.set_model(network)
-    return progress
-
-
-def test_an_epoch_is_one_line_in_a_log_and_foretold_once(progress, capsys):
-    for epoch in range(2):
-        progress.on_epoch_begin(epoch)
-        for step in range(40):
-            progress.on_train_batch_end(step)
-        progress.on_test_begin()
-        progress.on_test_batch_end(0)
-        figures = {name: 0.25 for name in ("loss", "val_loss", "val_dice", "val_dice_oedema")}
-        progress.on_epoch_end(epoch, figures)
-    told, first, second = capsys.readouterr().out.splitlines()
-    assert told.startswith("6 of 40 steps done, 1.6 slices/s: an epoch takes some 3.3 minutes")
-    figures = "loss 0.2500, validation loss 0.2500, validation Dice 0.2500; 1.6 slices/s"
-    assert first.startswith(f"epoch 1 of 2: {figures} in training, input threads 0% busy")
-    assert second.startswith("epoch 2 of 2: loss")
 
 
 # ---- going on after a kill

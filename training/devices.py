@@ -1,0 +1,63 @@
+"""Several devices of one machine, each of which takes an equal part of every batch.
+
+    devices = choose_devices(options.devices, options.batch)
+    with share_batches(devices):
+        model = ...                             # built, trained and saved as on one device
+
+The batch stays whole: gradients, batch normalisation and batch Dice are those of all its samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from common.errors import InputError, quietly
+from training.options import list_gpus
+
+with quietly():
+    import keras
+
+
+def choose_devices(count: int, batch: int) -> list[str]:
+    """Names of the first `count` devices, of GPUs where there are any, else of CPUs.
+
+    Raises InputError where there are fewer, or where they cannot share a batch.
+    """
+    backend = keras.backend.backend()
+    if count > 1 and backend not in ("tensorflow", "jax"):
+        raise InputError(
+            f"--devices {count} is for TensorFlow and JAX, not for {backend}: leave it"
+        )
+    names = list_gpus() or (["cpu"] if backend == "torch" else keras.distribution.list_devices())
+    if count > len(names):
+        raise InputError(
+            f"--devices {count}: Keras finds {len(names)} here ({', '.join(names)}): "
+            f"give {len(names)} or fewer"
+        )
+    if batch % count:
+        raise InputError(
+            f"--devices {count} cannot share batches of {batch} evenly: "
+            f"give --batch {max(1, round(batch / count)) * count}"
+        )
+    return names[:count]
+
+
+@contextmanager
+def share_batches(devices: Sequence[str]) -> Iterator[None]:
+    """What is built in this block is trained on all `devices`; one of them needs nothing."""
+    if len(devices) == 1:
+        yield
+    elif keras.backend.backend() == "jax":
+        # Keras shares no PyDataset among hosts; on one host there is nothing to share
+        spread = keras.distribution.DataParallel(devices=list(devices), auto_shard_dataset=False)
+        with spread.scope():
+            yield
+    else:
+        import tensorflow as tf
+
+        names = [device.upper() for device in devices]
+        with quietly():
+            strategy = tf.distribute.MirroredStrategy(names)
+        with strategy.scope():
+            yield
