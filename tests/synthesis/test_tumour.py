@@ -7,7 +7,7 @@ from scipy import ndimage
 
 import data
 import synthetic
-from dataset.read import read_dataset, read_pair
+from dataset.read import read_dataset, read_description, read_pair
 from scan.cases import find_cases
 from scan.read import read_case
 from synthesis import tumour
@@ -143,15 +143,17 @@ WRITTEN = {  # a file of each case
 @pytest.mark.parametrize("layout", WRITTEN)
 def test_one_command_slices_the_layout_of_each_year(made, layout, tmp_path, monkeypatch):
     monkeypatch.setattr(tumour, "make_tumour", lambda seed, labels, spacing: made)
-    cases, rim = tmp_path / "cases", 3 if layout == "2023" else 4
+    cases = tmp_path / "cases"
     synthetic.main(["--tumours", str(cases), "--count", "3", "--layout", layout])
     for name in WRITTEN[layout]:
         assert (cases / name).is_file()
     assert len(list(cases.rglob("*.nii*"))) == 15
-    words = f"--channels flair t1ce t1 t2 --labels 1 2 {rim} --views axial --slices 4 --size 40"
+    words = "--views axial --slices 4 --size 40"  # modalities and labels are found
     assert data.main([str(cases), *words.split(), "--jobs", "1", "--out", str(tmp_path / "o")]) == 0
     pairs = [pair for split in read_dataset(tmp_path / "o").values() for pair in split]
     assert len({pair.case for pair in pairs}) == 3 and len(pairs) == 12
+    values = read_description(tmp_path / "o").label_values
+    assert sorted(values.values()) == [1, 2, 3 if layout == "2023" else 4]
     values = set(np.concatenate([np.unique(read_pair(pair)[1]) for pair in pairs]))
     assert {0, 2, 3} <= values, "oedema and rim, by their number in order"
 
