@@ -4,6 +4,7 @@
     python synthetic.py --sample results/demo/sample_cta.nii.gz
     python synthetic.py --download labelmaps
     python synthetic.py --tumours files/cases --count 12         # MRI with brain tumours
+    python synthetic.py --tumours files/cases --layout 2023      # named as BraTS 2023 does
 
 A label map says where each tissue lies in a head. Without one, a procedural phantom stands in.
 How scans are made is told in synthesis/ct.py, and tumours in synthesis/tumour.py.
@@ -21,7 +22,7 @@ from scan.picture import write_picture
 from scan.views import VIEWS, WINDOW, normalise, stack
 from synthesis.ct import make_scan
 from synthesis.head import find_label_maps, write_volume
-from synthesis.tumour import write_tumours
+from synthesis.tumour import LAYOUTS, write_tumours
 
 SAMPLE_SEED = 3  # of the sample that `make demo` masks
 
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--sample", metavar="NIFTI", help="write one CTA of the phantom, and its mask beside it")
     add("--download", metavar="DIR", help="fetch SynthSeg's 20 head label maps into DIR")
     add("--tumours", metavar="DIR", help="write MRI cases with brain tumours, as BraTS has them")
+    years = "names and label values of the cases: those of a year of BraTS (default: %(default)s)"
+    add("--layout", default="plain", choices=list(LAYOUTS), help=years)
     add("--count", type=int, default=12, help="number of cases (default: %(default)s)")
     add("--labels", metavar="DIR", help="head label maps to make samples from; else phantoms")
     add("--necks", metavar="DIR", help="head-and-neck CTs to continue them below the skull")
@@ -84,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         chosen = SAMPLE_SEED if args.seed is None else args.seed
         print(args.sample, write_sample(args.sample, chosen), sep="\n")
     if args.tumours:
-        print(*write_tumours(args.tumours, args.count, args.labels, seed), sep="\n")
+        made = write_tumours(args.tumours, args.count, args.labels, seed, args.layout)
+        print(*made, sep="\n")
     return 0
 
 

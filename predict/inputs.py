@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from common.card import Card
@@ -19,9 +20,10 @@ from scan.cases import (
     open_folder,
     parse_names,
 )
-from scan.pairs import find_masks
+from scan.pairs import find_masks, list_scan_files
 
 MRI_ALONE = {"flair", "t1ce"}  # modalities that no CT is called after
+MOST_NAMED = 5  # folders in a message: a line or two
 
 
 def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]:
@@ -34,16 +36,38 @@ def find_inputs(paths: list[str | Path], card: Card | None = None) -> list[Path]
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path")
-        here = [path] if path.is_file() else list_inputs(path, card or Card())
+        here = [find_header(path)] if path.is_file() else list_inputs(path, card or Card())
         if not is_mri:
             here = leave_out_mri(here, path)
         if not here:
             needed = "scan and no picture (NIfTI, DICOM, PNG, JPEG)"
             if is_mri:
                 needed = f"file of {' or '.join(card.channels)}, and no picture"
-            raise InputError(f"{path} holds no {needed}")
+            raise InputError(f"{path} holds no {needed}{advise_below(path)}")
         found += [p for p in here if p not in found]
     return found
+
+
+def find_header(path: Path) -> Path:
+    """The .hdr beside an .img, which is the same scan; any other file itself."""
+    if path.suffix.lower() != ".img":
+        return path
+    name = f"{path.stem}.hdr".lower()
+    return next((p for p in list_visible(path.parent) if p.name.lower() == name), path)
+
+
+def advise_below(folder: Path) -> str:
+    """Which folders below hold pictures or scans in files, in words; "" where none does."""
+    found = Counter(
+        str(path.parent)
+        for path in list_scan_files(folder, (*SCANS, *PICTURES))
+        if not any(map(is_result, path.parents))
+    )
+    if not found:
+        return ""
+    few = ", ".join(shlex.quote(name) for name in sorted(found)[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" * (len(found) > MOST_NAMED)
+    return f" itself; there are {found.total()} in folders below: give these ({few}{more})"
 
 
 def leave_out_mri(files: list[Path], path: Path) -> list[Path]:

@@ -1,12 +1,14 @@
 """Files that would burst: archives, and files that claim more than a head can be.
 
 archive = open_zip(Path("study.zip"))             # InputError where it would
-dicomread(Bounded(file, MOST_HEADER))             # ValueError as soon as it does
+dcmread(Bounded(file, MOST_HEADER))               # ValueError as soon as it does
 """
 
 from __future__ import annotations
 
+import itertools
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,11 @@ MOST_BYTES = 8 << 30  # of a zip unpacked, and of a series in memory; a round nu
 # its pixels, of thousands of frames, too; MOST_READS: of its elements
 BURSTS, SMALL = 100, 256 << 20
 MOST_HEADER, MOST_READS = 64 << 20, 500_000
+# Round numbers, too: elements of a header outside its sequences, of which some 200 are usual; items
+# of all sequences, of which a frame has some ten; bytes of one value that is read
+MOST_ELEMENTS, MOST_ITEMS, MOST_VALUE = 5000, 100_000, 8 << 20
+ITEM = b"\xfe\xff\x00\xe0"  # the tag of an item; big endian has no sequences of thousands
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # tags: in doubles, in floats, in whole numbers
 ZEROS, MOST_ZEROS = bytes(8), 8  # reads on end: an element may hold zero, but no tag is zero
 MOST_VOXELS, MOST_FILE = 1 << 30, 4 << 30  # of one DICOM file, whose lengths have 32 bits
 MOST_DEFLATED = 2 << 20  # bytes of a DICOM file that is packed as a whole, for one slice is smaller
@@ -54,16 +61,38 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     return archive
 
 
+def is_endless(values: Iterable[bytes]) -> bool:
+    """Whether the values of DICOM elements hold more than a head's can.
+
+    Sequences of known length are among them, which pydicom parses outside `Bounded`.
+    """
+    return any(len(v) > MOST_VALUE or v.count(ITEM) > MOST_ITEMS for v in values)
+
+
+def stop_at_pixels() -> Callable[..., bool]:
+    """A `stop_when` for pydicom's read_partial: True at the pixels; ValueError where a header has
+    more than MOST_ELEMENTS before them."""
+    count = itertools.count(1)
+
+    def stop(tag: int, vr: str | None, length: int) -> bool:
+        if next(count) > MOST_ELEMENTS:
+            raise ValueError("its header does not end")
+        return tag in PIXELS
+
+    return stop
+
+
 class Bounded:
     """A file of which no more than `most` bytes, in `reads` pieces, can be read.
 
-    ValueError tells that it was more, or that zeros stand where elements should begin. Reading to
-    the end, as of a DICOM file that is packed as a whole, ends at MOST_DEFLATED.
+    ValueError tells that it was more, or that zeros stand where elements should begin, or that it
+    holds more than MOST_ITEMS. Reading to the end, as of a DICOM file that is packed as a whole,
+    ends at MOST_DEFLATED.
     """
 
     def __init__(self, file: BinaryIO, most: int, reads: int = MOST_READS):
         self.file, self.most, self.reads = file, most, reads
-        self.tell, self.left, self.zeros = file.tell, most, 0
+        self.tell, self.left, self.zeros, self.items = file.tell, most, 0, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 0 and offset > self.most:
@@ -78,8 +107,9 @@ class Bounded:
         if size >= 0:
             found = self.file.read(size)
             self.zeros = self.zeros + 1 if found == ZEROS else 0
-            if self.zeros > MOST_ZEROS:
-                raise ValueError("it goes on in zeros")
+            self.items += found[:4] == ITEM
+            if self.zeros > MOST_ZEROS or self.items > MOST_ITEMS:
+                raise ValueError("it goes on in zeros, or in items")
             return found
         found = self.file.read(MOST_DEFLATED + 1)
         if len(found) > MOST_DEFLATED:

@@ -77,7 +77,7 @@ def find_patient(case: str) -> str:
 def get_stem(path: str | Path) -> str:
     """A file's name without its ending (.nii.gz counts as one)."""
     name = Path(path).name
-    ending = next((e for e in SCANS + PICTURES if name.lower().endswith(e)), "")
+    ending = next((e for e in (*SCANS, ".img", *PICTURES) if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
 
 

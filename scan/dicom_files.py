@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from scan.bounded import MOST_FILE, MOST_HEADER, MOST_VOXELS, Bounded, open_zip
+from scan.bounded import (
+    MOST_FILE,
+    MOST_HEADER,
+    MOST_VOXELS,
+    Bounded,
+    is_endless,
+    open_zip,
+    stop_at_pixels,
+)
 from scan.dicom_start import ENDINGS, START, begins_as_dicom
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ READ = """
     SliceThickness SliceLocation SamplesPerPixel Rows Columns NumberOfFrames RescaleSlope
     RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
+STUDY = [0x0020000D]  # the tag of StudyInstanceUID
 # How a file begins, after its preamble if it has one: group 2 or 8, in either byte order
 FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\2", b"\0\x08")
 # What may tell the scans of one series apart, weightiest first, and the functional group of each in
@@ -170,14 +179,19 @@ class Image(NamedTuple):
     commas: bool = False
 
 
-def parse_dicom(file: BinaryIO, most: int = MOST_FILE, **options) -> pydicom.FileDataset:
+def parse_dicom(
+    file: BinaryIO, most: int = MOST_FILE, tags: list[int] | None = None, with_pixels: bool = True
+) -> pydicom.FileDataset:
     """A file as pydicom reads it, or, as old archives give them, without preamble and file meta.
 
-    Raises ValueError where it would read more than `most` bytes.
+    `tags` are those that are wanted (None: all). Raises ValueError where it would read more than
+    `most` bytes, or the header before the pixels does not end.
     """
     import pydicom
 
-    data = pydicom.dcmread(Bounded(file, most), force=True, **options)
+    stop = None if with_pixels else stop_at_pixels()
+    bounded = Bounded(file, most)
+    data = pydicom.filereader.read_partial(bounded, stop, force=True, specific_tags=tags)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit = data.original_encoding[0]
         data.file_meta.TransferSyntaxUID = (
@@ -197,10 +211,10 @@ def read_image(files: Files, name: str) -> Image | bool | None:
                 return False
             file.seek(0)
             tags = list(find_tags(*NAMING, *READ.split(), *MARKS).values())
-            header = parse_dicom(file, MOST_HEADER, stop_before_pixels=True, specific_tags=tags)
-            if claims_too_much(file, header):
+            header = parse_dicom(file, MOST_HEADER, tags, with_pixels=False)
+            raw = list_raw(header)
+            if claims_too_much(file, header) or is_endless(raw.values()):
                 return False
-        raw = list_raw(header)
         commas, marks = mend_commas(header, raw), read_marks(raw, name)
         # pydicom converts a value when it is asked for: find the senseless ones now
         for tag in raw.keys() & find_tags(*NAMING, *READ.split()).values():
@@ -268,7 +282,7 @@ def read_study_uid(folder: Path) -> str:
                 if not begins_as_dicom(file.read(START)):
                     continue
                 file.seek(0)
-                header = parse_dicom(file, specific_tags=["StudyInstanceUID"])
+                header = parse_dicom(file, MOST_HEADER, STUDY, with_pixels=False)
             if uid := header.get("StudyInstanceUID"):
                 return str(uid)
         except Exception:  # pydicom may raise anything for a damaged file

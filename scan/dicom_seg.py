@@ -73,7 +73,7 @@ def read_headers(volume: Volume) -> list[pydicom.Dataset]:
         for name in dict.fromkeys(image.file for image in volume.slices):
             try:
                 with files.open(name) as file:
-                    header = parse_dicom(file, stop_before_pixels=True)
+                    header = parse_dicom(file, with_pixels=False)
                 mend_commas(header, list_raw(header))
                 for tag in REPEATED.split():
                     header.setdefault(tag, "")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from common import THREADS
 from common.errors import InputError
+from scan.bounded import ARCHIVES
 from scan.dicom_files import (
     MARKS,
     Files,
@@ -212,8 +213,11 @@ def find_series(files: Files) -> tuple[list[Series], list[str]]:
     unread = f"{count_words(damaged, 'file')} cannot be read"
     private = match_patient([image.header for image in images])
     if not images:
-        reason = f" ({unread})" if damaged else ""
-        raise InputError(f"{files.path} holds no DICOM image{reason}; give the folder of a CT")
+        reason, advice = f" ({unread})" if damaged else "", "give the folder of a CT"
+        if packed := [name for name in files.names() if name.lower().endswith(ARCHIVES)]:
+            named = clean_text(packed[0], private)
+            advice = f"unpack what is packed in it, such as {named}, and give one scan"
+        raise InputError(f"{files.path} holds no DICOM image{reason}; {advice}")
     notes = []
     if damaged:
         notes.append(f"{unread}: {join_names(damaged, private)}")

@@ -16,6 +16,8 @@ PADDING = (-1500, -2000, -3024)  # HU: what scanners write outside their round f
 # HU, round numbers: bone is brighter than BONE, tissue than BODY; air is darker than BLANK
 BONE, BODY, BLANK = 250.0, -300.0, -950.0
 HAS_BONE = 0.001  # of a scan's voxels: a head has more of bone; chosen by eye
+LOWEST_AIR, HIGHEST_AIR = -1100.0, -900.0  # HU: air on a scanner a little off; round numbers
+FEW = 0.02  # of voxels, a round number: noise may lie below the air, and air is more
 STORED = 1024  # scanners add this to HU so that stored values are positive
 TOO_LOW = (1024, 32768)  # an intercept that was applied twice; one that unsigned values need
 SOFT = (-150.0, 150.0)  # HU: the commonest value of a body, be it fat, muscle or brain, lies here
@@ -79,8 +81,14 @@ def to_hu(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """A scan's values (any shape) in HU, and a note where they were not.
 
     Stored values that plainly lack their intercept (all positive, the body near 1024) are shifted
-    by -1024; all others are returned as they are.
+    by -1024, and those whose air lies 1024 too high above padding by as much; all others are
+    returned as they are.
     """
+    low = float(hu.min())
+    shift = 2 * STORED + int(low)
+    if low in (0, AIR) and is_padded(thin_sample(hu), shift):
+        note = f"values with padding at {low:.0f} and air near {shift - 1000} shifted by -{shift}"
+        return np.maximum(hu - hu.dtype.type(shift), hu.dtype.type(AIR)), (note,)
     body = commonest(hu)
     if body is None or hu.min() < 0 or not SOFT[0] < body - STORED < SOFT[1]:
         return hu, ()
@@ -91,6 +99,18 @@ def to_hu(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         f"intercept) and shifted by -{STORED}"
     )
     return hu - hu.dtype.type(STORED), (note,)
+
+
+def is_padded(values: np.ndarray, shift: int) -> bool:
+    """Whether values (any shape) less a shift are HU of a head in air, but for padding below.
+
+    The padding is the least value, and nothing but air lies next above it. In sound values, where
+    `shift` is 1024 too much, brain is taken for the air, and no body is left.
+    """
+    rest = values[values > values.min()].astype(np.float32) - shift
+    if not len(rest) or (rest < LOWEST_AIR).mean() > FEW or (rest < HIGHEST_AIR).mean() <= FEW:
+        return False
+    return not doubt_hu(np.maximum(values.astype(np.float32) - shift, AIR))
 
 
 def doubt_hu(hu: np.ndarray) -> tuple[str, ...]:

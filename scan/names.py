@@ -70,9 +70,12 @@ class Name:
 
     @cached_property
     def case(self) -> tuple[str, ...]:
-        """All words without roles, and without the folders' words with which its own begin."""
+        """All words without roles, and without the folders' words with which its own begin.
+
+        Where only roles are left, they are the case: images/scan.png goes with masks/scan.png.
+        """
         above = [w for words in self.above if words != self.own[: len(words)] for w in words]
-        return drop((*above, *self.own), ROLES)
+        return drop((*above, *self.own), ROLES) or self.own
 
 
 def name_file(path: Path, root: Path) -> Name:

@@ -5,8 +5,8 @@
 
 A file's name is the words of its path below the folder that was given. Words that say "image" or
 "mask" are left out. What remains must be the same for a scan and its mask, and for no other file.
-Files that find no partner so are compared again by less of their names, level by level (LEVELS).
-Pairs are never made by the order of files.
+Files that find no partner so are compared again by less of their names: see `make_keys`. Pairs are
+never made by the order of files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scan.names import CT_WORDS, ROLES, VAGUE, Name, drop, name_file, tell_masks
 Pairs = list[tuple[str, Path, Path]]  # (case, scan, mask)
 
 CHANNEL = re.compile("000[0-9]")  # the last word of a scan's name in nnU-Net
-LEVELS = ("path", "case", "channel", "difference", "little", "own name", "value", "addition")
+LEVELS = ("case", "channel", "value", "number")  # the most specific first
 MOST_LINES = 20  # on files without a partner: a screenful
 
 
@@ -159,7 +159,7 @@ def match_names(scans: Sequence[Name], masks: Sequence[Name]) -> Match:
                     whole = (name.split if are_split else "", *key)
                     groups.setdefault(whole, ([], []))[side].append(name)
         both = [group for group in groups.values() if all(group)]
-        if level == "addition":
+        if level == "number":
             both = [part for group in both for part in split_group(group, useless)]
         for group in both:
             scans, masks = choose_ct(*group)
@@ -189,37 +189,32 @@ def find_useless(scans: Sequence[Name], masks: Sequence[Name]) -> list[frozenset
 def make_keys(level: str, side: int, sides, useless) -> list[tuple]:
     """For each name of a side (0 scans, 1 masks), what it is compared by; () for what stands apart.
 
-    path: folders and name as they are. case: without words for image and mask. channel: a scan's
-    also without the channel of nnU-Net (X_0000). difference: without words that one side's names
-    all have and the other's lack. little: also without VAGUE words. own name: without folders,
-    where one side lies in none. value: numbers by value, 001 as 1. addition: numbers alone.
+    case: all words but those for image and mask. channel: a scan's without the channel of nnU-Net
+    (X_0000). value: without VAGUE and useless words, numbers by value (001 is 1). number: the
+    file's own numbers alone, or its folders', or its own words where there is no number.
     """
     names = sides[side]
-    if level == "path":
-        return [(n.above, get_stem(n.path).lower()) for n in names]
     if level == "case" or level == "channel" and side:
-        return [n.case for n in names]
+        return [name.case for name in names]
     if level == "channel":
         return [n.case[:-1] if CHANNEL.fullmatch(n.own[-1]) else () for n in names]
-    if level == "difference":
-        return [drop(n.case, useless[side]) for n in names]
-    if level == "own name":
-        both = zip(sides, useless, strict=True)
-        is_flat = any(not any(drop(w, VAGUE | u) for n in s for w in n.above) for s, u in both)
-        return [drop(n.own, ROLES | VAGUE | useless[side]) if is_flat else () for n in names]
-    keys = [drop(n.case, VAGUE | useless[side]) for n in names]
-    if level == "little":
-        return keys
-    values = [tuple(str(int(w)) if w.isdecimal() else w for w in key) for key in keys]
+    reduced = [[reduce_words(w, useless[side]) for w in (n.own, n.case)] for n in names]
     if level == "value":
-        return values
-    return [tuple(filter(str.isdecimal, key)) for key in keys]  # no number, no case
+        return [case for _, case in reduced]
+    numbers = [[tuple(filter(str.isdecimal, words)) for words in both] for both in reduced]
+    return [n[0] or n[1] or own for n, (own, _) in zip(numbers, reduced, strict=True)]
+
+
+def reduce_words(words: Sequence[str], useless: frozenset) -> tuple[str, ...]:
+    """The words that tell cases apart, numbers by value."""
+    left = drop(words, ROLES | VAGUE | useless)
+    return tuple(str(int(word)) if word.isdecimal() else word for word in left)
 
 
 def split_group(group: tuple[list, list], useless) -> Iterator[tuple[list, list]]:
     """Of scans and masks with the same numbers: those of which one's words stand in the other's."""
     sides = zip(group, useless, strict=True)
-    scans, masks = ({n: drop(n.case, VAGUE | these) for n in names} for names, these in sides)
+    scans, masks = ({n: reduce_words(n.case, these) for n in names} for names, these in sides)
     fits = {s: [m for m in masks if is_addition(scans[s], masks[m])] for s in scans}
     for mask in masks:
         theirs = [scan for scan in scans if mask in fits[scan]]
@@ -277,7 +272,7 @@ def explain_guesses(found: Match) -> list[str]:
     guessed = []
     for scan, mask, level in found.pairs:
         ours, theirs = (set(drop(name.own, ROLES)) for name in (scan, mask))
-        if level == "addition" or level != "channel" and ours - theirs and theirs - ours:
+        if level == "number" or level != "channel" and ours - theirs and theirs - ours:
             guessed.append((scan.path, mask.path))
     if not guessed:
         return []

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, explained
-from scan.hu import AIR, doubt_hu, thin_sample
+from scan.hu import AIR, HIGHEST_AIR, LOWEST_AIR, STORED, doubt_hu, is_padded, thin_sample
 
 LUMA = np.float32([0.114, 0.587, 0.299])  # of blue, green and red (ITU-R BT.601)
 COLOURED = 0.125  # of white: channels of grey, JPEG's too, differ by less; chosen by eye
@@ -33,7 +33,7 @@ TWELVE_BITS = 4095  # the largest value that HU + 1024 have on a scanner
 # What is added to HU so that 16 bits without sign hold them: by scanners, and by DeepLesion (Yan et
 # al., J Med Imaging 5 (2018)) and others who shift int16 by half its range
 OFFSETS = (-AIR, 32768)
-NEAR_AIR = (-1100, -900)  # HU: air on a scanner that is a little off, round numbers
+NEAR_AIR = (LOWEST_AIR, HIGHEST_AIR)
 HEAD_HU = (-1100, 4000)  # HU: all of a head, but for metal and padding, round numbers
 FLAT = 32  # of 255 greys: a picture of 16 bits that spans fewer shows next to nothing. By eye
 # Of the pixels that are not black, at most LETTERS may lie more than FAR (of white) from a tint's
@@ -93,9 +93,11 @@ def find_offset(stored: np.ndarray) -> int | None:
     1024 unless these fit only another constant.
     """
     is_12_bits = stored.max() <= TWELVE_BITS
+    sample = thin_sample(stored).astype(np.int32)
+    if is_12_bits and not sample.min() and is_padded(sample, 2 * STORED):
+        return 2 * STORED  # with padding at 0, which is no air
     if is_12_bits and np.mean(stored < NEAR_AIR[1] - AIR) > 0.01:
         return -AIR  # air lies where it should
-    sample = thin_sample(stored).astype(np.int32)
     steps = np.diff(np.unique(sample))
     if not is_12_bits and len(steps) and steps.min() > 2:
         return None  # 8 or 12 bits stretched to 16

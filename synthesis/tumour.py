@@ -12,6 +12,7 @@ IEEE TMI 29 (2010). How the parts look in each contrast: Menze et al., IEEE TMI 
 import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -199,25 +200,69 @@ def render(name: str, space: Space, labels: np.ndarray, brain: np.ndarray, rng) 
 # ---------------------------------------------------------------- files
 
 
+class Layout(NamedTuple):
+    """How a year of BraTS names its files.
+
+    cases: patterns of the folders by number, in turn; joint: between a case's name and a modality's
+    in `names` (flair, t1, t1ce, t2, seg in a file's name); rim: the label value of the rim.
+    """
+
+    cases: tuple[str, ...]
+    ending: str = ".nii.gz"
+    joint: str = "_"
+    names: dict[str, str] = {}
+    rim: int = RIM_VALUE
+
+
+LAYOUTS = {
+    "plain": Layout(("tumour_{:04d}",)),
+    "2018": Layout(("HGG/Brats18_TCIA08_{:03d}_1", "LGG/Brats18_TCIA09_{:03d}_1")),
+    "2020": Layout(("BraTS20_Training_{:03d}",), ".nii"),
+    "2021": Layout(("BraTS2021_{:05d}",)),
+    "2023": Layout(
+        ("BraTS-GLI-{:05d}-000",),
+        joint="-",
+        names={"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w"},
+        rim=3,
+    ),
+}
+# The label volume of this case of 2020 has a name of its own; the last case stands for it
+ODD_NUMBER, ODD_NAME = 355, "W39_1998.09.19_Segm"
+
+
 def write_tumours(
-    folder: str | Path, count: int, label_maps: str | Path | None = None, seed=0, spacing=1.0
+    folder: str | Path,
+    count: int,
+    label_maps: str | Path | None = None,
+    seed=0,
+    layout: str = "plain",
+    spacing=1.0,
 ) -> list[Path]:
-    """Write `count` cases as BraTS has them, each in a folder; return these folders.
+    """Write `count` cases as a year of BraTS has them (see LAYOUTS); return their folders.
 
     The tumours grow in the head label maps of the folder `label_maps`, in turn.
     InputError when that holds none, or when a case cannot be written.
     """
-    files = find_label_maps(label_maps)
-    made = [Path(folder) / f"tumour_{seed + index:04d}" for index in range(count)]
+    files, named = find_label_maps(label_maps), LAYOUTS[layout]
+    numbers = [seed + index for index in range(count)]
+    if layout == "2020":  # from 1; the odd one comes last
+        numbers = [n + 1 + (n + 1 >= ODD_NUMBER) for n in numbers[:-1]] + [ODD_NUMBER]
+    patterns = itertools.cycle(named.cases)
+    made = [Path(folder) / next(patterns).format(number) for number in numbers]
     for index, case in enumerate(made):
         # cases of one map stand together: it is prepared once
-        write_case(make_tumour(seed + index, files[index * len(files) // count], spacing), case)
+        tumour = make_tumour(seed + index, files[index * len(files) // count], spacing)
+        write_case(tumour, case, named)
     return made
 
 
-def write_case(case: Tumour, folder: Path) -> None:
-    """Write NAME/NAME_{t1,t1ce,t2,flair,seg}.nii.gz, voxels from left to right, front to back."""
+def write_case(case: Tumour, folder: Path, layout: Layout) -> None:
+    """Write a case's modalities and labels, voxels from left to right, front to back."""
     turned = case.affine @ np.diag([-1.0, -1, 1, 1])
     turned[:3, 3] = (case.affine @ [*np.subtract(case.labels.shape[:2], 1), 0, 1])[:3]
-    for name, array in {**case.images, "seg": case.labels}.items():
-        write_volume(array[::-1, ::-1], turned, folder / f"{folder.name}_{name}.nii.gz")
+    labels = np.where(case.labels == RIM_VALUE, np.uint8(layout.rim), case.labels)
+    for kind, array in {**case.images, "seg": labels}.items():
+        name = f"{folder.name}{layout.joint}{layout.names.get(kind, kind)}"
+        if kind == "seg" and folder.name == LAYOUTS["2020"].cases[0].format(ODD_NUMBER):
+            name = ODD_NAME
+        write_volume(array[::-1, ::-1], turned, folder / f"{name}{layout.ending}")

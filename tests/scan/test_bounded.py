@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import struct
 import time
 import zipfile
 import zlib
@@ -125,6 +126,10 @@ def test_zips_in_a_zip_are_named_as_what_they_are(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("series/a.zip", inner.getvalue())
     assert "holds no scan but other zip files; unpack it" in refuse(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("read me.txt", "two studies")
+    said = "holds no DICOM image; unpack what is packed in it, such as series/a.zip"
+    assert said in refuse(path)
 
 
 def test_a_zip_whose_names_are_no_text_is_named_as_one(tmp_path):
@@ -135,10 +140,30 @@ def test_a_zip_whose_names_are_no_text_is_named_as_one(tmp_path):
     assert "names that are not UTF-8; unpack it" in refuse(path)
 
 
-def test_a_header_without_end_is_no_image(tmp_path, quick):
-    """None of its elements is zero, and none has a value."""
+ITEM = b"\xfe\xff\0\xe0"
+FRAMES = b"\0\x52\x30\x92SQ\0\0"  # PerFrameFunctionalGroupsSequence
+GROWS = (struct.pack("<HH2sH", 0x29 + 2 * (n >> 16), n & 0xFFFF, b"LO", 0) for n in range(200_000))
+ENDLESS = {  # what stands in place of the pixels: never a zero where an element should begin
+    "one element again and again": lambda: EMPTY * 9_000_000,
+    "elements in order": lambda: b"".join(GROWS),
+    "items": lambda: FRAMES + b"\xff" * 4 + (ITEM + bytes(4)) * 200_000,
+    "items of a known length": lambda: (
+        FRAMES + struct.pack("<I", 1_600_000) + (ITEM + bytes(4)) * 200_000
+    ),
+    "a long item": lambda: (
+        FRAMES
+        + struct.pack("<I", 9 << 20)
+        + ITEM
+        + struct.pack("<I", (9 << 20) - 8)
+        + EMPTY * ((9 << 17) - 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_header_without_end_is_no_image(tmp_path, quick, kind):
     path = tmp_path / "im.dcm"
-    path.write_bytes(STARTS["image"] + EMPTY * 9_000_000)
+    path.write_bytes(STARTS["image"] + ENDLESS[kind]())
     quick()
     refuse(path)
 

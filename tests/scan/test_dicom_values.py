@@ -84,6 +84,19 @@ def test_us_without_intercept_is_mended(tmp_path):
     assert any("lacks the intercept" in note for note in volume.notes)
 
 
+@pytest.mark.parametrize("intercept", [0, -1024])
+def test_air_above_padding_tells_how_far_values_lie_too_high(tmp_path, intercept):
+    """HU + 2048 with padding at 0, under no intercept, or one that would fit HU + 1024."""
+    stored, hu = scan()
+    stored, hu = stored + 2048, hu.copy()
+    stored[:, :4], hu[:, -4:] = 0, -1024
+    folder = write(tmp_path / "a", stored, RescaleIntercept=intercept, signed=False)
+    volume = read(folder)
+    np.testing.assert_array_equal(volume.hu, hu)
+    where = f"padding at {intercept} and air near {intercept + 1048} shifted by"
+    assert any(where in note for note in volume.notes)
+
+
 @pytest.mark.parametrize("signed, intercept", [(True, -1024), (True, -32768), (False, -33792)])
 def test_an_intercept_too_many_is_taken_back(tmp_path, signed, intercept):
     stored, hu = scan()

@@ -164,6 +164,19 @@ LAYOUTS = {  # "scan > mask: case", and what has no partner
     ),
     "a set called seg": ("seg_1.png > seg_1_mask.png: seg_1", "seg_2.png > seg_2_mask.png: seg_2"),
     "folders called like files": ("a_ct.nii/1.nii > a_mask.nii/2.nii: a_ct",),
+    "names that say image": ("images/img.png > masks/img.png: img",),
+    "folders of one side": (
+        "images/hospital A/smith.png > masks/smith.png: smith",
+        "images/hospital B/jones.png > masks/jones.png: jones",
+    ),
+    "a session's folder": (
+        "sub-01/ses-1/sub-01_ses-1_ct.nii > masks/sub-01_ses-1.nii: sub-01_ses-1_ct",
+        "sub-01/ses-2/sub-01_ses-2_ct.nii > masks/sub-01_ses-2.nii: sub-01_ses-2_ct",
+    ),
+    "a word more in the scan's name": (
+        "P0/CT-P0.png > P0/P0_mask.png: CT-P0",
+        "P3/CT-P3.png > P3/P3_mask.png: CT-P3",
+    ),
     "another letter": ("scans/p_b.nii > masks/p_b.nii: p_b", "scans/p_a.nii", "masks/p_c.nii"),
 }
 

@@ -113,6 +113,20 @@ def test_16_bits_that_span_hu_are_hu_whatever_was_added(tmp_path, offset, kind):
     np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), read)
 
 
+def test_padding_at_0_is_no_air_of_hu_in_12_bits(tmp_path):
+    hu = head_slice()
+    stored = hu + 2048
+    stored[:20] = stored[:, -9:] = 0
+    read, notes = read_noted(save_16_bits(tmp_path / "x.png", stored))
+    assert notes == ("16 bits taken as HU + 2048",)
+    np.testing.assert_array_equal(read[20:, :-9], hu[20:, :-9])
+    assert (read[:20] == -1024).all()
+    # air that was cut at 0 is air all the same
+    cut = np.where(hu < -900, 0, hu + 1024)
+    read, notes = read_noted(save_16_bits(tmp_path / "x.png", cut))
+    assert notes == () and np.median(read[hu == 40]) == 40
+
+
 def test_greys_stretched_to_16_bits_stay_greys(tmp_path):
     hu = head_slice()
     in_window = np.clip((hu + 100) / 400, 0, 1)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import data
 import synthetic
+from dataset.read import read_dataset, read_description, read_pair
 from scan.cases import find_cases
 from scan.read import read_case
 from synthesis import tumour
@@ -116,6 +118,44 @@ def test_cases_are_written_as_brats_has_them(made, tmp_path, monkeypatch):
     stored = nib.load(found[0].labels)
     assert nib.aff2axcodes(stored.affine) == ("L", "P", "S")
     np.testing.assert_array_equal(nib.as_closest_canonical(stored).get_fdata(), made.labels)
+
+
+WRITTEN = {  # a file of each case
+    "2018": (
+        "HGG/Brats18_TCIA08_000_1/Brats18_TCIA08_000_1_flair.nii.gz",
+        "LGG/Brats18_TCIA09_001_1/Brats18_TCIA09_001_1_t1ce.nii.gz",
+        "HGG/Brats18_TCIA08_002_1/Brats18_TCIA08_002_1_seg.nii.gz",
+    ),
+    "2020": (
+        "BraTS20_Training_001/BraTS20_Training_001_flair.nii",
+        "BraTS20_Training_002/BraTS20_Training_002_seg.nii",
+        "BraTS20_Training_355/W39_1998.09.19_Segm.nii",
+    ),
+    "2021": tuple(f"BraTS2021_0000{n}/BraTS2021_0000{n}_flair.nii.gz" for n in range(3)),
+    "2023": (
+        "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz",
+        "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1c.nii.gz",
+        "BraTS-GLI-00002-000/BraTS-GLI-00002-000-seg.nii.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", WRITTEN)
+def test_one_command_slices_the_layout_of_each_year(made, layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(tumour, "make_tumour", lambda seed, labels, spacing: made)
+    cases = tmp_path / "cases"
+    synthetic.main(["--tumours", str(cases), "--count", "3", "--layout", layout])
+    for name in WRITTEN[layout]:
+        assert (cases / name).is_file()
+    assert len(list(cases.rglob("*.nii*"))) == 15
+    words = "--views axial --slices 4 --size 40"  # modalities and labels are found
+    assert data.main([str(cases), *words.split(), "--jobs", "1", "--out", str(tmp_path / "o")]) == 0
+    pairs = [pair for split in read_dataset(tmp_path / "o").values() for pair in split]
+    assert len({pair.case for pair in pairs}) == 3 and len(pairs) == 12
+    values = read_description(tmp_path / "o").label_values
+    assert sorted(values.values()) == [1, 2, 3 if layout == "2023" else 4]
+    values = set(np.concatenate([np.unique(read_pair(pair)[1]) for pair in pairs]))
+    assert {0, 2, 3} <= values, "oedema and rim, by their number in order"
 
 
 def test_tumours_grow_in_label_maps_in_turn(tmp_path, monkeypatch):
