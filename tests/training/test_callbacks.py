@@ -124,7 +124,7 @@ def test_backup_restores_weights_learning_rate_and_counters(tmp_path):
 def test_a_backup_that_is_killed_while_it_is_removed_is_not_resumed(tmp_path, monkeypatch):
     backup, _ = backup_of(tmp_path / "b", toy_model())
     backup.on_epoch_end(0)
-    monkeypatch.setattr(callbacks.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("training.callbacks.shutil.rmtree", lambda *_, **__: None)
     backup.remove()
     assert backup_of(tmp_path / "b", toy_model())[0].epoch == 0
 
