@@ -237,16 +237,7 @@ def train(
     said = compose_card(options, card, backup.state["run"])
     said |= describe_fold(options, train_pairs, val_pairs)
     best = BestModel(output / "model.keras", said)
-    callbacks = [
-        best,
-        keras.callbacks.TerminateOnNaN(),
-        StandstillWarning(options.data),
-        *patience,
-        Log(output / "data.csv", append=True),
-        *make_tensorboard(output),
-        *make_trackers(options, said),
-        backup,
-    ]
+    callbacks = [best, *patience, *make_observers(options, said), backup]
     if not backup.state.get("over"):
         fit_network(model, slices, validation, options.epochs, backup.epoch, callbacks)
         plot_curves(output / "data.csv", output / "curves.png")
@@ -306,6 +297,18 @@ def make_patience(options: Namespace) -> list[keras.callbacks.Callback]:
         return [stop]
     soon = max(1, options.patience // 3)
     return [keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=soon, **rising), stop]
+
+
+def make_observers(options: Namespace, said: dict) -> list[keras.callbacks.Callback]:
+    """The callbacks that write down how it goes, or end what goes wrong."""
+    output = Path(options.output)
+    return [
+        keras.callbacks.TerminateOnNaN(),
+        StandstillWarning(options.data),
+        Log(output / "data.csv", append=True),
+        *make_tensorboard(output),
+        *make_trackers(options, said),
+    ]
 
 
 def make_tensorboard(output: Path) -> list[keras.callbacks.Callback]:

@@ -226,13 +226,13 @@ def draw_upright(
     flip = np.ones(axes)
     flip[0 if axes == 3 else 1] = rng.choice([-1, 1])
     for first, second in itertools.combinations(range(axes), 2):
-        angle = np.radians(np.clip(rng.normal(0, 15), -30, 30))
+        angle = np.radians(np.clip(rng.normal(0, 10), -30, 30))
         turn = np.eye(axes)
         turn[[first, second], [first, second]] = np.cos(angle)
         turn[[first, second], [second, first]] = np.sin(angle) * np.array([-1, 1])
         linear = turn @ linear
     scale = scale or np.divide(frame, shape).min()
-    scale *= np.exp(np.clip(rng.normal(0, 0.15), -0.35, 0.35))  # 0.7 to 1.4, as in nnU-Net
+    scale *= np.exp(np.clip(rng.normal(0, 0.1), -0.25, 0.25))
     linear = scale * linear * flip
     middle = (np.array(frame) - 1) / 2 + rng.uniform(-0.05, 0.05, axes) * frame
     centre = (np.array(shape) - 1) / 2 if centre is None else centre
