@@ -6,6 +6,7 @@ Needs no network library, and reads one pair at a time.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ MANIFEST, DESCRIPTION = "manifest.csv", "dataset.json"  # the two files of a dat
 HOW_TO_SPLIT = (
     "Move them to Train/images, Train/masks, Val/images, Val/masks (and Test), "
     "all slices of a patient to one of these"
+)
+LOOKED_AT = 20  # pictures, a round number, read in a second: whether they are in colour
+OF_COLOURS = (
+    "They are in colour: if the colours are modalities of an MRI, data.py splits them by patient: "
+    "python data.py {} --channels NAME NAME NAME --out files/dataset"
 )
 SAMPLE_NAME = re.compile(rf"(?P<case>.+)_(?P<view>{'|'.join(VIEWS)}|mip)_\d+")
 
@@ -108,9 +114,20 @@ def read_dataset(folder: str | Path) -> dict[str, list[Pair]]:
     if others := splits.pop("", []):
         said = f"{folder}: {len(others)} pairs lie in no folder called Train, Val or Test"
         if not any(splits.values()):
-            raise InputError(f"{said}; there are {name_folders(folder)}. {HOW_TO_SPLIT}")
+            some = others[:: math.ceil(len(others) / LOOKED_AT)]
+            way = OF_COLOURS.format(folder) if any(map(is_coloured, some)) else HOW_TO_SPLIT
+            raise InputError(f"{said}; there are {name_folders(folder)}. {way}")
         warn(f"{said}, such as {others[0].image}; left out")
     return splits
+
+
+def is_coloured(pair: Pair) -> bool:
+    """Whether a pair's picture is in colour, and no tint or letters only."""
+    try:
+        read_picture(pair.image)
+    except InputError as error:
+        return "colour picture" in str(error)
+    return False
 
 
 def find_splits(folder: Path) -> dict[str, list[Pair]]:

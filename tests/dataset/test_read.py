@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from make import head, make_ct_set, save_scan, touch
+from make import head, make_ct_set, save_mri_pictures, save_scan, touch
 
+import data
 from common.errors import InputError
 from dataset.read import Pair, read_dataset, read_description, read_pair
 from scan.picture import write_picture
@@ -60,6 +61,16 @@ def test_pairs_in_no_split_are_refused_or_named(tmp_path, capsys):
     touch(tmp_path / "images/train/a.png", tmp_path / "masks/train/a.png")
     assert len(read_dataset(tmp_path)["Train"]) == 1
     assert "1 pairs lie in no folder called Train" in capsys.readouterr().err
+
+
+def test_slices_of_an_mri_in_colours_are_sent_to_data_py(tmp_path):
+    folder = save_mri_pictures(tmp_path / "kaggle_3m", cases=3)
+    with pytest.raises(InputError, match="python data.py .*kaggle_3m --channels NAME"):
+        read_dataset(folder)
+    words = [str(folder), "--channels", "pre", "flair", "post", "--out", str(tmp_path / "out")]
+    assert data.main([*words, "--size", "30", "--jobs", "1"]) == 0
+    splits = read_dataset(tmp_path / "out")
+    assert [len({pair.case for pair in pairs}) for pairs in splits.values()] == [1, 1, 1]
 
 
 def test_scans_are_sent_to_data_py(tmp_path):
