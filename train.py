@@ -49,7 +49,7 @@ from training.callbacks import (
     round_figures,
     validate,
 )
-from training.devices import choose_devices, share_batches
+from training.devices import choose_devices, feed, share_batches
 from training.folds import describe_fold, finish_fold, plan_folds, read_cases, report_folds
 from training.memory import check_memory, explained_memory
 from training.options import PLANNED, list_gpus, parse, settle
@@ -260,7 +260,7 @@ def fit_network(
     with Progress(slices, sum(map(len, cases)), epochs) as progress:
         try:
             model.fit(
-                slices,
+                feed(slices, model),
                 epochs=epochs,
                 initial_epoch=first,
                 callbacks=[Validation(cases, progress), progress, *callbacks],

@@ -36,6 +36,7 @@ from common.files import checksum, read_json, write_text
 from dataset.read import DESCRIPTION, Pair
 from model import save_model
 from training.batches import Slices
+from training.devices import feed
 
 with quietly():
     import keras
@@ -73,7 +74,7 @@ def validate(model: keras.Model, cases: Sequence[Slices], callbacks=()) -> dict[
     """Means over the cases of the figures of each; a case does not count in a figure where it has
     none (see `metrics.to_figures`)."""
     options = {"callbacks": list(callbacks), "verbose": 0, "return_dict": True}
-    table = pd.DataFrame([model.evaluate(slices, **options) for slices in cases])
+    table = pd.DataFrame([model.evaluate(feed(slices, model), **options) for slices in cases])
     return table.mean().to_dict()
 
 

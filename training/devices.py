@@ -2,17 +2,20 @@
 
     devices = choose_devices(options.devices, options.batch)
     with share_batches(devices):
-        model = ...                             # built, trained and saved as on one device
+        model = ...                             # built, compiled and saved as on one device
+        model.fit(feed(slices, model))
 
 The batch stays whole: gradients, batch normalisation and batch Dice are those of all its samples.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from common.errors import InputError, quietly
+from training.batches import Slices
 from training.options import list_gpus
 
 with quietly():
@@ -54,10 +57,38 @@ def share_batches(devices: Sequence[str]) -> Iterator[None]:
         with spread.scope():
             yield
     else:
-        import tensorflow as tf
-
-        names = [device.upper() for device in devices]
-        with quietly():
-            strategy = tf.distribute.MirroredStrategy(names)
-        with strategy.scope():
+        with make_strategy(tuple(devices)).scope():
             yield
+
+
+@functools.cache  # TensorFlow mixes up what two of one process send between devices
+def make_strategy(devices: tuple[str, ...]):
+    import tensorflow as tf
+
+    with quietly():
+        return tf.distribute.MirroredStrategy([device.upper() for device in devices])
+
+
+def feed(slices: Slices, model: keras.Model):
+    """What Keras is given to read `slices`: themselves, or their tf.data.Dataset.
+
+    Keras reads a PyDataset through one queue. TensorFlow's iterators for several devices read ahead
+    from it, and Keras makes more of them than it uses, so that batches would be lost.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return slices
+    import tensorflow as tf
+
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return slices
+    shape = (slices.batch, *model.input_shape[1:])
+    shapes = (shape, (*shape[:-1], 1), shape[:1])  # of image, mask, weight
+
+    def read(index):
+        batch = tf.numpy_function(lambda i: slices[int(i)], [index], len(shapes) * [tf.float32])
+        return tuple(
+            tf.ensure_shape(part, known) for part, known in zip(batch, shapes, strict=True)
+        )
+
+    batches = tf.data.Dataset.range(len(slices))
+    return batches.map(read, slices.workers, deterministic=True).prefetch(slices.workers)
