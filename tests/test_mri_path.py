@@ -30,7 +30,11 @@ KINDS = {  # modalities, options of data.py, options of train.py
         "--size 40 --batch 4 --epochs 6 --loss dice_focal --label-weights 1 1 2 --dropout 0.1",
     ),
     # predicted in patches: a brain has some 36 x 45 x 35 voxels
-    "volumes": (4, f"--dimensions 3 --grid 32 --spacing {SPACING}", "--epochs 5 --steps 24 --loss batch_dice_cross_entropy --batch 1"),
+    "volumes": (
+        4,
+        f"--dimensions 3 --grid 32 --spacing {SPACING}",
+        "--epochs 5 --steps 24 --batch 1 --loss batch_dice_cross_entropy",
+    ),
 }
 
 
