@@ -225,7 +225,7 @@ def report_folds(options: Namespace) -> None:
         return
     table = tabulate_folds([read_json(folder / "model.json") for folder in folders])
     path = Path(options.output) / TABLE
-    write_text(path, table.to_csv(index=False))
+    write_text(path, table.to_csv(index=False, float_format="%.6f"))
     shown = table.astype(object).where(table.notna(), "")
     print(shown.to_string(index=False, float_format="{:.4f}".format))
     models = shlex.join(str(folder / "model.keras") for folder in folders)
