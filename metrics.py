@@ -115,13 +115,20 @@ class SampleLoss(keras.losses.Loss):
     """One of the functions above with its options, for compile().
 
     Keras squeezes the class axis off the prediction when it is given a bare function and the target
-    has no such axis.
+    has no such axis. Its mean by weight is of each device's part of a batch, which may be filled up
+    and weigh nothing; ours is of the whole batch.
     """
 
     def __init__(self, function: Callable[..., Tensor], **options):
-        # the weights of a batch that is filled up sum to fewer than its samples
-        super().__init__(name=function.__name__, reduction="mean_with_sample_weight")
+        super().__init__(name=function.__name__, reduction="sum")
         self.function, self.options = function, options
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight=None) -> Tensor:
+        if sample_weight is None:
+            sample_weight = ops.ones(ops.shape(y_pred)[0])
+        weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
+        share = weight / _sum_over_batch(weight)
+        return super().__call__(y_true, y_pred, share[:, 0])
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.function(y_true, y_pred, **self.options)

@@ -11,13 +11,13 @@ from common.errors import InputError
 from common.progress import track
 from common.workers import in_parallel
 from dataset.options import Options, Source
+from dataset.plan import round_up
 from scan.cases import Case
 from scan.picture import read_channels
 from scan.read import read_case, read_labels
 from scan.views import brain_of
 from scan.volume import measure_box
 
-MULTIPLE = 16  # sizes that a U-Net of four poolings takes
 FINEST = 1.0  # mm, a round number: finer slices of a brain take too long to learn from
 MOST_LABELS = 8  # a round number: more are an atlas, of which few are meant
 MOST = 192  # pixels a side: larger pictures are fitted to it, as most brains fit at 1 mm
@@ -26,10 +26,10 @@ MOST = 192  # pixels a side: larger pictures are fitted to it, as most brains fi
 def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> Options:
     """The options with a size, a spacing and labels, where the command line leaves them open.
 
-    The spacing is the median of the scans' finest two axes, at least FINEST. The size is the least
-    multiple of MULTIPLE into which every brain fits; of pictures it is their own, at most MOST.
-    With a size alone, the spacing is such that every brain fits into it. Raises InputError for more
-    labels than MOST_LABELS.
+    The spacing is the median of the scans' second finest axes, at least FINEST. The size is the
+    least that a network takes (see `round_up`) and into which every brain fits; of pictures it is
+    their own, at most MOST. With a size alone, the spacing is such that every brain fits into it.
+    Raises InputError for more labels than MOST_LABELS.
     """
     if options.size and options.spacing and (options.labels or not options.is_mri):
         return options
@@ -77,8 +77,3 @@ def measure_pictures(source: Source, options: Options) -> int:
     except InputError:
         return MOST
     return min(MOST, round_up(max(shape)))
-
-
-def round_up(size: float) -> int:
-    """The least multiple of MULTIPLE that is not smaller."""
-    return int(np.ceil(size / MULTIPLE - 1e-3)) * MULTIPLE

@@ -230,7 +230,8 @@ def refuse_pictures(folder: Path) -> None:
         raise InputError(
             f"{folder} holds pictures, and data.py slices scans (NIfTI, DICOM). Pictures and masks "
             f"need no data.py: train.py --data {folder} takes its Train and Val folders as they "
-            f"are, test.py {folder} its Test folder, or all where there are no such folders"
+            f"are, test.py {folder} its Test folder, or all where there are no such folders. If "
+            "their colours are modalities of an MRI, give --channels NAME NAME NAME"
         )
 
 

@@ -3,8 +3,7 @@
     plan = make_plan(card, count, Machine.here())       # {"size": 192, "batch": 16, …}
 
 data.py writes the plan into dataset.json, train.py follows it, and any option overrules it. The
-keys are the names of train.py's options. The choices were made on real patients' MRI and on
-synthetic CT, each on cases that no reported figure comes from: see benchmarks/README.md.
+keys are the names of train.py's options. benchmarks/README.md tells what was tried.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import numpy as np
 
 from common.card import Card
 
-DEPTH = 4  # poolings, so that sizes are multiples of 16
+DEPTH = 4  # poolings
+MULTIPLE = 2**DEPTH  # of a size that such a network takes
 # Filters on the first level and side of a patch in voxels: on a GPU as in nnU-Net (Isensee et al.,
 # Nature Methods 18, 2021), on a CPU as few as learn well in an hour or two
 WIDTH = {"gpu": 32, "cpu": 16}
@@ -124,8 +124,12 @@ def make_plan(card: Card, count: int, machine: Machine) -> dict:
 
 def choose_patch(card: Card, side: int) -> tuple[int, ...]:
     """Voxels of a patch: `side`, or less along the axes of which the volumes have fewer."""
-    least = [max(16, 16 * math.ceil(n / 16)) for n in card.shape or (side,) * 3]
-    return tuple(min(side, n) for n in least)
+    return tuple(min(side, round_up(n)) for n in card.shape or (side,) * 3)
+
+
+def round_up(size: float) -> int:
+    """The least multiple of MULTIPLE that is not smaller, but for rounding."""
+    return MULTIPLE * math.ceil(size / MULTIPLE - 1e-3)
 
 
 def estimate_minutes(shape: tuple, plan: dict, card: Card, machine: Machine) -> int | None:

@@ -27,8 +27,7 @@ def find(
 
     Where the model's card asks for MRI, cases take the place of scans, and also of the pictures of
     a dataset that was made of cases; all slices of a case are scored, where a dataset has some of
-    them. Raises InputError when nothing pairs; files without a partner
-    are named in warnings.
+    them. Raises InputError when nothing pairs; files without a partner are named in warnings.
     """
     folder = Path(folder)
     if not folder.exists():

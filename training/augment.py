@@ -168,11 +168,8 @@ def draw_patch(
     """
     half, shape = np.array(frame) / 2, np.array(mask.shape)
     low, high = np.minimum(half, shape / 2), np.maximum(shape - half, shape / 2)
-    centre = rng.uniform(low, high)
-    if (
-        rng.random() < FOREGROUND
-        and (labels := np.flatnonzero(np.bincount(mask.ravel()))[1:]).any()
-    ):
+    centre, labels = rng.uniform(low, high), np.flatnonzero(np.bincount(mask.ravel())[1:]) + 1
+    if rng.random() < FOREGROUND and len(labels):
         points = np.flatnonzero(mask.ravel() == rng.choice(labels))
         point = np.unravel_index(points[rng.integers(len(points))], mask.shape)
         centre = np.clip(np.array(point) + 0.5, low, high)

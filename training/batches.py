@@ -44,9 +44,13 @@ class Slices(keras.utils.PyDataset):
     def __init__(self, pairs: Sequence[Pair], size, batch: int, window, workers: int = 2):
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=2 * workers)
         self.pairs, self.size, self.batch, self.window = pairs, size, batch, window
-        self.parts = [(pair, start) for pair in pairs for start in place_tiles(pair, size)]
         self.busy = 0.0  # seconds that the threads spent here
         self.error = None  # TensorFlow hides a thread's exception in one of its own
+
+    @functools.cached_property
+    def parts(self) -> list[tuple[Pair, tuple[int, ...] | None]]:
+        """The samples in order: a pair, and where a patch begins in it."""
+        return [(pair, start) for pair in self.pairs for start in place_tiles(pair, self.size)]
 
     def __len__(self) -> int:
         return math.ceil(len(self.parts) / self.batch)

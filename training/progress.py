@@ -1,7 +1,7 @@
 """How far train.py is: a bar on a terminal, a line a minute in a file, a line for each epoch.
 
-with Progress(slices, validation, epochs) as progress:
-    model.fit(slices, validation_data=validation, callbacks=[progress, ...])
+with Progress(slices, checks, epochs) as progress:      # checks: steps of a validation
+    model.fit(slices, callbacks=[Validation(cases, progress), progress, ...])
 """
 
 from __future__ import annotations

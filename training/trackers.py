@@ -35,7 +35,8 @@ class Tracker(keras.callbacks.Callback):
 
     def __init__(self, options: Namespace, said: dict):
         super().__init__()
-        self.options, self.said = {n: str(value) for n, value in vars(options).items()}, said
+        self.options = {name: str(value) for name, value in vars(options).items()}
+        self.said = leave_out_cases(said)
         self.folder = Path(options.output).resolve()
 
     def on_train_begin(self, logs=None):
@@ -52,10 +53,15 @@ class Tracker(keras.callbacks.Callback):
         try:
             card = read_json(self.folder / "model.json")
             if card.get("run") == self.said["run"]:  # else no network of this run was kept
-                self.log_card(card)
+                self.log_card(leave_out_cases(card))
             self.end()
         except Exception as error:  # as above
             warn(f"--track {self.name} has lost the model's card: {error}")
+
+
+def leave_out_cases(card: dict) -> dict:
+    """A card without the names of cases, which may be those of patients."""
+    return {name: value for name, value in card.items() if not name.endswith("_cases")}
 
 
 class MLflow(Tracker):

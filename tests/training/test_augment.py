@@ -164,6 +164,16 @@ def test_patches_lie_about_every_label_or_anywhere(monkeypatch):
     assert (steps == steps[0, 0, 0]).all() and abs(steps[0, 0, 0]) == 1, "the very voxels"
 
 
+def test_a_volume_that_is_labelled_all_over_has_its_labels_too():
+    mask = np.ones((20, 20, 20), np.uint8)
+    mask[2, 3, 4] = 2
+    seen = [
+        draw_patch(mask[..., None], mask, np.random.default_rng(seed), (8, 8, 8))[1].max()
+        for seed in range(60)
+    ]
+    assert 0.1 < np.mean(np.array(seen) == 2) < 0.5
+
+
 def test_a_patch_beyond_the_volume_is_black():
     array = np.arange(1, 28).reshape(3, 3, 3)
     patch = cut_patch(array, (-1, 0, 2), (4, 2, 2))

@@ -10,6 +10,7 @@ from make import make_discs, touch
 from common.errors import InputError
 from dataset.read import Pair, read_dataset
 from dataset.records import write_records
+from training import batches
 from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 
 
@@ -112,6 +113,12 @@ def test_batches_hold_channels_and_labels(tmp_path, shape, size):
     images, masks, _ = TrainingSlices(pairs, size, 2, None)[0]
     assert images.shape == (2, *shape, 2) and masks.shape == (2, *shape, 1)
     assert images.min() >= 0 and images.max() <= 1 and set(np.unique(masks)) <= {0, 1, 2, 3}
+
+
+def test_training_reads_no_volume_before_it_is_drawn(tmp_path, monkeypatch):
+    pairs, _ = pairs_of(tmp_path, (16, 16, 16))
+    monkeypatch.setattr(batches, "read_kept", None)
+    assert len(TrainingSlices(pairs, (16, 16, 16), 2, None, steps=3)) == 3
 
 
 def test_labels_are_looked_at_one_by_one(tmp_path, capsys):

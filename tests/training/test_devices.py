@@ -20,9 +20,10 @@ from model import load_model
 from training.devices import choose_devices
 
 ROOT = Path(train.__file__).parent
+# A case to validate has 5 slices: one device of two sees but what fills up its batch
 OPTIONS = shlex.split(
-    "--size 32 --width 4 --depth 1 --batch 8 --lr 1e-2 --loss batch_dice_cross_entropy "
-    "--epochs 2 --steps 10 --precision float32"
+    "--size 32 --width 4 --depth 1 --batch 16 --lr 1e-2 --loss batch_dice_cross_entropy "
+    "--epochs 2 --steps 5 --precision float32"
 )
 # Ends after the first epoch as if killed, and goes on with the same command
 CHILD = """
@@ -74,8 +75,8 @@ def test_two_devices_learn_what_one_learns(backend, tmp_path):
     assert "device: cpu:0, cpu:1; " in said and "going on after epoch 1" in said
     expected, found = (pd.read_csv(output / "data.csv") for output in (one, two))
     assert found.epoch.tolist() == [1, 2]
-    for figure in ("loss", "dice", "val_loss", "val_dice"):
-        np.testing.assert_allclose(found[figure], expected[figure], atol=0.005)
+    for figure, near in (("loss", 1e-4), ("dice", 1e-4), ("val_loss", 0.005), ("val_dice", 0.005)):
+        np.testing.assert_allclose(found[figure], expected[figure], atol=near)
     model, card = load_model(two / "model.keras")
     assert card.validation["dice"] == pytest.approx(found.val_dice.max(), abs=1e-5)
     assert not any(getattr(layer, "synchronized", False) for layer in model.layers)

@@ -44,6 +44,15 @@ def test_a_tracker_is_told_options_card_and_figures(options, tmp_path):
     assert tracker.cards == [{"run": "a"}, {"run": "a", "validation": {"dice": 0.9}}]
 
 
+def test_the_names_of_cases_are_not_told(options, tmp_path):
+    said = {"run": "a", "fold": 1, "training_cases": ["Doe_Jane"], "validation_cases": []}
+    tracker = Recorder(options, said)
+    tracker.on_train_begin()
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    tracker.on_train_end()
+    assert tracker.cards == [{"run": "a", "fold": 1}] * 2
+
+
 def test_the_card_of_another_run_is_not_told(options, tmp_path):
     (tmp_path / "model.json").write_text('{"run": "b"}')
     tracker = Recorder(options, {"run": "a"})
