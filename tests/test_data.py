@@ -109,10 +109,8 @@ def test_an_atlas_of_labels_is_asked_about(tmp_path):
         (["scans", "--size", "4"], "--size 4"),
         (["scans", "--size", "0"], "--size 0"),
         (["cases", "--channels", "flair", "--size", "0"], "--size 0"),
-        (
-            ["pictures"],
-            "train.py --data pictures takes its Train and Val folders.* --channels NAME",
-        ),
+        (["pictures"], "train.py --data pictures takes its Train and Val folders"),
+        (["pictures"], "modalities of an MRI, give --channels NAME NAME NAME"),
         (["scans", "--window", "300", "100"], "--window"),
         (["scans", "--window", "bone"], "--window"),
         (["scans", "--split", "0", "1", "1"], "--split"),
