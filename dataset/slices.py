@@ -145,8 +145,7 @@ def keep_slices(images, masks, options: Options, rng) -> np.ndarray:
     """
     low, high = options.range
     first, end = 0, len(images)
-    if options.is_mri:
-        brain = np.flatnonzero([(image != options.outside).any() for image in images])
+    if options.is_mri and len(brain := np.flatnonzero([image.any() for image in images])):
         first, end = brain[0], brain[-1] + 1
     depths = (np.arange(len(images)) - first + 0.5) / (end - first)
     labelled = np.count_nonzero(masks, axis=(1, 2)) / masks[0].size

@@ -1,5 +1,6 @@
 """Which slices and volumes of a scan are stored, and that they are the scan's."""
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -189,6 +190,15 @@ def test_labels_that_were_not_asked_for_are_said(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "case0: case0_seg.nii.gz also holds 2, here taken as background" in said
     assert read_description(tmp_path / "out").label_values == {1: 1, 2: 4}
+
+
+def test_a_case_of_black_pictures_gives_its_labelled_slices_where_masks_are_trusted(tmp_path):
+    folder = save_mri_pictures(tmp_path / "lgg", cases=2)
+    for path in folder.glob("P0/P0_?.tif"):
+        cv2.imwrite(str(path), image_at(path) * 0)
+    what = ["--channels", "t1", "flair", "t1ce", "--size", 32, "--trust-masks"]
+    make_mri_set(folder, tmp_path / "out", *what)
+    assert {pair.case for pair in all_pairs(tmp_path / "out")} == {"P0", "P1"}
 
 
 @pytest.mark.parametrize("form", ["png", "tfrecord"])
