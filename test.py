@@ -83,7 +83,7 @@ def score_slice(pair: Pair, target: Target, network: Network) -> tuple[list[dict
     is_mri = network.card.is_mri
     mask = mask if is_mri else mask > 0
     prediction = picture.find_mask(seen, network).astype(mask.dtype)
-    write_pictures(target, seen, mask, prediction)
+    write_pictures(target, seen, mask, prediction, network.card.shown_channel)
     if not is_mri:
         return [row_of(mask, prediction) | {"Kind": "slice"}], note_pair(pair)
     rows = [
@@ -123,7 +123,7 @@ def score_case(case: Case, target: Target, network: Network) -> tuple[list[dict]
     predicted = to_stored(found, card)
     write_mask(predicted, source.scan, target.folder / f"{target.name}_predicted_mask.nii.gz")
     seen, *masks = most_different(source.seen, truth, found)
-    write_pictures(target, np.rint(255 * seen).astype(np.uint8), *masks)
+    write_pictures(target, np.rint(255 * seen).astype(np.uint8), *masks, card.shown_channel)
     rows = [
         {"Region": name} | row_of_region(np.isin(truth, area), np.isin(found, area), source.scan)
         for name, area in card.areas.items()
@@ -165,9 +165,9 @@ def row_of(mask: np.ndarray, prediction: np.ndarray) -> dict:
     }
 
 
-def write_pictures(target: Target, seen, mask, prediction) -> None:
+def write_pictures(target: Target, seen, mask, prediction, channel: int = 0) -> None:
     """Write the three PNGs of a pair, masks (H, W) in white, labels in colours."""
-    named = {"original_image": as_grey(seen)}
+    named = {"original_image": as_grey(seen, channel)}
     for kind, found in (("mask", mask), ("predicted_mask", prediction)):
         named[kind] = np.uint8(255) * found if found.dtype == bool else paint_labels(found)
     for kind, array in named.items():

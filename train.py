@@ -38,6 +38,7 @@ from model import build_unet, copy_network, export_model, load_model, save_model
 from scan.views import WINDOW
 from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 from training.callbacks import (
+    AveragedWeights,
     BackupAndRestore,
     BestModel,
     Log,
@@ -125,7 +126,8 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
             rate / 100, max(1, total - warm), alpha=0.01, warmup_target=rate, warmup_steps=warm
         )
     model.compile(
-        optimizer=keras.optimizers.Adam(rate),
+        # averages over about an epoch
+        optimizer=keras.optimizers.Adam(rate, use_ema=True, ema_momentum=1 - 1 / steps),
         loss=make_loss(options.loss, options.label_weights, options.background),
         metrics=[Confusion(card.areas)],
         jit_compile=choose_compiling(options.devices),
@@ -263,7 +265,12 @@ def fit_network(
                 feed(slices, model),
                 epochs=epochs,
                 initial_epoch=first,
-                callbacks=[Validation(cases, progress), progress, *callbacks],
+                callbacks=[
+                    AveragedWeights(first > 0),
+                    Validation(cases, progress),
+                    progress,
+                    *callbacks,
+                ],
                 shuffle=False,  # TrainingSlices does, in a way that a resumed run repeats
                 verbose=0,  # Keras' bar shows all of up to sixty figures
             )

@@ -88,6 +88,12 @@ class Card:
         return self.dimensions == 3
 
     @property
+    def shown_channel(self) -> int:
+        """The channel that people look at: FLAIR, in which the whole of a tumour is bright, if it
+        is there; else the first."""
+        return self.channels.index("flair") if "flair" in self.channels else 0
+
+    @property
     def weakness(self) -> str:
         """What a network's own validation says against it, in words; "" for nothing."""
         figures = self.validation.items()

@@ -122,8 +122,8 @@ def to_options(args: argparse.Namespace) -> Options:
     check_options(options)
     if not is_mri:
         return options
-    # pictures are predicted one by one, and half of a patient's may show nothing to find
-    empty = args.empty if args.empty is not None else 0.5 if is_drawn else options.empty
+    # pictures are predicted one by one, and most of a patient's show nothing to find
+    empty = args.empty if args.empty is not None else 1.0 if is_drawn else options.empty
     return replace(options, size=args.size, spacing=args.spacing, empty=empty)
 
 

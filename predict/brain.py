@@ -157,7 +157,7 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
     }
 
 
-def show(scan: Volume, folder: Path) -> None:
+def show(scan: Volume, folder: Path, card: Card) -> None:
     """Write what a viewer shows below the mask: the scan."""
     write_scan(scan, folder / "scan.nii.gz")
 

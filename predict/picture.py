@@ -78,7 +78,8 @@ def write(target: Target, source, result: Result, wanted: Wanted, card: Card) ->
     mask = result.mask
     path = target.folder / f"{target.name}_predicted_mask.png"
     write_image(path, to_stored(mask, card))
-    write_image(target.folder / f"{target.name}_overlay.png", outline(as_grey(source[0]), mask))
+    grey = as_grey(source[0], card.shown_channel)
+    write_image(target.folder / f"{target.name}_overlay.png", outline(grey, mask))
     kind = "brain" if mask.dtype == bool else "labelled"
     return {
         "mask": path.name,
@@ -107,7 +108,7 @@ def write_maps(target: Target, picture: np.ndarray, maps: Maps | None, card: Car
         pixels = round(float(maps.uncertainty.sum()), 2)
         names = f"{target.name}_uncertainty_values.png", f"{target.name}_uncertainty.png"
         write_image(target.folder / names[0], to_16_bits(maps.uncertainty))
-        heat = draw_heat(as_grey(picture), maps.uncertainty, MOST_SPREAD)
+        heat = draw_heat(as_grey(picture, card.shown_channel), maps.uncertainty, MOST_SPREAD)
         write_image(target.folder / names[1], heat)
         about |= {"uncertainty": names[0], "uncertainty_picture": names[1]}
         about["uncertainty_pixels"] = pixels
@@ -119,9 +120,9 @@ def to_16_bits(part: np.ndarray) -> np.ndarray:
     return np.rint(65535 * part).astype(np.uint16)
 
 
-def show(source, folder: Path) -> None:
+def show(source, folder: Path, card: Card) -> None:
     """Write what a viewer shows below the mask: the slice in grey."""
-    write_image(folder / "picture.png", as_grey(source[0]))
+    write_image(folder / "picture.png", as_grey(source[0], card.shown_channel))
 
 
 # ---------------------------------------------------------------- pictures of a result
@@ -139,10 +140,10 @@ def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (draw_mask if mask.dtype == bool else draw_labels)(picture, mask)
 
 
-def as_grey(picture: np.ndarray) -> np.ndarray:
-    """A picture as uint8 (H, W): the first channel of an MRI, HU in the window of a CTA."""
+def as_grey(picture: np.ndarray, channel: int = 0) -> np.ndarray:
+    """A picture as uint8 (H, W): one channel of an MRI, HU in the window of a CTA."""
     if picture.dtype == np.uint8:
-        return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., 0])
+        return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., channel])
     return np.rint(255 * normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
 
 

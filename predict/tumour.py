@@ -51,16 +51,17 @@ class MRI:
     """A case as a network sees it.
 
     scan: its grid (the first modality); seen: (X, Y, Z, C) float32 in [0, 1] on the scan's
-    canonical voxels, 0 outside the brain.
+    canonical voxels, 0 outside the brain; channel: the one that people look at.
     """
 
     scan: Volume
     seen: np.ndarray
+    channel: int = 0
 
     @property
     def shown(self) -> Volume:
-        """The first modality in grey, uint8, for people to look at."""
-        return replace(self.scan, hu=np.rint(255 * self.seen[..., 0]).astype(np.uint8))
+        """One modality in grey, uint8, for people to look at."""
+        return replace(self.scan, hu=np.rint(255 * self.seen[..., self.channel]).astype(np.uint8))
 
 
 # ---------------------------------------------------------------- what predict/work.py asks for
@@ -121,8 +122,8 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
     }
 
 
-def show(source: MRI, folder: Path) -> None:
-    """Write what a viewer shows below the labels: the first modality."""
+def show(source: MRI, folder: Path, card: Card) -> None:
+    """Write what a viewer shows below the labels: one modality."""
     write_scan(source.shown, folder / "scan.nii.gz")
 
 
@@ -137,7 +138,7 @@ def read_mri(case: Case | str | Path, card: Card) -> MRI:
     if not isinstance(case, Case):
         case = find_case(case, card.channels, parse_names(card.names))
     scan, image = read_case(case)
-    return MRI(scan, normalise(image, card.normalise))
+    return MRI(scan, normalise(image, card.normalise), card.shown_channel)
 
 
 def to_cubes(source: MRI, card: Card) -> tuple[np.ndarray, Grid]:

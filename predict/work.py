@@ -7,7 +7,7 @@ A module for each kind of input does the steps. To add a kind, write such a modu
 `choose_kind`:
 
     source = kind.read(path, wanted, card)             # InputError for what cannot be used
-    kind.show(source, folder)                          # what a viewer shows below the mask
+    kind.show(source, folder, card)                    # what a viewer shows below the mask
     result = kind.predict(source, network, wanted)     # a Result
     about = kind.write(target, source, result, wanted, card)    # what the JSON says
 """

@@ -124,7 +124,7 @@ def write_result(path: Path, folder: Path, name: str, network: Network) -> None:
     job = work.Work(Target(path, "scan", folder))
     network.tell("reading", 0)
     work.read(job, wanted, replace(card, names=make_patterns(card.channels)))
-    job.kind.show(job.source, folder)
+    job.kind.show(job.source, folder, card)
     work.predict(job, network, wanted)
     source, result = job.source, job.result  # `write` lets go of them
     network.tell("writing", 0)

@@ -4,7 +4,8 @@ a run that was killed is resumed.
     backup = BackupAndRestore("files/training", identify_run(options, pairs), patience)
     backup.restore(model)                           # after compile(); nothing for a new run
     model.fit(slices, initial_epoch=backup.epoch, callbacks=[
-        Validation(cases, progress),                # the others read its figures
+        AveragedWeights(backup.epoch > 0),          # the others see averaged weights
+        Validation(cases, progress),                # and read its figures
         progress,
         BestModel("files/model.keras", said),       # what its card shall say
         StandstillWarning("files/dataset"),
@@ -54,11 +55,24 @@ MAY_CHANGE |= {"devices", "track"}
 # ---------------------------------------------------------------- how the training goes
 
 
+class AveragedWeights(keras.callbacks.SwapEMAWeights):
+    """Between two epochs the network has the mean of the optimiser's last weights (`use_ema`).
+
+    The weights of a single step go up and down with the samples of the last few: on a handful of
+    patients the best of such epochs is a lucky one. The mean does better (Polyak averaging;
+    Izmailov et al., UAI 2018, arXiv:1803.05407). The first of the callbacks.
+    """
+
+    def __init__(self, is_resumed: bool):
+        super().__init__(swap_on_epoch=True)
+        self._ema_weights_in_model = is_resumed  # as they were when the backup was written
+
+
 class Validation(keras.callbacks.Callback):
     """Adds the figures of a validation by case, called val_…, to those of an epoch.
 
     Keras' own validation averages over batches, in which a black mask of an empty slice earns as
-    much as a right one of a tumour. The first of the callbacks, for the others read its figures.
+    much as a right one of a tumour. Stands before the others, which read its figures.
     """
 
     def __init__(self, cases: Sequence[Slices], progress: keras.callbacks.Callback):

@@ -149,6 +149,15 @@ def test_labels_return_to_an_oblique_scan_of_other_voxels(tmp_path, labels, brai
     np.testing.assert_array_equal(everywhere > 0, source.seen.any(-1))
 
 
+def test_people_are_shown_flair_wherever_it_stands(tmp_path, labels, brain):
+    folder = write_case(tmp_path / "x", labels, brain)
+    for names in (["flair", "t1ce"], ["t1ce", "flair"]):
+        source = read_mri(folder, to_card(CARD | {"channels": names}))
+        flair = np.rint(255 * source.seen[..., names.index("flair")])
+        np.testing.assert_array_equal(source.shown.hu, flair)
+    assert to_card(CARD | {"channels": ["t1", "t2"]}).shown_channel == 0
+
+
 # ---------------------------------------------------------------- pred.py
 
 

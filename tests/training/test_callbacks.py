@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.files import checksum
 from model import build_unet, save_model
 from training.callbacks import (
+    AveragedWeights,
     BackupAndRestore,
     BestModel,
     StandstillWarning,
@@ -64,6 +65,25 @@ def test_a_flat_loss_is_explained(capsys):
     for epoch in range(4):
         warning.on_epoch_end(epoch, {"loss": 0.7, "positive": 0.2, "val_positive": 0.2})
     assert "stood still" in capsys.readouterr().err
+
+
+def test_between_epochs_the_network_has_averaged_weights_and_goes_on_from_its_own():
+    seen, expected = [], []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), loss="mse")
+    model.layers[0].set_weights([np.ones((1, 1))])
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: seen.append(model.get_weights()[0].item())
+    )
+    image, mask = np.ones((3, 1)), np.zeros((3, 1))
+    averaged = [AveragedWeights(is_resumed=False), note]
+    model.fit(image, mask, batch_size=1, epochs=2, verbose=0, callbacks=averaged)
+    weight = mean = 1.0
+    for step in range(6):
+        weight -= 0.1 * 2 * weight  # the slope of weight²
+        mean = weight if step == 0 else 0.5 * mean + 0.5 * weight
+        expected += [mean] if step in (2, 5) else []
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
 
 
 def test_a_burst_network_is_not_kept_though_empty_slices_look_right(network, tmp_path):
