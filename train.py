@@ -99,11 +99,11 @@ def prepare_for_training(
 ) -> keras.Model:
     """A copy of the network that computes in `precision`; its output stays float32.
 
-    Batch normalisation averages over a tenth of an epoch of `steps` batches, at most over Keras'
-    100: otherwise validation shows nonsense for an epoch or two on a small dataset. It is of the
+    Batch normalisation averages over about an epoch of `steps` batches, as the weights do: with
+    fewer batches, validation would go up and down with the samples of the last ones. It is of the
     whole batch, also where several devices share it.
     """
-    momentum = 1 - float(np.clip(10 / steps, 0.01, 0.5))
+    momentum = average_over(steps)
     policy = precision if precision == "float32" else f"mixed_{precision}"
 
     apart = devices > 1 and keras.backend.backend() == "tensorflow"  # JAX shows each all of a batch
@@ -126,8 +126,7 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
             rate / 100, max(1, total - warm), alpha=0.01, warmup_target=rate, warmup_steps=warm
         )
     model.compile(
-        # averages over about an epoch
-        optimizer=keras.optimizers.Adam(rate, use_ema=True, ema_momentum=1 - 1 / steps),
+        optimizer=keras.optimizers.Adam(rate, use_ema=True, ema_momentum=average_over(steps)),
         loss=make_loss(options.loss, options.label_weights, options.background),
         metrics=[Confusion(card.areas)],
         jit_compile=choose_compiling(options.devices),
@@ -137,6 +136,11 @@ def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card
     count = options.devices  # a sample for each
     image, mask = (np.zeros((count, *shape[:-1], n), np.float32) for n in (shape[-1], 1))
     model.test_on_batch(image, mask)
+
+
+def average_over(steps: int) -> float:
+    """The momentum of a running mean over about `steps` steps, at most over Keras' 100."""
+    return 1 - 1 / min(max(steps, 2), 100)
 
 
 def choose_compiling(devices: int) -> bool | str:
@@ -355,7 +359,7 @@ def average_weights(model: keras.Model, other: keras.Model, name: str) -> list[n
 
 def compose_card(options: Namespace, card: Card, run_id: str) -> dict:
     """The JSON of the model's card, by its dataset's `card`, but for what training finds out."""
-    window, start = choose_window(card), options.start_from
+    window, start = None if card.is_mri else choose_window(card), options.start_from
     return {
         "channels": card.channels,
         **describe_labels(card),
@@ -393,11 +397,11 @@ def describe_labels(card: Card) -> dict:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def choose_window(card: Card) -> tuple[float, float] | None:
-    """Window in HU of what the network sees: the dataset's, or the default for stored HU; None
-    where the dataset holds no HU."""
+def choose_window(card: Card) -> tuple[float, float] | str:
+    """Window in HU of what the network sees: the dataset's, or the default for stored HU; of MRI
+    the word that says how they are scaled."""
     if card.is_mri:
-        return None
+        return card.normalise
     return WINDOW if card.window in (None, "hu") else card.window
 
 

@@ -276,15 +276,17 @@ def average_turns(picture: np.ndarray, network: Network, size: int, window: tupl
     """Probability (H, W[, classes]), float32, of a slice brought to `size` pixels a side.
 
     It is the mean over the slice's four quarter turns and their mirror images, so that a turned
-    slice gets the same mask. HU are seen in `window`.
+    slice gets the same mask; an MRI lies upright, and is seen as it is and mirrored. HU are seen in
+    `window`.
     """
+    turns = 1 if network.card.is_mri else 4
     square, place = fit_square(picture, size, outside=air_of(picture))
-    square = normalise(square, None if picture.dtype == np.uint8 else window)
-    seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(4)]
+    square = normalise(square, window)
+    seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(turns)]
     seen = network.probabilities(np.stack(seen))
     plain, turned = (
         np.mean([np.rot90(x, -turn) for turn, x in enumerate(part)], axis=0)
-        for part in (seen[:4], seen[4:])
+        for part in (seen[:turns], seen[turns:])
     )
     return unfit_square((plain + turned[:, ::-1]) / 2, place)
 
@@ -294,7 +296,7 @@ def ask_turn(
 ) -> np.ndarray:
     """As `average_turns`, but of one turn alone: the slice as it is, or mirrored left to right."""
     square, place = fit_square(picture, size, outside=air_of(picture))
-    square = normalise(square, None if picture.dtype == np.uint8 else window)
+    square = normalise(square, window)
     step = -1 if mirrored else 1
     return unfit_square(network.probabilities(square[None, :, ::step])[0][:, ::step], place)
 

@@ -1,6 +1,7 @@
 """The mask of one slice: any window, size and place of the head."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -96,6 +97,25 @@ def test_the_surer_of_two_looks_counts_and_none_where_the_first_is_not_sure(
     picture[100:150, 100:150], picture[100:150, 100:125] = 101, 200
     mask = find_mask(picture, network)
     assert mask.sum() == {None: 0, 0: 50 * 50, 1: 50 * 25}[seen]
+
+
+@pytest.mark.parametrize(("kind", "turns"), [("window", 8), ("zscore", 2)])
+def test_a_slice_is_turned_and_mirrored_that_of_an_mri_mirrored_alone(
+    network, monkeypatch, kind, turns
+):
+    """A network that says how bright a pixel is gives back the picture, however it is turned."""
+    asked = []
+
+    def probabilities(pictures):
+        asked.append(len(pictures))
+        return pictures[..., 0] if pictures.ndim > 3 else pictures
+
+    card = replace(network.card, normalise=kind)
+    network = SimpleNamespace(card=card, probabilities=probabilities)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    seen = slices.average_turns(picture, network, 64, None)
+    np.testing.assert_allclose(seen, picture / 255, atol=1e-6)
+    assert asked == [turns]
 
 
 def test_how_sure_a_network_must_be_of_a_slice_is_in_its_card(network, cta, monkeypatch):
