@@ -99,11 +99,12 @@ def prepare_for_training(
 ) -> keras.Model:
     """A copy of the network that computes in `precision`; its output stays float32.
 
-    Batch normalisation averages over about an epoch of `steps` batches, as the weights do: with
-    fewer batches, validation would go up and down with the samples of the last ones. It is of the
+    Batch normalisation averages over about a third of an epoch of `steps` batches: with far fewer,
+    validation would go up and down with the samples of the last ones; with more, it would show
+    nonsense after the first epochs, for what the averages begin with takes long to go. It is of the
     whole batch, also where several devices share it.
     """
-    momentum = average_over(steps)
+    momentum = average_over(steps // 3)
     policy = precision if precision == "float32" else f"mixed_{precision}"
 
     apart = devices > 1 and keras.backend.backend() == "tensorflow"  # JAX shows each all of a batch
