@@ -360,7 +360,7 @@ def average_weights(model: keras.Model, other: keras.Model, name: str) -> list[n
 
 def compose_card(options: Namespace, card: Card, run_id: str) -> dict:
     """The JSON of the model's card, by its dataset's `card`, but for what training finds out."""
-    window, start = None if card.is_mri else choose_window(card), options.start_from
+    window, start = choose_window(card), options.start_from
     return {
         "channels": card.channels,
         **describe_labels(card),
@@ -398,11 +398,11 @@ def describe_labels(card: Card) -> dict:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def choose_window(card: Card) -> tuple[float, float] | str:
-    """Window in HU of what the network sees: the dataset's, or the default for stored HU; of MRI
-    the word that says how they are scaled."""
+def choose_window(card: Card) -> tuple[float, float] | None:
+    """Window in HU of what the network sees: the dataset's, or the default for stored HU; None
+    where the dataset holds no HU."""
     if card.is_mri:
-        return card.normalise
+        return None
     return WINDOW if card.window in (None, "hu") else card.window
 
 

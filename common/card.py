@@ -33,7 +33,7 @@ class Card:
     """What is known of a network or a dataset.
 
     channels: modalities of an image, in order; dimensions: 2 for slices, 3 for volumes.
-    normalise: "window" for HU, or how an MRI is scaled (`scan.views.normalise`).
+    normalise: "window" for HU, or how an MRI is scaled (`scan.views.SCALES`).
     labels: {1: name, …}; label_values: {1: value in the files, …}; regions: {name: labels}.
     classes: what a network tells apart, where that is more than the mask it makes; else empty.
     names: MODALITY=GLOB, for files that are not named as in BraTS.

@@ -28,7 +28,7 @@ from scan.cases import (
 )
 from scan.hu import AIR
 from scan.pairs import find_pairs, find_picture_cases, list_scan_files
-from scan.views import SCALES, SLICE, VIEWS, WINDOW
+from scan.views import SCALES, VIEWS, WINDOW
 from synthesis.head import find_label_maps
 
 CT = ("ct",)  # the channels of a scan that is not an MRI
@@ -41,7 +41,7 @@ class Options:
 
     size: int | None = 512  # pixels a side of a slice; None: as `measure_sources` finds
     views: tuple[str, ...] = VIEWS
-    window: tuple[float, float] | str = WINDOW  # HU; "hu": 16 bits of HU + 1024; of SCALES; SLICE
+    window: tuple[float, float] | str = WINDOW  # HU; or "hu": 16 bits of HU + 1024; or of SCALES
     slices: int | None = None  # the most slices a view and scan
     empty: float = 0.15  # the largest share of slices without brain, or without any label
     split: tuple[float, ...] = (80, 10, 10)
@@ -63,7 +63,7 @@ class Options:
 
     @property
     def is_mri(self) -> bool:
-        return self.channels != CT
+        return self.window in SCALES
 
     @property
     def shown(self) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def to_options(args: argparse.Namespace) -> Options:
     labels = parse_labels(args.labels, is_drawn) if is_mri else HEAD if args.synthetic else ()
     given = vars(args) | {
         "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
-        "window": SLICE if is_drawn else parse_window(args.window, is_mri),
+        "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
         "channels": [name.lower() for name in args.channels or CT],
         "labels": tuple(labels),
         "grid": args.grid and args.grid * (3 // len(args.grid)),

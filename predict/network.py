@@ -171,7 +171,7 @@ class Network:
         self.tell = tell or (lambda stage, share: None)
         *shape, self.channels = self.card.input_shape
         self.size = shape[0] or SIZE
-        self.window = self.card.normalise if self.card.is_mri else self.card.window or WINDOW
+        self.window = self.card.window or WINDOW
         self.spacing = self.card.spacing_mm or SPACING
         self.classes = len(self.card.classes or self.card.labels)
         self.members = [self]

@@ -281,7 +281,7 @@ def average_turns(picture: np.ndarray, network: Network, size: int, window: tupl
     """
     turns = 1 if network.card.is_mri else 4
     square, place = fit_square(picture, size, outside=air_of(picture))
-    square = normalise(square, window)
+    square = normalise(square, None if picture.dtype == np.uint8 else window)
     seen = [np.rot90(x, turn) for x in (square, square[:, ::-1]) for turn in range(turns)]
     seen = network.probabilities(np.stack(seen))
     plain, turned = (
@@ -296,7 +296,7 @@ def ask_turn(
 ) -> np.ndarray:
     """As `average_turns`, but of one turn alone: the slice as it is, or mirrored left to right."""
     square, place = fit_square(picture, size, outside=air_of(picture))
-    square = normalise(square, window)
+    square = normalise(square, None if picture.dtype == np.uint8 else window)
     step = -1 if mirrored else 1
     return unfit_square(network.probabilities(square[None, :, ::step])[0][:, ::step], place)
 

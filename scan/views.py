@@ -18,7 +18,6 @@ from scan.hu import AIR
 
 WINDOW = (-200.0, 800.0)  # HU: from fat to dense contrast and the face of bone; round numbers
 VIEWS = ("axial", "coronal", "sagittal")
-AIR_SHARE = 0.1  # of the brightest tissue of an MRI: air is darker. A round number
 
 
 # ---------------------------------------------------------------- what a network sees
@@ -30,27 +29,19 @@ def normalise(image: np.ndarray, window: tuple[float, float] | str | None = None
     A uint8 picture was windowed by whoever made it, and is divided by 255. Any other type is HU,
     seen through `window` (lo, hi), else WINDOW. Where `window` is one of SCALES, the image is a
     whole MRI (X, Y, Z, C): each channel is scaled by its voxels within the brain, which get 1/255
-    and more; all others get 0. Where it is SLICE, the image is a slice (H, W, C) of an MRI, uint8,
-    as somebody exported it: each channel is z-scored within the head.
+    and more; all others get 0.
     """
-    if window == SLICE:
-        return scale_within(image, head_of(image), zscore)
     if image.dtype == np.uint8:
         return image.astype(np.float32) / 255
     if window in SCALES:
-        return scale_within(image, brain_of(image), SCALES[window])
+        seen, brain = np.zeros(image.shape, np.float32), brain_of(image)
+        for channel in range(image.shape[-1]) if brain.any() else ():
+            values = image[..., channel][brain].astype(np.float32)
+            seen[..., channel][brain] = (1 + 254 * SCALES[window](values)) / 255
+        return seen
     low, high = window or WINDOW
     scaled = (image.astype(np.float32) - low) / (high - low)
     return np.clip(scaled, 0, 1, out=scaled)
-
-
-def scale_within(image: np.ndarray, inside: np.ndarray, scale) -> np.ndarray:
-    """Each channel of an image (…, C) scaled by its values `inside`, to 1/255 … 1; else 0."""
-    seen = np.zeros(image.shape, np.float32)
-    for channel in range(image.shape[-1]) if inside.any() else ():
-        values = image[..., channel][inside].astype(np.float32)
-        seen[..., channel][inside] = (1 + 254 * scale(values)) / 255
-    return seen
 
 
 def zscore(values: np.ndarray) -> np.ndarray:
@@ -66,13 +57,6 @@ def minmax(values: np.ndarray) -> np.ndarray:
 
 
 SCALES = {"zscore": zscore, "minmax": minmax}
-SLICE = "slice"
-
-
-def head_of(picture: np.ndarray) -> np.ndarray:
-    """Where a slice of an MRI (H, W, C) shows a head: (H, W) bool. Air is dark, with some noise."""
-    grey = cv2.GaussianBlur(picture.max(axis=-1), (0, 0), 2).astype(np.float32)
-    return grey > AIR_SHARE * np.percentile(grey, 99)
 
 
 def brain_of(image: np.ndarray) -> np.ndarray:

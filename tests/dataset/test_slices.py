@@ -208,7 +208,7 @@ def test_slices_in_pictures_become_a_dataset(tmp_path, form):
     make_mri_set(folder, tmp_path / "out", *what)
     about = read_json(tmp_path / "out/dataset.json")
     assert about["labels"] == {"1": "tumour"} and about["views"] == ["slice"]
-    assert about["normalise"] == "slice" and about["channels"] == ["t1", "flair", "t1ce"]
+    assert about["normalise"] == "minmax" and about["channels"] == ["t1", "flair", "t1ce"]
     pairs = all_pairs(tmp_path / "out")
     assert {pair.case for pair in pairs} == {"P0", "P1", "P2"} and len(pairs) == 24
     rows = pd.read_csv(tmp_path / "out/manifest.csv")
