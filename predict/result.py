@@ -145,10 +145,16 @@ def list_folders(name: str, out: Path) -> Iterator[Path]:
     yield from (out / f"{name}_prediction_{number}" for number in itertools.count(2))
 
 
+def find_json(folder: Path) -> Path | None:
+    """Where the JSON of a folder's results lies; None where the folder's name is none of theirs."""
+    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
+    return folder / f"{name[1]}.json" if name else None
+
+
 def is_result(folder: Path) -> bool:
     """Whether a folder holds the results of a prediction."""
-    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
-    return bool(name) and "input" in read_json(folder / f"{name[1]}.json")
+    path = find_json(folder)
+    return path is not None and "input" in read_json(path)
 
 
 def is_done(target: Target, card: Card, wanted: Wanted) -> bool:
