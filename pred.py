@@ -125,9 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     if todo:
         try_folder(out)  # before anything is predicted in vain
     load = functools.partial(Network, args.model, args.backend)
-    works = predict_files(todo, load, wanted, card) if todo else iter(())
     several = len(targets) > 1 or holds_others(out, targets[0])
     with recorded(out if several else None, args, len(targets), len(done)) as add:
+        works = predict_files(todo, load, wanted, card) if todo else iter(())
         for work in show_progress(works, len(todo)):
             done[work.target.path] = work
             add(work)

@@ -2,6 +2,7 @@
 
     python benchmarks/report.py                             # 10,000 results of made-up numbers
     python benchmarks/report.py --count 50000 --pictures /tmp/shots
+    python benchmarks/report.py --result results/scan_prediction    # copied, so nothing is masked
 
 One synthetic scan is masked. Its result is copied, with other numbers: some are far off, some ask
 for a look, some failed. `pred.py --collect` reads them all. Debian's Chromium opens the page from
@@ -27,7 +28,6 @@ sys.path.insert(0, str(ROOT))
 
 import browser  # noqa: E402
 
-import pred  # noqa: E402
 from app import SAMPLE  # noqa: E402
 from common.errors import run  # noqa: E402
 from predict.manifest import RUNS, tell_time  # noqa: E402
@@ -38,6 +38,10 @@ NOTES = (
     "slice gaps are uneven (1.1 to {:.1f} mm); files written have the mean, 5.34 mm",
     "padding taken as air",
 )
+COLLECT = """import sys, pred
+pred.main(["--collect", sys.argv[1]])
+status = open("/proc/self/status").read()
+print("peak", int(status.split("VmHWM:")[1].split()[0]) // 1024, "MB")"""
 SEEN = (
     "return [...document.querySelectorAll('article img')].some((i) => i.complete && i.naturalWidth)"
 )
@@ -52,17 +56,20 @@ TIMED = """const [id, value, done] = arguments, start = performance.now();
 # ---------------------------------------------------------------- results
 
 
-def make_results(out: Path, count: int) -> None:
-    """Mask one scan, and copy its result `count` times, each with numbers of its own."""
+def mask_sample(out: Path) -> Path:
+    """Mask the synthetic scan of `make demo`; return the folder of its result."""
     if not SAMPLE.exists():
         write_sample(SAMPLE)
-    pred.main([str(SAMPLE), "--out", str(out / "first")])
-    (first,) = (out / "first").iterdir()
-    about = json.loads(next(first.glob("*.json")).read_text())
-    files = [path for path in first.iterdir() if path.suffix != ".json"]
-    chance = random.Random(0)
+    subprocess.run([sys.executable, ROOT / "pred.py", SAMPLE, "--out", out], check=True)
+    return next(out.iterdir())
+
+
+def make_results(first: Path, out: Path, count: int) -> None:
+    """Copy a result `count` times, each with numbers of its own."""
+    path = next(first.glob("*.json"))
+    about, chance = json.loads(path.read_text()), random.Random(0)
     for number in range(count):
-        copy_result(files, vary(about, chance, number), out, number)
+        copy_result(path, vary(about, chance, number), out, number)
 
 
 def vary(about: dict, chance: random.Random, number: int) -> dict:
@@ -82,29 +89,30 @@ def vary(about: dict, chance: random.Random, number: int) -> dict:
     return about | numbers | found | {"notes": notes}
 
 
-def copy_result(files: list[Path], about: dict, out: Path, number: int) -> None:
-    """Write the result of an input of a tree: its files are links to those of the one scan."""
+def copy_result(first: Path, about: dict, out: Path, number: int) -> None:
+    """Write the result of an input of a tree: its files are links to those beside the JSON `first`,
+    which all bear its name."""
     name = f"sub-{number:05d}_ses-{number % 3:02d}_ct"
     folder = out / f"site-{number % 40:02d}" / f"{name}_prediction"
     folder.mkdir(parents=True)
-    for path in files:
-        os.link(path, folder / path.name.replace("sample_cta", name))
+    for path in set(first.parent.iterdir()) - {first}:
+        os.link(path, folder / path.name.replace(first.stem, name))
     said = about | {"input": f"/archive/{folder.parent.name}/{name}.nii.gz"}
-    for key in ("mask", "thumbnail"):
-        said[key] = about[key].replace("sample_cta", name)
+    said |= {key: about[key].replace(first.stem, name) for key in ("mask", "thumbnail")}
     (folder / f"{name}.json").write_text(json.dumps(said, indent=2))
 
 
 def make_failures(out: Path, count: int) -> None:
     """Write the manifest of a run in which some inputs failed."""
+    names = [f"sub-{200 * number:05d}_ses-09_ct.nii.gz" for number in range(count)]
     failed = [
         {
-            "input": f"/archive/broken_{number}.nii.gz",
-            "name": f"broken_{number}.nii.gz",
-            "error": f"/archive/broken_{number}.nii.gz is empty; copy or export it again",
+            "input": f"/archive/{name}",
+            "name": name,
+            "error": f"/archive/{name} is empty; copy or export it again",
             "time": tell_time(),
         }
-        for number in range(count)
+        for name in names
     ]
     (out / RUNS).mkdir()
     (out / RUNS / "run.json").write_text(json.dumps({"failed": failed}))
@@ -115,11 +123,11 @@ def make_failures(out: Path, count: int) -> None:
 
 def measure_collect(out: Path) -> None:
     """Print how long `pred.py --collect` takes, what it writes, and how much memory it needs."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, ROOT / "pred.py", "--collect", out], check=True)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"collected in {seconds:.1f} s, peak {peak:.0f} MB")
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", COLLECT, out], check=True, cwd=ROOT)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"collected in {seconds:.1f} s, of which the processor worked {used:.1f} s")
     for name in ("summary.csv", "report.html"):
         print(f"{name}: {(out / name).stat().st_size:,} bytes")
 
@@ -171,6 +179,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=10_000, help="results (default: %(default)s)")
+    parser.add_argument("--result", type=Path, metavar="DIR", help="the result to copy")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write screenshots there, too")
     return parser.parse_args(argv)
 
@@ -179,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results"
-        make_results(out, args.count)
+        make_results(args.result or mask_sample(Path(folder) / "first"), out, args.count)
         make_failures(out, args.count // 200)
         measure_collect(out)
         with browser.chromium(Path(folder)) as window:

@@ -169,13 +169,6 @@ def test_an_input_that_was_changed_is_predicted_anew(slice_file, tmp_path, capsy
     assert "done before" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_of_one_input_there_is_no_summary(slice_file, tmp_path):
-    run(slice_file("a/x.png"), slice_file("b/y.png"), out=tmp_path / "out")
-    before = (tmp_path / "out" / "summary.csv").read_bytes()
-    run(slice_file("z.png"), out=tmp_path / "out")
-    assert (tmp_path / "out" / "summary.csv").read_bytes() == before
-
-
 def test_results_are_claimed_before_they_are_written(slice_file, tmp_path):
     """Two processes began at once, and planned the same folder for inputs of one name."""
     out, paths = tmp_path / "out", [slice_file("a/x.png"), slice_file("b/x.png")]
