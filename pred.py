@@ -36,7 +36,7 @@ from predict.inputs import find_inputs
 from predict.manifest import recorded
 from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
 from predict.result import Wanted, is_done, plan, try_folder
-from predict.summary import collect, holds_others
+from predict.summary import adds_up, collect, collect_anew
 from predict.work import Work, predict_files
 from scan.cases import PICTURES, SCANS
 
@@ -115,7 +115,7 @@ def protect_name(word: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.collect:
-        print(collect(Path(args.collect)))
+        print(collect_anew(Path(args.collect)))
         return 0
     out, card = Path(args.out), read_cards(args.model)
     targets = plan(find_inputs(args.paths, card), out)
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     if todo:
         try_folder(out)  # before anything is predicted in vain
     load = functools.partial(Network, args.model, args.backend)
-    several = len(targets) > 1 or holds_others(out, targets[0])
+    several = adds_up(out, targets)
     with recorded(out if several else None, args, len(targets), len(done)) as add:
         works = predict_files(todo, load, wanted, card) if todo else iter(())
         for work in show_progress(works, len(todo)):

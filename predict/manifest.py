@@ -120,7 +120,7 @@ def describe_failure(work: Work) -> dict:
     path, error = work.target.path, " ".join(str(work.error).split())
     return {
         "input": work.target.input,
-        "name": printable(Path(work.target.input).name),
+        "name": work.target.label or Path(work.target.input).name,
         "error": printable(error),
         "reason": printable(error.replace(str(path), "the input")),
         "time": tell_time(),

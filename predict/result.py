@@ -93,11 +93,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Target:
-    """One input (a file or a folder), its name in files, and the folder of its results."""
+    """One input (a file or a folder), its name in files, and the folder of its results.
+
+    label: its name for people, with its folders where it was found in a tree.
+    """
 
     path: Path
     name: str
     folder: Path
+    label: str = ""
 
     @property
     def input(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -53,15 +53,16 @@ class Row:
 def collect(out: Path) -> str:
     """Write summary and report of all that lies in and below a folder; return a line that counts.
 
-    The summary is summary.tsv in a BIDS dataset, summary.csv elsewhere. Raises InputError where
-    there is neither a result nor a failure, or where the files cannot be written.
+    The summary is summary.tsv in a BIDS dataset, summary.csv elsewhere. Where there is neither a
+    result nor a failure, nothing is written, and "" is returned. Raises InputError where the files
+    cannot be written.
     """
     results = list(find_results(out))
     failures = find_failures(results, out)
     failed = {row.input for row in failures}
     rows = [row for row in results if row.input not in failed] + failures
     if not rows:
-        raise InputError(f"{out} holds no results of pred.py; give the folder of its --out")
+        return ""
     rows.sort(key=lambda row: (row.name, row.input))
     is_bids = (out / "dataset_description.json").exists()
     summary, page = out / ("summary.tsv" if is_bids else "summary.csv"), out / "report.html"
@@ -69,6 +70,13 @@ def collect(out: Path) -> str:
     write_report_page(rows, page)
     count = len(rows) - len(failures)
     return f"{count} results and {len(failures)} failed inputs: {summary}, {page}"
+
+
+def collect_anew(out: Path) -> str:
+    """The same for `pred.py --collect`: raises InputError where there is nothing to sum up."""
+    if said := collect(out):
+        return said
+    raise InputError(f"{out} holds no results of pred.py; give the folder of its --out")
 
 
 # ---------------------------------------------------------------- what lies there
@@ -145,10 +153,12 @@ def find_failures(results: Iterable[Row], out: Path) -> list[Row]:
     ]
 
 
-def holds_others(out: Path, target: Target) -> bool:
-    """Whether other runs have written into a folder: a manifest, or a result of another input."""
-    others = (folder for folder in list_folders(out) if folder != target.folder)
-    return (out / RUNS).is_dir() or any(map(is_result, others))
+def adds_up(out: Path, targets: Sequence[Target]) -> bool:
+    """Whether a run has a manifest and ends with a summary: it has several inputs, or writes into a
+    folder that holds a manifest, or results of other inputs."""
+    ours = {target.folder for target in targets}
+    others = (folder for folder in list_folders(out) if folder not in ours)
+    return len(targets) > 1 or any((out / RUNS).glob("*.json")) or any(map(is_result, others))
 
 
 # ---------------------------------------------------------------- the table

@@ -19,7 +19,7 @@ from predict.distribution import describe_distribution, draw_distribution
 from predict.manifest import RUNS, read_failures, recorded
 from predict.report_page import write_report_page
 from predict.result import Target
-from predict.summary import COLUMNS, Row, collect, find_results
+from predict.summary import COLUMNS, Row, adds_up, collect, find_results
 from predict.verdict import LIMITS, SIGNS
 from predict.work import Work
 
@@ -166,6 +166,13 @@ def test_two_runs_into_one_folder_add_up(pictures, tmp_path, capsys):
     assert before == ((out / "summary.csv").read_bytes(), read_report(out))
 
 
+def test_a_run_that_found_nothing_to_sum_up_is_no_error(tmp_path):
+    """As a part of an archive in which no input is, beside another that has just begun."""
+    write_manifest(tmp_path)
+    assert adds_up(tmp_path, []) and collect(tmp_path) == ""
+    assert not adds_up(tmp_path / "new", [Target(tmp_path / "x.png", "x", tmp_path / "new/x")])
+
+
 def test_a_run_of_failures_alone_is_summed_up_too(pictures, tmp_path):
     paths = pictures("a", "b")
     for path in paths:
@@ -214,7 +221,7 @@ def test_the_manifest_is_there_from_the_start_and_ends_at_ctrl_c(pictures, tmp_p
 
 def test_each_run_has_a_manifest_of_its_own(tmp_path):
     args = Namespace(paths=["x"], model=[tmp_path / "no model"], border=1.0)
-    target = Target(tmp_path / "x.png", "x", tmp_path / "x_prediction")
+    target = Target(tmp_path / "x.png", "x", tmp_path / "x_prediction", label="in/x.png")
     for error in (InputError(f"{target.path} is\nempty"), None):
         with recorded(tmp_path, args, 1, 0) as add:
             add(Work(target, error=error))
@@ -223,7 +230,7 @@ def test_each_run_has_a_manifest_of_its_own(tmp_path):
     assert first["counts"]["failed_by_reason"] == {"the input is empty": 1}
     assert second["counts"]["done"] == 1 and second["failed"] == []
     (failure,) = read_failures(tmp_path)
-    assert failure["error"] == f"{target.path} is empty"
+    assert (failure["name"], failure["error"]) == ("in/x.png", f"{target.path} is empty")
 
 
 # ---------------------------------------------------------------- the page
