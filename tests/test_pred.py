@@ -92,7 +92,7 @@ def test_a_tinted_slice_gets_the_mask_of_the_grey_one_and_a_note(slice_file, tmp
 def test_two_inputs_of_one_name_keep_their_results(slice_file, tmp_path, capsys):
     first, second, out = slice_file("a/same.png"), slice_file("b/same.png"), tmp_path / "out"
     assert run(first, second, out=out) == 0
-    folders = sorted(p.name for p in out.iterdir() if p.is_dir())
+    folders = sorted(p.name for p in out.glob("*_prediction*"))
     assert folders == ["same_prediction", "same_prediction_2"]
     owners = [about(out, "same")["input"], about(out, "same", "_2")["input"]]
     assert owners == [str(first), str(second)]
