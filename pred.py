@@ -8,8 +8,10 @@
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
 mL (of every label and region, where there are several), a verdict on a brain mask (ok, check,
-failed) and its reasons, the grid, the model's checksum and what was noticed. Several inputs get a
-page, `report.html`. What is already done is not done again.
+failed) and its reasons, the grid, the model's checksum and what was noticed. Several inputs, of one
+run or of many into the same --out, get a table, `summary.csv`, a page, `report.html`, and a record
+of each run in `runs`; `python pred.py --collect DIR` writes table and page anew. What is already
+done is not done again.
 
 --probabilities adds `<name>_probability.nii.gz` (float32, on the scan's own grid; of several labels
 in four dimensions, the JSON's `probability_of` names them in order), for a slice a PNG of 16 bits
@@ -22,20 +24,19 @@ and its mirror image. The JSON's `uncertainty_ml` is its sum, each voxel times i
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from common.errors import InputError, printable, replacing, run, tell, warn
+from common.errors import InputError, printable, run, tell, warn
 from common.files import read_json
 from common.progress import track
-from common.report import write_report_page
 from predict.inputs import find_inputs
+from predict.manifest import recorded
 from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
-from predict.result import Wanted, absolute, is_done, plan, try_folder
+from predict.result import Wanted, is_done, plan, try_folder
+from predict.summary import adds_up, collect, collect_anew
 from predict.work import Work, predict_files
 from scan.cases import PICTURES, SCANS
 
@@ -50,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "paths",
-        nargs="+",
+        nargs="*",
         help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder; "
         "for a network of MRI, folders with a file of each modality",
     )
@@ -70,6 +71,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add_outputs(parser)
+    add("--collect", metavar="DIR", help="write summary and report of all results below DIR anew")
     add("--overwrite", action="store_true", help="predict again what is already done")
     strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
     add("--strict", action="store_true", help=strict)
@@ -77,6 +79,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(put_paths_first(list(words)))
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
+    if bool(args.paths) == bool(args.collect):
+        raise InputError("give the paths of scans or slices, or --collect DIR, and not both")
     return args
 
 
@@ -110,6 +114,9 @@ def protect_name(word: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.collect:
+        print(collect_anew(Path(args.collect)))
+        return 0
     out, card = Path(args.out), read_cards(args.model)
     targets = plan(find_inputs(args.paths, card), out)
     wanted = to_wanted(args)
@@ -118,18 +125,20 @@ def main(argv: list[str] | None = None) -> int:
     if todo:
         try_folder(out)  # before anything is predicted in vain
     load = functools.partial(Network, args.model, args.backend)
-    works = predict_files(todo, load, wanted, card) if todo else iter(())
-    for work in show_progress(works, len(todo)):
-        done[work.target.path] = work
-        for note in work.about.get("notes", ()):
-            warn(f"{work.target.path}: {note}")
-        if work.error:
-            tell(f"error: {work.error}")
+    several = adds_up(out, targets)
+    with recorded(out if several else None, args, len(targets), len(done)) as add:
+        works = predict_files(todo, load, wanted, card) if todo else iter(())
+        for work in show_progress(works, len(todo)):
+            done[work.target.path] = work
+            add(work)
+            for note in work.about.get("notes", ()):
+                warn(f"{work.target.path}: {note}")
+            if work.error:
+                tell(f"error: {work.error}")
     works = [done[target.path] for target in targets]
     failed = sum(work.error is not None for work in works)
-    if failed < len(works) > 1:
-        write_summary(works, out / "summary.csv")
-        write_report_page(list(map(describe, works)), out / "report.html")
+    if several:
+        collect(out)
     print_results(work for work in works if not work.error)
     if failed and len(works) > 1:
         tell(f"{failed} of {len(works)} inputs failed")
@@ -146,36 +155,6 @@ def to_wanted(args: argparse.Namespace) -> Wanted:
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
     """The works, and how far they are if there are several."""
     return works if count < 2 else track(works, count, "input")
-
-
-def describe(work: Work) -> dict:
-    """An input's row in the report: see `write_report_page`. `reasons` tell its notes, too."""
-    target, about = work.target, work.about
-    if work.error:
-        about = {"verdict": "failed", "reasons": [str(work.error)]}
-    said = [*about.get("reasons", ()), *about.get("notes", ())]
-    return {
-        "name": printable(absolute(target.path).name),
-        "picture": None if work.error else target.folder / f"{target.name}_overlay.png",
-        "reasons": [printable(reason) for reason in dict.fromkeys(said)],
-        "verdict": about.get("verdict", ""),
-        "ml": about.get("volume_ml", ""),
-        "seconds": about.get("seconds", ""),
-    }
-
-
-def write_summary(works: list[Work], path: Path) -> None:
-    """Write a CSV with a row for every input: scan, mL and verdict (none for a slice), seconds,
-    warnings, and the mask's path from there."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["scan", "mL", "verdict", "seconds", "warnings", "mask"])
-        for work in works:
-            row, mask, said = describe(work), "", "error: " * bool(work.error)
-            if not work.error:
-                mask = os.path.relpath(work.target.folder / work.about["mask"], path.parent)
-            said += "; ".join(row["reasons"])
-            rows.writerow([*(row[key] for key in ("name", "ml", "verdict", "seconds")), said, mask])
 
 
 def print_results(works: Iterable[Work]) -> None:

@@ -75,10 +75,17 @@ def served(folder: Path, sample: Path, *models: Path):
         site.extensions["jobs"].close()
 
 
-def missing() -> str:
-    """What the page cannot be driven without and is missing, in words; "" for nothing."""
+def find_browser() -> str:
+    """What is missing of a browser, in words; "" for nothing."""
     if not shutil.which("chromedriver") or not shutil.which("chromium"):
         return "there is no browser: install Debian's chromium and chromium-driver"
+    return ""
+
+
+def missing() -> str:
+    """What the page cannot be driven without and is missing, in words; "" for nothing."""
+    if no_browser := find_browser():
+        return no_browser
     if not (fetch.VENDOR / "niivue.js").exists():
         return "there is no viewer: run `python -m page.fetch`"
     return ""
@@ -88,10 +95,10 @@ def missing() -> str:
 def chromium(downloads: Path):
     """A browser with a profile of its own, which saves its downloads in a folder.
 
-    Raises InputError when something is missing.
+    Raises InputError when there is none.
     """
-    if missing():
-        raise InputError(missing())
+    if no_browser := find_browser():
+        raise InputError(no_browser)
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     options.page_load_strategy = "eager"
@@ -262,6 +269,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    if missing():
+        raise InputError(missing())
     if not SAMPLE.exists():
         write_sample(SAMPLE)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as both:

@@ -58,7 +58,7 @@ MOST_ADDRESSES = 8 << 30
 MOST_REAL = 300_000  # bytes
 FAULTS = ("traceback", "crash", "hang", "half-written", "other grid", "memory", "other words")
 LINE = re.compile(r"error: |warning: |\d+ of \d+ inputs failed|.*\d+%\|")  # the last is a bar
-SUMMARIES = {"summary.csv", "report.html"}
+SUMMARIES = {"summary.csv", "report.html", "runs"}
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,15 @@
 Pictures are RGB uint8 arrays (H, W, 3); figures are written to files, whole or not at all.
 """
 
-import base64
-import html
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import cv2
 import numpy as np
 
 from common.errors import InputError, replacing
-from common.files import write_text
 
 # Colours are RGB; those of a figure are texts
 CYAN, ORANGE = (64, 224, 255), (255, 158, 44)  # of a predicted mask, of a true one
@@ -29,7 +24,6 @@ LABEL_COLOURS = (RED, GREEN, YELLOW, VIOLET, BLUE, ORANGE)  # label 1, 2, …; t
 VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
 NIGHT, PALE = (16, 18, 22), (216, 222, 230)  # the ground that scans lie on, and words on it
 INK, MUTED = "#d8dee6", "#7d8894"
-THUMBNAIL = 640  # pixels wide: sharp on a screen of twice the page's 30rem; chosen by eye
 GAP = 4  # pixels between the pictures of a sheet; chosen by eye
 
 
@@ -128,71 +122,6 @@ def add_lines(sheet: np.ndarray, lines: Sequence[tuple[str, tuple]]) -> np.ndarr
         at = (8, 20 + 20 * number)
         cv2.putText(strip, text.replace("²", "2"), at, font, 0.42, colour, 1, cv2.LINE_AA)
     return np.concatenate([strip, sheet])
-
-
-# ---------------------------------------------------------------- a page for a run
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Brain masks</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ background: #101216; color: #d8dee6; font: 15px/1.45 system-ui, sans-serif; margin: 2rem }}
-table {{ border-collapse: collapse; width: 100% }}
-th, td {{ padding: .6rem .8rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #2a3038 }}
-th {{ color: #7d8894; font-weight: 500 }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
-img {{ display: block; max-width: 30rem; width: 100% }}
-ul {{ margin: 0; padding-left: 1.1rem }} a {{ color: inherit }}
-{colours}
-</style>
-<h1>Brain masks</h1><p>{summary}</p>
-<table><tr><th>scan<th><th>verdict<th>reasons and notes<th>mL<th>seconds</tr>
-{rows}
-</table></html>
-"""
-
-
-def write_report_page(rows: Sequence[dict], path: str | Path) -> None:
-    """Write one HTML page for a run, with its pictures inside: it opens offline, with no server.
-
-    Each row: name; verdict (a key of VERDICTS, or "" where none is given) and reasons (texts);
-    picture, the path of an overlay or None; ml and seconds, numbers or "".
-    Raises InputError when `path` cannot be written.
-    """
-    counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    colours = "\n".join(f".{v} {{ color: {to_hex(c)} }}" for v, c in VERDICTS.items())
-    body = "\n".join(format_row(row, Path(path).parent) for row in rows)
-    write_text(path, PAGE.format(colours=colours, summary=summary, rows=body))
-
-
-def format_row(row: dict, folder: Path) -> str:
-    """One scan's line of the page; its thumbnail leads to the overlay itself."""
-    name, verdict = html.escape(row["name"]), html.escape(row["verdict"])
-    reasons = "".join(f"<li>{html.escape(reason)}" for reason in row["reasons"])
-    picture = ""
-    if row["picture"] and (small := make_thumbnail(row["picture"])):
-        target = quote(os.path.relpath(row["picture"], folder).replace(os.sep, "/"))
-        picture = f'<a href="{target}"><img src="{small}" alt="mask of {name}"></a>'
-    numbers = "".join(f'<td class="n">{html.escape(str(row[key]))}' for key in ("ml", "seconds"))
-    cells = f'<td>{name}<td>{picture}<td class="{verdict}">{verdict or "–"}<td><ul>{reasons}</ul>'
-    return f"<tr>{cells}{numbers}</tr>"
-
-
-def make_thumbnail(path: str | Path) -> str:
-    """A picture file as a data: URL of a small JPEG; "" where it cannot be read."""
-    try:
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):  # gone, or empty
-        return ""
-    if picture is None:
-        return ""
-    scale = min(1.0, THUMBNAIL / picture.shape[1])
-    size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 # ---------------------------------------------------------------- figures

@@ -142,8 +142,8 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write_masks, target, scan, mask, wanted, card)
         sheet = add_verdict(draw_scan(scan, mask), verdict.grade, verdict.reasons)
-        picture.write_image(target.folder / f"{target.name}_overlay.png", sheet)
-        files = written.result()
+        thumbnail = picture.write_overlay(target, sheet)
+        files = written.result() | thumbnail
     return {
         **files,
         "volume_ml": round(measure_ml(mask, scan), 1),

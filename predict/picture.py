@@ -24,7 +24,7 @@ from predict.network import Network
 from predict.result import NOTHING_MORE, Result, Target, Wanted
 from scan.cases import PICTURES
 from scan.hu import BODY, doubt_hu, to_hu
-from scan.picture import read_channels, read_noted, write_picture
+from scan.picture import read_channels, read_noted, swap_colours, write_picture
 from scan.views import air_of, fit_square, normalise, unfit_square
 
 # A head or a brain is looked at closer where its box is smaller than SMALL of the picture. The box
@@ -40,6 +40,7 @@ BRAIN_WINDOW = (0.0, 100.0)  # HU
 WHITE, CLOT = 0.95, 0.015
 LEAST_AREA = 0.0008  # of a picture's area: a smaller mask is a false alarm, 20 pixels of 160 x 160
 LEAST_PART = 0.02  # of the largest part: smaller ones are specks. A round number
+THUMBNAIL = 640  # pixels wide: sharp in the report's list, on a screen of twice its pixels, too
 EVERYTHING = slice(None), slice(None)
 
 
@@ -79,10 +80,11 @@ def write(target: Target, source, result: Result, wanted: Wanted, card: Card) ->
     path = target.folder / f"{target.name}_predicted_mask.png"
     write_image(path, to_stored(mask, card))
     grey = as_grey(source[0], card.shown_channel)
-    write_image(target.folder / f"{target.name}_overlay.png", outline(grey, mask))
+    thumbnail = write_overlay(target, outline(grey, mask))
     kind = "brain" if mask.dtype == bool else "labelled"
     return {
         "mask": path.name,
+        **thumbnail,
         f"{kind}_pixels": int(np.count_nonzero(mask)),
         "shape": list(mask.shape),
         **write_maps(target, source[0], result.maps, card),
@@ -145,6 +147,24 @@ def as_grey(picture: np.ndarray, channel: int = 0) -> np.ndarray:
     if picture.dtype == np.uint8:
         return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., channel])
     return np.rint(255 * normalise(picture, OVERLAY_WINDOW)).astype(np.uint8)
+
+
+def write_overlay(target: Target, picture: np.ndarray) -> dict:
+    """Write an overlay (H, W, 3); beside one that is wide a small JPEG, for the report's list.
+
+    Returns what the JSON says of the JPEG; {} without one.
+    """
+    write_image(target.folder / f"{target.name}_overlay.png", picture)
+    height, width = picture.shape[:2]
+    if width <= THUMBNAIL:
+        return {}
+    size = THUMBNAIL, max(1, round(height * THUMBNAIL / width))
+    path = target.folder / f"{target.name}_thumbnail.jpg"
+    small = swap_colours(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    with replacing(path) as temporary:
+        temporary.write_bytes(jpeg.tobytes())
+    return {"thumbnail": path.name}
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -93,11 +93,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Target:
-    """One input (a file or a folder), its name in files, and the folder of its results."""
+    """One input (a file or a folder), its name in files, and the folder of its results.
+
+    label: its name for people, with its folders where it was found in a tree.
+    """
 
     path: Path
     name: str
     folder: Path
+    label: str = ""
 
     @property
     def input(self) -> str:
@@ -145,10 +149,16 @@ def list_folders(name: str, out: Path) -> Iterator[Path]:
     yield from (out / f"{name}_prediction_{number}" for number in itertools.count(2))
 
 
+def find_json(folder: Path) -> Path | None:
+    """Where the JSON of a folder's results lies; None where the folder's name is none of theirs."""
+    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
+    return folder / f"{name[1]}.json" if name else None
+
+
 def is_result(folder: Path) -> bool:
     """Whether a folder holds the results of a prediction."""
-    name = re.fullmatch(r"(.+)_prediction(_\d+)?", folder.name)
-    return bool(name) and "input" in read_json(folder / f"{name[1]}.json")
+    path = find_json(folder)
+    return path is not None and "input" in read_json(path)
 
 
 def is_done(target: Target, card: Card, wanted: Wanted) -> bool:

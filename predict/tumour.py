@@ -24,7 +24,7 @@ from common.report import add_legend
 from predict.files import describe_scan, draw_scan, write_maps, write_masks
 from predict.maps import make_maps
 from predict.network import Network
-from predict.picture import choose_labels, write_image
+from predict.picture import choose_labels, write_overlay
 from predict.result import NOTHING_MORE, Result, Target, Wanted
 from scan.cases import Case, find_case, parse_names
 from scan.nifti import write_scan
@@ -110,9 +110,9 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
     }
     names = {label: f"{name}: {ml[name]:.1f} mL" for label, name in card.labels.items()}
     sheet = add_legend(draw_scan(source.shown, labels), names)
-    write_image(target.folder / f"{target.name}_overlay.png", sheet)
     return {
         **files,
+        **write_overlay(target, sheet),
         "volume_ml": round(measure_ml(labels > 0, scan), 1),
         "volumes_ml": ml,
         "label_values": {card.labels[label]: value for label, value in card.label_values.items()},

@@ -26,6 +26,7 @@ from common.card import Card
 from common.errors import InputError
 from common.files import read_json, write_json
 from predict import picture
+from predict.manifest import tell_time
 from predict.network import Network
 from predict.result import Result, Target, Wanted, claimed, input_version, remove_stale
 from scan.cases import PICTURES, is_dicom
@@ -150,6 +151,7 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
             "software": SOFTWARE,
             "wanted": asdict(wanted),
             "seconds": round(seconds, 2),
+            "finished": tell_time(),
         }
         write_json(target.json, about)
     remove_stale(target.folder, before, about)

@@ -1,5 +1,10 @@
 """Makers that several test files share: files, cases, networks that know their answer."""
 
+import base64
+import gzip
+import json
+import re
+
 import cv2
 import keras
 import nibabel as nib
@@ -323,3 +328,31 @@ def run_test(folder, model, tmp_path, *more):
         ]
     )
     return code, pd.read_csv(tmp_path / "score.csv", dtype={"Image": str})
+
+
+def make_result(out, name, picture=None, **about):
+    """A result of an input /in/`name` below a folder, as pred.py leaves it; return its folder.
+
+    about: what its JSON says beside the usual; picture (H, W, 3): its overlay.
+    """
+    stem = name.removesuffix(".nii.gz")
+    folder = out / f"{stem}_prediction"
+    folder.mkdir(parents=True)
+    if picture is not None:
+        cv2.imwrite(str(folder / f"{stem}_overlay.png"), picture)
+    usual = {
+        "input": f"/in/{name}",
+        "mask": f"{stem}_predicted_mask.nii.gz",
+        "volume_ml": 1000.0,
+        "verdict": "ok",
+        "seconds": 2.0,
+    }
+    (folder / f"{stem}.json").write_text(json.dumps(usual | about))
+    return folder
+
+
+def read_report(out):
+    """What the script of a report reads: its measures and rows."""
+    text = (out / "report.html").read_text(encoding="utf-8")
+    packed = re.search(r'<script id="data"[^>]*>([^<]*)</script>', text)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))

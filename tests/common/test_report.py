@@ -17,7 +17,6 @@ from common.report import (
     group_figures,
     label_colour,
     make_sheet,
-    make_thumbnail,
     paint_labels,
     plot_boxes,
     plot_curves,
@@ -181,8 +180,3 @@ def test_ranking_draws_truth_and_prediction(tmp_path, square):
     for part, colour in ((left, ORANGE), (middle, CYAN)):
         assert (np.abs(part - colour).max(axis=2) < 12).sum() > 200
     assert (np.abs(left - CYAN).max(axis=2) < 12).sum() < 20, "nothing was predicted there"
-
-
-def test_a_thumbnail_of_a_stripe_is_a_pixel_high(tmp_path):
-    cv2.imwrite(str(tmp_path / "stripe.png"), np.zeros((10, 20480), np.uint8))
-    assert make_thumbnail(tmp_path / "stripe.png").startswith("data:image/jpeg;base64,")

@@ -203,7 +203,7 @@ def test_maps_change_no_mask_and_lie_on_the_scans_grid(head, cta_file):
         (head / kind / "cta_prediction/cta_predicted_mask.nii.gz").read_bytes()
         for kind in ("plain", "maps")
     )
-    assert plain == mapped and len(list((head / "plain/cta_prediction").iterdir())) == 3
+    assert plain == mapped and len(list((head / "plain/cta_prediction").iterdir())) == 4
     scan, said = nib.load(cta_file), about(head / "maps", "cta")
     assert said["probability_of"] == ["brain"] and not said["notes"]
     for kind in ("probability", "uncertainty"):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from make import read_report
 
 import pred
 import test as scoring
@@ -45,10 +45,11 @@ def test_every_name_gets_a_mask_and_stands_in_all_that_is_told(folder, tmp_path,
     out = tmp_path / os.fsdecode(b"out_\xe9")
     assert pred.main([str(folder), "--out", str(out)]) == 0
     rows = pd.read_csv(out / "summary.csv", encoding="utf-8").set_index("scan")
-    page = (out / "report.html").read_text(encoding="utf-8")
+    page = read_report(out)
     printed = capsys.readouterr().out
     assert sorted(rows.index) == sorted(shown for shown, _ in NAMES.values())
-    links = {out / unquote(link) for link in re.findall('href="([^"]*)"', page)}
+    assert sorted(row[0] for row in page["rows"]) == sorted(rows.index)
+    links = {out / unquote(link) for row in page["rows"] for link in row[3:6]}
     masks = []
     for shown, name in NAMES.values():
         path = out / f"{name}_prediction" / f"{name}_predicted_mask.png"

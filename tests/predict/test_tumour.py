@@ -188,6 +188,7 @@ def test_a_case_gets_its_labels_back_on_its_own_grid(tmp_path, labels, brain, ne
         "case_7.json",
         "case_7_overlay.png",
         "case_7_predicted_mask.nii.gz",
+        "case_7_thumbnail.jpg",
     }
 
 

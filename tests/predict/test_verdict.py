@@ -1,17 +1,14 @@
 """The verdict: HU told from other values, each sign, the verdict; and what pred.py makes of it."""
 
-import base64
 import json
-import re
 
-import cv2
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from common.report import VERDICTS, add_verdict, write_report_page
+from common.report import VERDICTS, add_verdict
 from pred import main
 from predict.brain import compare_views
 from predict.verdict import (
@@ -371,37 +368,6 @@ def test_the_border_shrinks_the_mask(run_of_two, tmp_path):
     grown = about(out, "good")
     assert grown["wanted"]["border"] == -3
     assert grown["volume_ml"] < 0.95 * grown["signs"]["volume_ml"]
-
-
-def test_the_page_is_one_file_with_a_row_a_scan(run_of_two):
-    _, out = run_of_two
-    text = (out / "report.html").read_text()
-    assert text.count("<tr>") == 4
-    assert not re.search(r"https?://|<script|<link", text)
-    assert [name for name in ("empty", "good", "stored") if f"{name}.nii.gz" in text]
-    assert re.search(r'class="failed">failed', text)
-    for link in re.findall(r'href="([^"]+)"', text):
-        assert (out / link).is_file()
-    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", text)
-    assert len(pictures) == 3
-    raw = np.frombuffer(base64.b64decode(pictures[1]), np.uint8)
-    assert cv2.imdecode(raw, cv2.IMREAD_COLOR).std() > 10
-
-
-def test_the_page_shows_names_as_text(tmp_path):
-    row = {
-        "name": "<b>&.nii",
-        "verdict": "check",
-        "reasons": ["1 < 2"],
-        "picture": None,
-        "ml": 1,
-        "seconds": 2,
-    }
-    write_report_page([row], tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text()
-    assert "&lt;b&gt;&amp;.nii" in text
-    assert "1 &lt; 2" in text
-    assert "<b>" not in text
 
 
 def test_the_overlays_strip_says_the_verdict_in_its_colour():
