@@ -23,20 +23,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from common.cluster import add_cluster_options, check_cluster_options
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from common.report import write_report_page
 from predict.inputs import find_inputs
-from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
+from predict.network import BACKENDS, MODEL, put_paths_first, read_cards
 from predict.result import Wanted, absolute, is_done, plan, try_folder
-from predict.work import Work, predict_files
+from predict.spread import open_works, parse_part, take_part
+from predict.work import Work
 from scan.cases import PICTURES, SCANS
 
 FAILED = 3  # exit code of --strict
@@ -70,6 +71,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add_outputs(parser)
+    add_cluster_options(parser, workers=1)
+    said = "do one part of N alone, the same inputs each time: for the jobs of an array"
+    add("--part", metavar="K/N", help=said)
     add("--overwrite", action="store_true", help="predict again what is already done")
     strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
     add("--strict", action="store_true", help=strict)
@@ -77,6 +81,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(put_paths_first(list(words)))
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
+    check_cluster_options(args)
+    args.part = parse_part(args.part or "1/1")
     return args
 
 
@@ -111,20 +117,17 @@ def protect_name(word: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out, card = Path(args.out), read_cards(args.model)
-    targets = plan(find_inputs(args.paths, card), out)
+    targets = take_part(plan(find_inputs(args.paths, card), out), args.part)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:
         try_folder(out)  # before anything is predicted in vain
-    load = functools.partial(Network, args.model, args.backend)
-    works = predict_files(todo, load, wanted, card) if todo else iter(())
-    for work in show_progress(works, len(todo)):
-        done[work.target.path] = work
-        for note in work.about.get("notes", ()):
-            warn(f"{work.target.path}: {note}")
-        if work.error:
-            tell(f"error: {work.error}")
+    cluster, model = (args.workers, args.scheduler), (args.model, args.backend)
+    with open_works(todo, *cluster, *model, wanted, card) as works:
+        for work in show_progress(works, len(todo)):
+            done[work.target.path] = work
+            tell_work(work)
     works = [done[target.path] for target in targets]
     failed = sum(work.error is not None for work in works)
     if failed < len(works) > 1:
@@ -146,6 +149,14 @@ def to_wanted(args: argparse.Namespace) -> Wanted:
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
     """The works, and how far they are if there are several."""
     return works if count < 2 else track(works, count, "input")
+
+
+def tell_work(work: Work) -> None:
+    """Print what was noticed of an input, or why it has no mask."""
+    for note in work.about.get("notes", ()):
+        warn(f"{work.target.path}: {note}")
+    if work.error:
+        tell(f"error: {work.error}")
 
 
 def describe(work: Work) -> dict:
