@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     last = max(peaks.values())
     print(f"one process: {alone:.1f} s, {args.workers} workers: {together:.1f} s, ", end="")
     print(f"ratio {together / alone:.2f}")
-    print(f"a worker's peak after {SETTLED} scans: {settled:.0f} MB, at the last: {last:.0f} MB, ", end="")
-    print(f"ratio {last / settled:.2f}")
+    print(f"a worker's peak after {SETTLED} scans: {settled:.0f} MB, ", end="")
+    print(f"at the last: {last:.0f} MB, ratio {last / settled:.2f}")
     print(f"masks of all {args.count} scans equal: {'yes' if equal else 'NO'}")
     return 0 if equal else 1
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 INSTALL = "pip install -r requirements-cluster.txt"
+SCHEDULER_GONE = "the scheduler is gone; start one anew, and the same command goes on"
 SETTINGS = {  # of Dask, for the scheduler and the workers that are started here
     "distributed.scheduler.allowed-failures": 1,  # a task whose worker died has a second try
     # A task waits at the scheduler, not at a worker: else it would share that worker's death
@@ -48,7 +49,7 @@ class WorkerDied(InputError):
 
 
 def add_cluster_options(parser: argparse.ArgumentParser, workers: int | None) -> None:
-    """Add --workers, with its default (None: all cores where Dask is installed), and --scheduler."""
+    """Add --workers with its default (None: all cores where Dask is installed), and --scheduler."""
     shown = "the cores" if workers is None else workers
     said = f"processes that share the cores of this machine (default: {shown}); more than 1 needs "
     said += f"Dask: {INSTALL}"
@@ -112,17 +113,18 @@ def open_cluster(workers: int = 1, scheduler: str | None = None) -> Iterator[Cli
 def connect(address: str) -> Iterator[Client]:
     """Yield a client of a cluster that runs already."""
     from distributed import Client
+    from distributed.utils import silence_logging_cmgr
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # `spread` says what is wrong
-    try:
-        client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
-        advice = "start one with `dask scheduler`, or use --workers"
-        raise InputError(f"no Dask scheduler answers at {address}; {advice}") from error
-    with client:
-        if not client.nthreads():
-            warn(f"the scheduler at {address} has no workers yet; waiting for some")
-        yield client
+    with silence_logging_cmgr(logging.CRITICAL):  # `spread` says what is wrong
+        try:
+            client = Client(address, set_as_default=False)
+        except (OSError, ValueError) as error:
+            advice = "start one with `dask scheduler`, or use --workers"
+            raise InputError(f"no Dask scheduler answers at {address}; {advice}") from error
+        with client:
+            if not count_threads(client):
+                warn(f"the scheduler at {address} has no workers yet; waiting for some")
+            yield client
 
 
 @contextmanager
@@ -195,7 +197,7 @@ def spread(
     group, numbers = f"{function.__name__}-{uuid.uuid4().hex}", itertools.count()
 
     def submit() -> None:
-        free = max(1, sum(client.nthreads().values())) - len(under_way)
+        free = max(1, count_threads(client)) - len(under_way)
         for task in itertools.islice(waiting, free):
             # of one group: Dask lets such tasks wait at the scheduler
             key = (group, next(numbers))
@@ -205,9 +207,17 @@ def spread(
 
     submit()
     for future in completed:
-        task = under_way.pop(future)
+        task, result = under_way.pop(future), find_result(future)
         submit()
-        yield task, find_result(future)
+        yield task, result
+
+
+def count_threads(client: Client) -> int:
+    """How many tasks the workers can do at a time; InputError when the scheduler is gone."""
+    try:
+        return sum(client.nthreads().values())
+    except OSError as error:
+        raise InputError(SCHEDULER_GONE) from error
 
 
 def call_bounded(function: Callable, *task) -> object:
@@ -221,8 +231,7 @@ def find_result(future) -> object:
     from distributed import KilledWorker
 
     if future.status in ("cancelled", "lost"):
-        said = "the scheduler is gone; what is written stays"
-        raise InputError(f"{said}: start it anew, and the same command goes on")
+        raise InputError(SCHEDULER_GONE)
     error = future.exception()
     if isinstance(error, KilledWorker):
         tries = {2: "twice"}.get(error.allowed_failures + 1, f"{error.allowed_failures + 1} times")

@@ -1,7 +1,7 @@
 """Many inputs, spread over worker processes (common/cluster.py), or over the jobs of an array.
 
-    with open_works(targets, workers, scheduler, models, "openvino", wanted, card) as works:
-        for work in works: ...          # as predict/work.py gives them, but as they are done
+with open_works(targets, workers, scheduler, models, "openvino", wanted, card) as works:
+    for work in works: ...          # as predict/work.py gives them, but as they are done
 """
 
 from __future__ import annotations
