@@ -3,13 +3,16 @@
     python benchmarks/archive.py                    # 200 scans, one process and two
     python benchmarks/archive.py --count 40 --workers 4
 
-The scans are pieces of one phantom's head at 2 mm that differ in size, place and noise. Both runs
+The scans are pieces of one phantom's head at 2 mm that differ in size, place and noise. One process
+is timed on one core, as a worker has it, and on as many cores as there are workers: it reads, asks
+the network and writes at the same time, so it uses two cores nearly as well as two workers do. All
 are whole processes, start-up included. A worker's memory is its peak (VmHWM of Linux).
 """
 
 import argparse
 import gzip
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,18 +47,31 @@ def make_archive(folder: Path, count: int) -> None:
         write_volume(noisy, made.affine, folder / f"scan_{number:04d}.nii.gz")
 
 
-def time_run(folder: Path, out: Path, *more: str) -> tuple[float, dict[int, float]]:
-    """Run pred.py on a folder; its seconds, and a worker's peak MB by the count of scans done."""
-    words = [sys.executable, ROOT / "pred.py", folder, "--out", out, *more]
-    start, peaks = time.perf_counter(), {}
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+def time_run(
+    folder: Path, out: Path, cores: int, workers: int = 1
+) -> tuple[float, dict[int, float]]:
+    """Run pred.py on a folder with so many cores and workers.
+
+    Returns its seconds, and a worker's peak MB by the count of scans that were done.
+    """
+    words = [sys.executable, ROOT / "pred.py", folder, "--out", out, "--workers", str(workers)]
+    start, peaks, ours = time.perf_counter(), {}, sorted(os.sched_getaffinity(0))
+
+    def take_cores() -> None:
+        os.sched_setaffinity(0, ours[:cores])
+
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(words, preexec_fn=take_cores, stdout=said, stderr=said) as process,
+    ):
         while process.poll() is None:
             done = len(list(out.glob("*/*_overlay.png")))
             peaks[done] = max(peaks.get(done, 0.0), measure_peak(process.pid))
             time.sleep(0.2)
         seconds = time.perf_counter() - start
         if process.returncode:
-            raise InputError(f"pred.py failed: {process.stderr.read().decode()[-500:]}")
+            said.seek(0)
+            raise InputError(f"pred.py failed: {said.read().decode()[-500:]}")
     return seconds, peaks
 
 
@@ -93,15 +109,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="archive_") as scratch:
-        scans, one, more = (Path(scratch) / name for name in ("scans", "one", "more"))
+        scans, *outs = (Path(scratch) / name for name in ("scans", "one", "all", "more"))
         make_archive(scans, args.count)
-        alone, _ = time_run(scans, one)
-        together, peaks = time_run(scans, more, "--workers", str(args.workers))
-        equal = list_masks(one) == list_masks(more) and len(list_masks(one)) == args.count
+        one_core, _ = time_run(scans, outs[0], cores=1)
+        all_cores, _ = time_run(scans, outs[1], cores=args.workers)
+        together, peaks = time_run(scans, outs[2], cores=args.workers, workers=args.workers)
+        masks = list(map(list_masks, outs))
+        equal = all(found == masks[0] and len(found) == args.count for found in masks)
     settled = max((peak for done, peak in peaks.items() if done <= SETTLED), default=0.0)
     last = max(peaks.values())
-    print(f"one process: {alone:.1f} s, {args.workers} workers: {together:.1f} s, ", end="")
-    print(f"ratio {together / alone:.2f}")
+    print(f"{args.workers} workers, a core each: {together:.1f} s")
+    print(f"one process, one core: {one_core:.1f} s, ratio {together / one_core:.2f}")
+    print(f"one process, the same cores: {all_cores:.1f} s, ratio {together / all_cores:.2f}")
     print(f"a worker's peak after {SETTLED} scans: {settled:.0f} MB, ", end="")
     print(f"at the last: {last:.0f} MB, ratio {last / settled:.2f}")
     print(f"masks of all {args.count} scans equal: {'yes' if equal else 'NO'}")
