@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install -r requirements-cluster.txt"
 SCHEDULER_GONE = "the scheduler is gone; start one anew, and the same command goes on"
 SETTINGS = {  # of Dask, for the scheduler and the workers that are started here
+    # Dask's value gives all memory back at once, which takes a tenth of the CPU time here
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     "distributed.scheduler.allowed-failures": 1,  # a task whose worker died has a second try
     # A task waits at the scheduler, not at a worker: else it would share that worker's death
