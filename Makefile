@@ -48,7 +48,7 @@ clean:  ## remove what make made: .venv, the viewer, caches, the demo's results
 	@$(BIN)/python -m compileall -q *.py common dataset predict scan server synthesis testing training  # as pip does with what it installs: a quick first start
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-cluster.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 

@@ -20,6 +20,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cluster import add_cluster_options, check_cluster_options, open_cluster
 from common.errors import InputError, run, warn
 from dataset.make import make_dataset, remove_dataset
 from dataset.measure import measure_sources
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     names, said = ("TRAIN", "VAL", "TEST"), "shares of the cases (80 10 10)"
     add("--split", nargs=3, type=float, metavar=names, help=said)
     add("--seed", type=int, help=f"of split, slices and synthetic scans ({Options.seed})")
-    add("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes (%(default)s)")
+    add_cluster_options(parser, workers=None)
     add("--overwrite", action="store_true", help="throw away the dataset in --out first")
     return parser.parse_args(argv)
 
@@ -87,16 +88,29 @@ def add_pictures(add) -> None:
     add("--range", nargs=2, type=float, metavar=("FROM", "TO"), help=said)
 
 
+def name_whole_paths(args: argparse.Namespace) -> None:
+    """Make the paths of a command line absolute: a cluster's workers stand in other folders."""
+    for name in ("scans", "masks", "necks", "out"):
+        if given := getattr(args, name):
+            setattr(args, name, os.path.abspath(given))
+    if args.synthetic is not None and args.labels:
+        args.labels = list(map(os.path.abspath, args.labels))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the dataset that a command line asks for; returns the exit code."""
     args = parse(argv)
+    check_cluster_options(args)
+    if args.scheduler:
+        name_whole_paths(args)
     options, out = to_options(args), Path(args.out)
     sources, origin = to_sources(args, options)
     sources = name_plainly(sources)
-    options = measure_sources(sources, options, args.jobs)
-    if args.overwrite:
-        remove_dataset(out)
-    left_out = make_dataset(sources, out, options, origin, args.jobs)
+    with open_cluster(min(args.workers, len(sources)), args.scheduler) as client:
+        options = measure_sources(sources, options, client)
+        if args.overwrite:
+            remove_dataset(out)
+        left_out = make_dataset(sources, out, options, origin, client)
     card = read_description(out)
     splits = card.splits
     counts = ", ".join(f"{split} {len(cases)}" for split, cases in splits.items())

@@ -24,20 +24,21 @@ and its mirror image. The JSON's `uncertainty_ml` is its sum, each voxel times i
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from common.cluster import add_cluster_options, check_cluster_options
 from common.errors import InputError, printable, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from predict.inputs import find_inputs
 from predict.manifest import recorded
-from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
+from predict.network import BACKENDS, MODEL, put_paths_first, read_cards
 from predict.result import Wanted, is_done, plan, try_folder
+from predict.spread import open_works, parse_part, take_part
 from predict.summary import adds_up, collect, collect_anew
-from predict.work import Work, predict_files
+from predict.work import Work
 from scan.cases import PICTURES, SCANS
 
 FAILED = 3  # exit code of --strict
@@ -72,6 +73,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add_outputs(parser)
     add("--collect", metavar="DIR", help="write summary and report of all results below DIR anew")
+    add_cluster_options(parser, workers=1)
+    said = "do one part of N alone, the same inputs each time: for the jobs of an array"
+    add("--part", metavar="K/N", help=said)
     add("--overwrite", action="store_true", help="predict again what is already done")
     strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
     add("--strict", action="store_true", help=strict)
@@ -81,6 +85,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
     if bool(args.paths) == bool(args.collect):
         raise InputError("give the paths of scans or slices, or --collect DIR, and not both")
+    check_cluster_options(args)
+    args.part = parse_part(args.part or "1/1")
     return args
 
 
@@ -118,23 +124,22 @@ def main(argv: list[str] | None = None) -> int:
         print(collect_anew(Path(args.collect)))
         return 0
     out, card = Path(args.out), read_cards(args.model)
-    targets = plan(find_inputs(args.paths, card), out)
+    targets = take_part(plan(find_inputs(args.paths, card), out), args.part)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:
         try_folder(out)  # before anything is predicted in vain
-    load = functools.partial(Network, args.model, args.backend)
     several = adds_up(out, targets)
-    with recorded(out if several else None, args, len(targets), len(done)) as add:
-        works = predict_files(todo, load, wanted, card) if todo else iter(())
+    cluster, model = (args.workers, args.scheduler), (args.model, args.backend)
+    with (
+        recorded(out if several else None, args, len(targets), len(done)) as add,
+        open_works(todo, *cluster, *model, wanted, card) as works,
+    ):
         for work in show_progress(works, len(todo)):
             done[work.target.path] = work
             add(work)
-            for note in work.about.get("notes", ()):
-                warn(f"{work.target.path}: {note}")
-            if work.error:
-                tell(f"error: {work.error}")
+            tell_work(work)
     works = [done[target.path] for target in targets]
     failed = sum(work.error is not None for work in works)
     if several:
@@ -155,6 +160,14 @@ def to_wanted(args: argparse.Namespace) -> Wanted:
 def show_progress(works: Iterator[Work], count: int) -> Iterator[Work]:
     """The works, and how far they are if there are several."""
     return works if count < 2 else track(works, count, "input")
+
+
+def tell_work(work: Work) -> None:
+    """Print what was noticed of an input, or why it has no mask."""
+    for note in work.about.get("notes", ()):
+        warn(f"{work.target.path}: {note}")
+    if work.error:
+        tell(f"error: {work.error}")
 
 
 def print_results(works: Iterable[Work]) -> None:

@@ -225,12 +225,12 @@ def train(
 ) -> Path:
     """Fit, from the start or the last finished epoch; return the path of the best model."""
     keras.utils.set_random_seed(options.seed)
-    output, workers = Path(options.output), options.workers
+    output, threads = Path(options.output), options.threads
     shape = (options.patch if card.is_3d else options.size, options.batch, choose_window(card))
     slices = TrainingSlices(
-        train_pairs, *shape, steps=options.steps, seed=options.seed, workers=workers
+        train_pairs, *shape, steps=options.steps, seed=options.seed, workers=threads
     )
-    validation = Slices(val_pairs, *shape, workers=workers)
+    validation = Slices(val_pairs, *shape, workers=threads)
     patience = make_patience(options)
     identity = identify_run(options, [*train_pairs, *val_pairs])
     backup = BackupAndRestore(output / "training", identity, patience, options.fresh)

@@ -44,11 +44,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from damage import KINDS, SPACING, Case, make_case  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from common.errors import InputError, quietly, run  # noqa: E402
-from common.workers import be_a_worker  # noqa: E402
 from scan.stored import BY_QFORM  # noqa: E402
+from server.worker import die_with_parent  # noqa: E402
 
 LIMIT = 30  # seconds
 MOST_MB = 2048  # of memory
@@ -252,9 +253,17 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 # ---------------------------------------------------------------- all of them
 
 
+def use_one_thread() -> None:
+    """Use one thread, leave Ctrl-C to the parent process, and do not outlive it."""
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
 def prepare_worker() -> None:
     """Import what pred.py uses, so that its forks need not."""
-    be_a_worker()
+    use_one_thread()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     sys.modules.setdefault("openvino_telemetry", None)  # as predict/network.py has it
     import openvino  # noqa: F401

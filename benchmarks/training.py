@@ -1,7 +1,7 @@
 """How long a training step waits for its pictures.
 
     python benchmarks/training.py                    # on a small dataset of phantoms, made once
-    python benchmarks/training.py --data files/dataset --workers 4
+    python benchmarks/training.py --data files/dataset --threads 4
 
 Steps are timed on batches that threads read and augment meanwhile, as in train.py, and on one batch
 that is at hand. The time by which the former take longer is the time spent waiting. On a CPU the
@@ -67,7 +67,7 @@ def step_times(args) -> tuple[Timer, Timer, TrainingSlices]:
     prepare_device(options)
     pairs, _ = read_pairs(args.data)
     kind = (args.size, args.batch, choose_window(card))
-    slices = TrainingSlices(pairs, *kind, steps=args.steps, workers=args.workers)
+    slices = TrainingSlices(pairs, *kind, steps=args.steps, workers=args.threads)
     model = build_network(options, args.steps, card)
     compile_model(model, options, args.steps, card)
     timers = []
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--width", type=int, default=16, help="of the network (%(default)s)")
     add("--batch", type=int, default=16, help="pictures in a step (%(default)s)")
     add("--steps", type=int, default=40, help="timed (%(default)s)")
-    add("--workers", type=int, default=2, help="threads that read (%(default)s)")
+    add("--threads", type=int, default=2, help="that read (%(default)s)")
     args = parser.parse_args(argv)
     if not Path(args.data).exists():
         words = "--synthetic 10 --window hu --size 192 --slices 30 --out"

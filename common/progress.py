@@ -29,5 +29,13 @@ def track(things: Iterable[Thing], total: int, unit: str, done: int = 0) -> Iter
         yield thing
         now = time.monotonic()
         if bar.disable and now - said >= PAUSE:
-            said = now
-            tell(f"{number} of {total} {unit}s after {(now - start) / 60:.0f} min")
+            said, rate = now, (number - done) / (now - start)  # things a second
+            spent, left = map(format_time, (now - start, (total - number) / rate))
+            tell(
+                f"{number} of {total} {unit}s after {spent}, {60 * rate:.3g} a minute, {left} left"
+            )
+
+
+def format_time(seconds: float) -> str:
+    """A time in words, as exactly as a person plans by it: "3 min", "2.5 h"."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

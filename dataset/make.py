@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from common import SOFTWARE
 from common.card import find_regions, to_card
+from common.cluster import WorkerDied, spread
 from common.errors import InputError, explained, warn
 from common.files import read_json, write_text
 from common.progress import track
-from common.workers import in_parallel
 from dataset.options import DRAWN, Options, Source
 from dataset.plan import Machine, make_plan
 from dataset.read import DESCRIPTION, MANIFEST, SPLITS, name_sample, read_description, read_rows
@@ -38,11 +38,12 @@ AXES = ("x", "y", "z")  # columns of the voxels of a volume
 UNFINISHED = ".scans"  # folder of the rows of each finished scan, until the dataset is finished
 
 
-def make_dataset(sources, out: str | Path, options: Options, origin: str, jobs: int) -> int:
+def make_dataset(sources, out: str | Path, options: Options, origin: str, client=None) -> int:
     """Write the pairs of every source into a dataset folder; returns how many scans are left out.
 
-    Goes on where an interrupted run of the same options stopped. Raises InputError when the folder
-    was made with other options, or when nothing came out.
+    The workers of a `client` (common/cluster.py) do it, where there is one. Goes on where an
+    interrupted run of the same options stopped. Raises InputError when the folder was made with
+    other options, or when nothing came out.
     """
     out = Path(out)
     splits = split_cases([s.case for s in sources], options.seed, options.split)
@@ -52,9 +53,11 @@ def make_dataset(sources, out: str | Path, options: Options, origin: str, jobs: 
     finished = {row["scan"] for row in read_finished(out)}
     todo = [s for s in sources if s.scan not in finished]
     tasks = [(s, split_of[s.case], options, out) for s in todo]
-    made, count = in_parallel(store_scan, tasks, jobs), len(sources)
+    made, count = spread(client, store_scan, tasks), len(sources)
     left_out = 0
-    for notes, is_used in track(made, count, "scan", done=count - len(todo)):
+    for (source, *_), found in track(made, count, "scan", done=count - len(todo)):
+        died = isinstance(found, WorkerDied)
+        notes, is_used = ([f"{source.scan}: {found}"], False) if died else found
         left_out += not is_used
         with tqdm.external_write_mode():
             for line in notes:

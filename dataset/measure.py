@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.cluster import WorkerDied, spread
 from common.errors import InputError
 from common.progress import track
-from common.workers import in_parallel
 from dataset.options import Options, Source
 from dataset.plan import round_up
 from scan.cases import Case
@@ -23,13 +23,14 @@ MOST_LABELS = 8  # a round number: more are an atlas, of which few are meant
 MOST = 192  # pixels a side: larger pictures are fitted to it, as most brains fit at 1 mm
 
 
-def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> Options:
+def measure_sources(sources: Sequence[Source], options: Options, client=None) -> Options:
     """The options with a size, a spacing and labels, where the command line leaves them open.
 
     The spacing is the median of the scans' second finest axes, at least FINEST. The size is the
     least that a network takes (see `round_up`) and into which every brain fits; of pictures it is
     their own, at most MOST. With a size alone, the spacing is such that every brain fits into it.
-    Raises InputError for more labels than MOST_LABELS.
+    The workers of a `client` (common/cluster.py) do it, where there is one. Raises InputError for
+    more labels than MOST_LABELS.
     """
     if options.size and options.spacing and (options.labels or not options.is_mri):
         return options
@@ -37,7 +38,8 @@ def measure_sources(sources: Sequence[Source], options: Options, jobs: int) -> O
         size = options.size or measure_pictures(sources[0], options)
         return replace(options, size=size, spacing=options.spacing or 1.0)
     tasks = [(source,) for source in sources]
-    found = [m for m in track(in_parallel(measure_source, tasks, jobs), len(tasks), "brain") if m]
+    measured = track(spread(client, measure_source, tasks), len(tasks), "brain")
+    found = [m for _, m in measured if m and not isinstance(m, WorkerDied)]
     if not found:
         return replace(options, size=options.size or MOST, spacing=options.spacing or FINEST)
     spacings, extents, labels = zip(*found, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import CORES
 from common.card import Card, read_card
 from common.errors import InputError, warn
 from common.files import checksum
@@ -46,12 +48,26 @@ MUST_MATCH = {
 def load_openvino(path: Path):
     """A function from pictures (N, H, W, C) to probabilities, run by OpenVINO, and the card.
 
-    A missing or stale export is made anew, for which Keras must be installed.
     Raises InputError when the model cannot be read or exported.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
     import openvino
 
+    prepare_export(path)
+    # OpenVINO itself knows how many of its threads are best on a machine, but for that variable
+    bound = {"INFERENCE_NUM_THREADS": CORES} if "OMP_NUM_THREADS" in os.environ else {}
+    try:
+        network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", bound)
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot read {path.with_suffix('.xml')}: {error}") from error
+    return lambda pictures: network(pictures)[0], read_card(path)
+
+
+def prepare_export(path: Path) -> None:
+    """Make a missing or stale export anew, for which Keras must be installed.
+
+    Raises InputError when there is no model, or when it cannot be exported.
+    """
     if not path.is_file():
         raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
     if not (found := checksums(path)) or not found.items() <= read_card(path).export.items():
@@ -59,11 +75,6 @@ def load_openvino(path: Path):
 
         export_model(path)
         warn(f"{path.with_suffix('.xml')} was missing or not made of {path}: exported it again")
-    try:
-        network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU")
-    except RuntimeError as error:
-        raise InputError(f"OpenVINO cannot read {path.with_suffix('.xml')}: {error}") from error
-    return lambda pictures: network(pictures)[0], read_card(path)
 
 
 def checksums(path: Path) -> dict | None:
@@ -88,6 +99,13 @@ BACKENDS = {"openvino": load_openvino, "keras": load_keras}
 
 
 # ---------------------------------------------------------------- several networks as one
+
+
+def prepare(models: Sequence[str | Path], backend: str) -> None:
+    """Bring the models to where `Network` only reads them: many processes may then load them."""
+    if backend == "openvino":
+        for path in list_models(models):
+            prepare_export(path)
 
 
 def list_models(model: str | Path | Sequence[str | Path]) -> list[Path]:

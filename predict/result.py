@@ -188,7 +188,8 @@ def try_folder(folder: Path) -> None:
     with explained(folder):
         make_folder(folder)
         for path in missing:
-            path.rmdir()
+            with suppress(OSError):  # another process has begun to write there
+                path.rmdir()
 
 
 @contextmanager
@@ -226,6 +227,12 @@ def take(target: Target) -> bool:
     except FileExistsError:
         return is_ours(target)
     return True
+
+
+def remove_unfinished(target: Target) -> None:
+    """Remove the folder of a target that was claimed by a process which died in the middle."""
+    if read_json(target.json) == {"input": target.input}:
+        remove(target.folder)
 
 
 def remove_stale(folder: Path, before: dict, about: dict) -> None:

@@ -23,7 +23,6 @@ from common.card import Card
 from common.errors import InputError
 from common.files import write_json
 from common.report import CYAN, label_colour, to_hex
-from common.workers import die_with_parent
 from predict import work
 from predict.network import Network
 from predict.result import Result, Target, Wanted
@@ -65,6 +64,12 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+
+
+def die_with_parent() -> None:
+    """Wait for the parent process to end, then end this one: it may have been killed outright."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run_worker(pipe, tasks: dict[str, Path]) -> None:

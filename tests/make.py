@@ -229,7 +229,7 @@ def save_scans(folder, count=4, affine=None):
 def make_ct_set(scans, out, *more):
     """Run data.py on scans, small and in one process."""
     size = [] if "--dimensions" in more else ["--size", "32"]
-    return data.main([str(scans), "--out", str(out), *size, "--jobs", "1", *map(str, more)])
+    return data.main([str(scans), "--out", str(out), *size, "--workers", "1", *map(str, more)])
 
 
 # ---------------------------------------------------------------- a dataset of MRI
@@ -283,7 +283,7 @@ def save_mri_pictures(folder, cases=3, count=8):
 
 def make_mri_set(folder, out, *more):
     """Run data.py on MRI cases, small and in one process."""
-    words = [str(folder), "--channels", "flair", "t1ce", "--jobs", "1", "--out", str(out)]
+    words = [str(folder), "--channels", "flair", "t1ce", "--workers", "1", "--out", str(out)]
     words += [] if "--dimensions" in more else ["--size", "30", "--spacing", "1"]
     return data.main([*words, *map(str, more)])
 

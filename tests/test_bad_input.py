@@ -278,7 +278,7 @@ BAD_PAIRS = {
 def test_a_mask_that_is_not_its_scans(tmp_path, save_nifti_as, shell, script, kind):
     make_pair(tmp_path / "in", save_nifti_as, **BAD_PAIRS[kind])
     out = tmp_path / "out"
-    more = ["--jobs", 1] if script is data else ["--scores", out / "score.csv"]
+    more = ["--workers", 1] if script is data else ["--scores", out / "score.csv"]
     code, lines, _ = shell(script.main, tmp_path / "in", "--out", out, *more)
     assert code == 2
     named = [line for line in lines if "x_mask.nii.gz" in line or "x.nii.gz" in line]
@@ -291,7 +291,7 @@ def test_a_bad_pair_does_not_stop_the_good_one(tmp_path, save_nifti_as, shell):
     for ending in ("", "_mask"):
         make_pair(tmp_path / "good", save_nifti_as)
         shutil.copy(tmp_path / f"good/x{ending}.nii.gz", tmp_path / f"in/y{ending}.nii.gz")
-    words = [tmp_path / "in", "--out", tmp_path / "out", "--jobs", 1, "--size", 32]
+    words = [tmp_path / "in", "--out", tmp_path / "out", "--workers", 1, "--size", 32]
     code, lines, _ = shell(data.main, *words)
     assert code == 2 and "1 of 2 scans" in lines[-1]
     assert set(pd.read_csv(tmp_path / "out/manifest.csv").case) == {"y"}
@@ -351,7 +351,7 @@ SCRIPTS = {
     "pred.py": (pred.main, lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a"]),
     "data.py": (
         data.main,
-        lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a", "--jobs", 1],
+        lambda folder: [folder / "x.nii.gz", "--out", folder / "out/a", "--workers", 1],
     ),
     "test.py": (
         test.main,

@@ -34,7 +34,7 @@ from scan.cases import get_stem
 
 def test_a_dataset_from_nothing(tmp_path):
     size = ["--size", "64", "--slices", "3", "--window", "hu"]
-    main(["--synthetic", "1", *size, "--jobs", "1", "--out", str(tmp_path)])
+    main(["--synthetic", "1", *size, "--workers", "1", "--out", str(tmp_path)])
     pairs = read_dataset(tmp_path)["Train"]
     assert len(pairs) == 9 and {pair.case for pair in pairs} == {"phantom_0000"}
     for pair in pairs:
@@ -64,7 +64,7 @@ def list_synthetic(label_maps, *more):
 
 def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_path, capsys):
     folder = save_mri_pictures(tmp_path / "lgg", cases=1)
-    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--jobs", "1"]
+    words = [str(folder), "--channels", "t1", "flair", "t1ce", "--workers", "1"]
     with pytest.raises(InputError, match="no volumes"):
         main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="--window and --views would do nothing"):
@@ -77,14 +77,14 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
 def test_modalities_labels_size_and_spacing_are_found(tmp_path):
     cases = save_mri(tmp_path / "cases", 3, values=(1, 2, 3))
     (cases / "case1/case1_t1.nii.gz").write_bytes((cases / "case1/case1_flair.nii.gz").read_bytes())
-    main([str(cases), "--jobs", "1", "--out", str(tmp_path / "out")])
+    main([str(cases), "--workers", "1", "--out", str(tmp_path / "out")])
     about = read_json(tmp_path / "out/dataset.json")
     assert about["channels"] == ["flair", "t1ce"], "those that all cases have"
     assert about["label_values"] == {"1": 1, "2": 2, "3": 3}
     brain = np.argwhere(mri()[0].any(-1))
     assert about["size"] == 16 * math.ceil(np.ptp(brain, axis=0).max() / 16)
     assert about["spacing_mm"] == 1 and about["plan"]["size"] == about["size"]
-    main([str(cases), "--jobs", "1", "--size", "16", "--out", str(tmp_path / "small")])
+    main([str(cases), "--workers", "1", "--size", "16", "--out", str(tmp_path / "small")])
     small = read_json(tmp_path / "small/dataset.json")
     assert small["spacing_mm"] == pytest.approx((np.ptp(brain, axis=0).max() + 1) / 16, abs=1e-3)
 
@@ -94,7 +94,7 @@ def test_an_atlas_of_labels_is_asked_about(tmp_path):
     labels = (np.indices(mri()[1].shape).sum(0) % 20).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, np.diag([-1, -1, 1, 1])), cases / "case0/case0_seg.nii.gz")
     with pytest.raises(InputError, match="hold 19 values .* give --labels"):
-        main([str(cases), "--jobs", "1", "--out", str(tmp_path / "out")])
+        main([str(cases), "--workers", "1", "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def test_tumours_are_learned_scored_and_predicted(folder, tmp_path, kind):
     count, of_data, of_training = KINDS[kind]
     made, net, results = tmp_path / "set", tmp_path / "net", tmp_path / "results"
-    cut = f"--labels 1 2 4 --split 60 20 20 --jobs 1 {of_data} --channels".split()
+    cut = f"--labels 1 2 4 --split 60 20 20 --workers 1 {of_data} --channels".split()
     data.main([str(folder), "--out", str(made), *cut, *CHANNELS[:count]])
     learning = f"{NETWORK} {of_training}".split()
     train.main(["--data", str(made), "--output", str(net), *learning])

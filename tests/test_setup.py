@@ -67,7 +67,13 @@ def needed(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-predict.txt", "requirements-dev.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-predict.txt",
+        "requirements-cluster.txt",
+        "requirements-dev.txt",
+    ],
 )
 def test_every_requirement_is_pinned_once(name):
     pins = sum(requirements(name), [])
@@ -75,7 +81,9 @@ def test_every_requirement_is_pinned_once(name):
     assert len(names(pins)) == len(pins)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"]
+)
 def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
     direct, transitive = map(names, requirements(name))
     runtime = names(sum(requirements("requirements.txt"), [])) if "dev" in name else set()
@@ -86,19 +94,26 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
         todo |= new
     only_elsewhere = transitive - found  # e.g. what Python 3.11 needs and 3.13 no longer does
     assert found - direct - runtime <= transitive
-    assert only_elsewhere <= {"importlib-resources", "typing-extensions"}
+    assert only_elsewhere <= {
+        "importlib-metadata",
+        "importlib-resources",
+        "typing-extensions",
+        "zipp",
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_script_imports_is_a_direct_requirement(path):
-    direct = names(requirements("requirements.txt")[0])
+    files = ("requirements.txt", "requirements-cluster.txt")  # the latter imported when asked for
+    direct = names(sum((requirements(name)[0] for name in files), []))
     chosen = {"torch", "mlflow", "wandb"}  # by who sets KERAS_BACKEND, or asks for --track
     assert [p for p in imported(path) - chosen if not distributions(p) & direct] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_test_imports_is_required_for_development(path):
-    pinned = names(sum(requirements("requirements.txt") + requirements("requirements-dev.txt"), []))
+    files = ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
+    pinned = names(sum((sum(requirements(name), []) for name in files), []))
     assert [p for p in imported(path) if not distributions(p) & pinned] == []
 
 

@@ -195,7 +195,7 @@ def test_a_dataset_scores_alike_in_either_format(greys, tmp_path):
     tables = []
     for form in ("png", "tfrecord"):
         options = shlex.split(
-            f"--size 64 --slices 3 --views axial --jobs 1 --trust-masks --format {form}"
+            f"--size 64 --slices 3 --views axial --workers 1 --trust-masks --format {form}"
         )
         data.main([str(tmp_path), "--out", str(tmp_path / form), *options])
         tables.append(run_test(tmp_path / form, greys, tmp_path)[1].drop(columns="File"))

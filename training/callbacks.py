@@ -48,7 +48,7 @@ FLAT_EPOCHS, FLAT_LOSS = 4, 1e-4  # in so many epochs the loss changes by less t
 
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 # Options that a resumed run may be given anew
-MAY_CHANGE = {"output", "workers", "command", "fresh", "patience", "spacing_mm", "sure"}
+MAY_CHANGE = {"output", "threads", "command", "fresh", "patience", "spacing_mm", "sure"}
 MAY_CHANGE |= {"devices", "track"}
 
 

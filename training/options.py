@@ -27,7 +27,7 @@ with quietly():
     import keras
 
 # Whole numbers: the least of each, and the end of what NumPy's generator takes as a seed
-NUMBERS = ("size", "width", "depth", "epochs", "steps", "batch", "workers", "devices")
+NUMBERS = ("size", "width", "depth", "epochs", "steps", "batch", "threads", "devices")
 LEAST = dict.fromkeys(NUMBERS, 1)
 LEAST |= {"patience": 0, "seed": 0, "folds": 2}
 END = 2**32
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     sure = "the mask of a single slice is empty where its mean probability is less, for the card"
     add("--sure", type=float, default=0.5, help=sure)
     add("--seed", type=int, default=0, help="(%(default)s)")
-    add("--workers", type=int, default=2, help="threads that read pictures (%(default)s)")
+    add("--threads", type=int, default=2, help="that read pictures (%(default)s)")
     track = "also keep the run for these, below --output (pip install mlflow, wandb)"
     add("--track", nargs="+", choices=sorted(TRACKERS), default=[], help=track)
     devices = "GPUs that share every batch; as many CPUs where there is no GPU (%(default)s)"

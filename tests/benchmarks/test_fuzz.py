@@ -161,7 +161,7 @@ def test_a_real_file_is_damaged_in_place_of_ours(tmp_path):
 
 
 def test_a_table_counts_every_kind_and_the_exit_code_tells_of_faults(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fuzz, "prepare_worker", fuzz.be_a_worker)
+    monkeypatch.setattr(fuzz, "prepare_worker", fuzz.use_one_thread)
     monkeypatch.setattr(fuzz, "save_head", partial(np.save, arr=HU))
     command = tmp_path / "command.py"
     command.write_text(

@@ -1,7 +1,7 @@
 """How far a command is, in a log."""
 
 from common import progress
-from common.progress import track
+from common.progress import format_time, track
 
 
 def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
@@ -10,7 +10,20 @@ def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
     assert list(track("abcdefg", total=9, unit="scan", done=2)) == list("abcdefg")
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.splitlines() == ["5 of 9 scans after 1 min", "8 of 9 scans after 2 min"]
+    assert shown.err.splitlines() == [
+        "5 of 9 scans after 1 min, 2.4 a minute, 2 min left",
+        "8 of 9 scans after 2 min, 2.4 a minute, 0 min left",
+    ]
+
+
+def test_a_long_time_is_told_in_hours():
+    assert [format_time(s) for s in (20, 600, 5399, 5400, 86400)] == [
+        "0 min",
+        "10 min",
+        "90 min",
+        "1.5 h",
+        "24.0 h",
+    ]
 
 
 def test_a_short_run_says_nothing_in_a_log(capsys):

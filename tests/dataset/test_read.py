@@ -68,7 +68,7 @@ def test_slices_of_an_mri_in_colours_are_sent_to_data_py(tmp_path):
     with pytest.raises(InputError, match="python data.py .*kaggle_3m --channels NAME"):
         read_dataset(folder)
     words = [str(folder), "--channels", "pre", "flair", "post", "--out", str(tmp_path / "out")]
-    assert data.main([*words, "--size", "30", "--jobs", "1"]) == 0
+    assert data.main([*words, "--size", "30", "--workers", "1"]) == 0
     splits = read_dataset(tmp_path / "out")
     assert [len({pair.case for pair in pairs}) for pairs in splits.values()] == [1, 1, 1]
 

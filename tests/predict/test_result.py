@@ -7,7 +7,7 @@ import pytest
 
 import pred
 from common.errors import InputError
-from predict import work
+from predict import spread, work
 from predict.result import Target, claimed
 
 
@@ -21,7 +21,7 @@ def scan(cta, tmp_path, save_nifti_as):
 def test_a_folder_that_cannot_be_made_is_one_line_before_any_work(
     scan, tmp_path, monkeypatch, out, count
 ):
-    monkeypatch.setattr(pred, "predict_files", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr(spread, "predict_files", lambda *_: pytest.fail("it has begun"))
     words = [str(scan), str(scan.parent)][:count]
     with pytest.raises(InputError, match=f"{out} cannot be made; choose another --out"):
         pred.main([*words, "--out", out])

@@ -301,7 +301,7 @@ def test_slices_in_pictures_are_scored_by_label_and_region(tmp_path, labels, bra
             "4",
             "--size",
             "48",
-            "--jobs",
+            "--workers",
             "1",
             "--format",
             form,

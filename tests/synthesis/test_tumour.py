@@ -149,7 +149,9 @@ def test_one_command_slices_the_layout_of_each_year(made, layout, tmp_path, monk
         assert (cases / name).is_file()
     assert len(list(cases.rglob("*.nii*"))) == 15
     words = "--views axial --slices 4 --size 40"  # modalities and labels are found
-    assert data.main([str(cases), *words.split(), "--jobs", "1", "--out", str(tmp_path / "o")]) == 0
+    assert (
+        data.main([str(cases), *words.split(), "--workers", "1", "--out", str(tmp_path / "o")]) == 0
+    )
     pairs = [pair for split in read_dataset(tmp_path / "o").values() for pair in split]
     assert len({pair.case for pair in pairs}) == 3 and len(pairs) == 12
     values = read_description(tmp_path / "o").label_values

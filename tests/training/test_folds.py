@@ -127,7 +127,7 @@ def test_a_fold_that_is_none_of_them_is_refused(more):
 def test_a_split_that_was_made_is_made_no_second_time(discs, tmp_path, monkeypatch):
     first = plan(discs, tmp_path)
     monkeypatch.setattr(folds, "split_cases", None)  # as if by another scikit-learn
-    again = plan(discs, tmp_path, "--workers", "1", "--fresh")
+    again = plan(discs, tmp_path, "--threads", "1", "--fresh")
     assert [run[1:] for run in again] == [run[1:] for run in first]
 
 
@@ -172,7 +172,7 @@ train.plot_curves = train.export_model = lambda *_: None
 train.make_tensorboard = lambda _: []
 rename = os.replace
 folder, output = sys.argv[1:]
-words = f"--data {folder} --folds 3 --size 32 --batch 4 --steps 2 --epochs 2 --lr 0.03 --workers 1"
+words = f"--data {folder} --folds 3 --size 32 --batch 4 --steps 2 --epochs 2 --lr 0.03 --threads 1"
 words += " --precision float32"
 
 def rename_or_die(*names):

@@ -92,7 +92,7 @@ def test_mlflow_goes_on_with_the_same_run(options, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     follow(MLflow, options, 0, 2)
-    options.workers = 7  # may change
+    options.threads = 7  # may change
     follow(MLflow, options, 2, 1).on_train_end()
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name != 'Default'")
