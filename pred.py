@@ -29,11 +29,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from common.card import Card
 from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from common.report import write_report_page
-from predict.inputs import find_inputs
+from predict.inputs import Inputs, find_inputs, find_listed, join_inputs, read_list
 from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
 from predict.result import Wanted, absolute, is_done, plan, try_folder
 from predict.work import Work, predict_files
@@ -50,10 +51,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "paths",
-        nargs="+",
-        help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder; "
+        nargs="*",
+        help="PNG or JPEG slices, NIfTI files, DICOM folders, or folders of these, however deep; "
         "for a network of MRI, folders with a file of each modality",
     )
+    add("--list", metavar="FILE", help="a file with a path in each line, or - for the terminal")
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     add(
         "--model",
@@ -111,7 +113,7 @@ def protect_name(word: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out, card = Path(args.out), read_cards(args.model)
-    targets = plan(find_inputs(args.paths, card), out)
+    targets = plan(find_all(args, card), out)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
@@ -135,6 +137,16 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"{failed} of {len(works)} inputs failed")
     bad = args.strict and any(work.about.get("verdict") == "failed" for work in works)
     return 2 if failed else FAILED * bad
+
+
+def find_all(args: argparse.Namespace, card: Card) -> Inputs:
+    """The inputs that a command line names: by paths, and in a list."""
+    if not args.paths and args.list is None:
+        raise InputError("give a scan, a folder of scans, or --list FILE; --help tells more")
+    found = find_inputs(args.paths, card, Path(args.out))
+    if args.list is None:
+        return found
+    return join_inputs(found, find_listed(read_list(args.list), card, Path(args.out)))
 
 
 def to_wanted(args: argparse.Namespace) -> Wanted:

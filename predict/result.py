@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -93,11 +93,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Target:
-    """One input (a file or a folder), its name in files, and the folder of its results."""
+    """One input (a file or a folder), its name in files, and the folder of its results.
+
+    label: its name for people, with its folders where it was found in a tree.
+    """
 
     path: Path
     name: str
     folder: Path
+    label: str = ""
 
     @property
     def input(self) -> str:
@@ -113,20 +117,37 @@ class Target:
 # ---------------------------------------------------------------- its folder
 
 
-def plan(paths: list[Path], out: Path) -> list[Target]:
+def plan(paths: Iterable[Path] | Mapping[Path, Path], out: Path) -> list[Target]:
     """A target for each path; inputs of one name get folders of their own, always the same ones.
 
-    The folder of an earlier result belongs to the input that its JSON names.
+    Where `paths` is a mapping, it has the folder below which each path was found: the folders
+    between them lie below `out`, too. The folder of an earlier result belongs to the input that its
+    JSON names.
     """
+    roots = paths if isinstance(paths, Mapping) else {}
     targets, taken = [], set()
     for path in paths:
         stem = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
-        name = plain_name(stem)
-        free = (Target(path, name, f) for f in list_folders(name, out) if f not in taken)
+        name, place = plain_name(stem), find_place(path, roots.get(path, path))
+        label = printable(place / absolute(path).name)
+        folders = list_folders(name, out.joinpath(*map(plain_name, place.parts)))
+        free = (Target(path, name, f, label) for f in folders if f not in taken)
         target = next(filter(is_ours, free))
         taken.add(target.folder)
         targets.append(target)
     return targets
+
+
+def find_place(path: Path, root: Path) -> Path:
+    """The folders from a root down to a path, without those that are called like a file.
+
+    None where the path is the root; where it lies elsewhere, as ../scan.nii.gz may do, all.
+    """
+    folder, root = absolute(path).parent, absolute(root)
+    if absolute(path) == root:
+        return Path()
+    inner = folder.relative_to(root if folder.is_relative_to(root) else folder.anchor)
+    return Path(*(part for part in inner.parts if get_stem(part) == part))
 
 
 def is_ours(target: Target) -> bool:

@@ -120,6 +120,8 @@ def choose_kind(path: Path, card: Card) -> ModuleType:
 
 def read(work: Work, wanted: Wanted, card: Card) -> None:
     """Choose the kind of the input and read it; InputError for what cannot be used."""
+    if not work.target.path.exists():  # a list may name it
+        raise InputError(f"{work.target.path} does not exist; check the path")
     work.version = input_version(work.target)
     work.kind = choose_kind(work.target.path, card)
     work.source = work.kind.read(work.target.path, wanted, card)
@@ -145,6 +147,7 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
         about = {
             "input": target.input,
             "input_version": work.version,
+            "label": target.label or target.path.name,
             **about,
             "model": card.sha256,
             "software": SOFTWARE,

@@ -40,7 +40,8 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "overlay.png": "scan_overlay.png",
     "result.json": "result.json",
 }
-PRIVATE = ("input", "input_version", "mask", "masks", "brain", "wanted")  # of pred.py's JSON
+# Of pred.py's JSON
+PRIVATE = ("input", "input_version", "label", "mask", "masks", "brain", "wanted")
 INPUT_NAMES = {False: "scan", True: "case"}  # in the API, of an input; by `Card.is_mri`
 SPAWN = multiprocessing.get_context("spawn")
 
