@@ -34,9 +34,10 @@ from common.errors import InputError, printable, replacing, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from common.report import write_report_page
-from predict.inputs import Inputs, find_inputs, find_listed, join_inputs, read_list
+from predict.bids import plan_dataset, write_dataset
+from predict.inputs import find_inputs, find_listed, join_inputs, read_list
 from predict.network import BACKENDS, MODEL, Network, put_paths_first, read_cards
-from predict.result import Wanted, absolute, is_done, plan, try_folder
+from predict.result import Target, Wanted, absolute, is_done, plan, try_folder
 from predict.work import Work, predict_files
 from scan.cases import PICTURES, SCANS
 
@@ -49,13 +50,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "paths",
-        nargs="*",
-        help="PNG or JPEG slices, NIfTI files, DICOM folders, or folders of these, however deep; "
-        "for a network of MRI, folders with a file of each modality",
-    )
-    add("--list", metavar="FILE", help="a file with a path in each line, or - for the terminal")
+    add_inputs(parser)
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     add(
         "--model",
@@ -79,7 +74,36 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(put_paths_first(list(words)))
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
+    check_inputs(args)
     return args
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what says which scans are masked."""
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="*",
+        help="PNG or JPEG slices, NIfTI files, DICOM folders, or folders of these, however deep; "
+        "for a network of MRI, folders with a file of each modality",
+    )
+    add("--list", metavar="FILE", help="a text with a path in each line; - for the standard input")
+    bids = "the path is a BIDS dataset, and --out becomes one of its derivatives"
+    add("--bids", action="store_true", help=bids)
+    subjects = "with --bids: these subjects alone, such as 01 02"
+    add("--subjects", nargs="+", default=[], metavar="LABEL", help=subjects)
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raise InputError where the options do not say which scans are masked."""
+    if args.bids and (len(args.paths) != 1 or args.list is not None):
+        raise InputError("--bids takes one path, before --subjects: that of the BIDS dataset")
+    if not args.paths and args.list is None:
+        raise InputError("give a scan, a folder of scans or --list FILE; see pred.py --help")
+    if args.bids and "nii" not in args.format:
+        raise InputError("BIDS knows masks in NIfTI alone: with --bids, add nii to --format")
+    if args.subjects and not args.bids:
+        raise InputError("--subjects are those of a BIDS dataset: add --bids")
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -113,12 +137,14 @@ def protect_name(word: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     out, card = Path(args.out), read_cards(args.model)
-    targets = plan(find_all(args, card), out)
+    targets = find_targets(args, card, out)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:
         try_folder(out)  # before anything is predicted in vain
+    if args.bids:
+        write_dataset(out, Path(args.paths[0]), card)
     load = functools.partial(Network, args.model, args.backend)
     works = predict_files(todo, load, wanted, card) if todo else iter(())
     for work in show_progress(works, len(todo)):
@@ -139,14 +165,14 @@ def main(argv: list[str] | None = None) -> int:
     return 2 if failed else FAILED * bad
 
 
-def find_all(args: argparse.Namespace, card: Card) -> Inputs:
-    """The inputs that a command line names: by paths, and in a list."""
-    if not args.paths and args.list is None:
-        raise InputError("give a scan, a folder of scans, or --list FILE; --help tells more")
-    found = find_inputs(args.paths, card, Path(args.out))
-    if args.list is None:
-        return found
-    return join_inputs(found, find_listed(read_list(args.list), card, Path(args.out)))
+def find_targets(args: argparse.Namespace, card: Card, out: Path) -> list[Target]:
+    """The inputs that a command line names, and where their results go."""
+    if args.bids:
+        return plan_dataset(Path(args.paths[0]), out, card, args.subjects)
+    found = find_inputs(args.paths, card, out)
+    if args.list is not None:
+        found = join_inputs(found, find_listed(read_list(args.list), card, out))
+    return plan(found, out)
 
 
 def to_wanted(args: argparse.Namespace) -> Wanted:
@@ -200,7 +226,7 @@ def print_results(works: Iterable[Work]) -> None:
             size = f"{about.get('brain_pixels', about.get('labelled_pixels'))} px"
         took = f"{about['seconds']} s" if work.seconds else "done before"
         verdict = about.get("verdict", "")
-        mask = printable(work.target.folder / about["mask"])
+        mask = printable(os.path.normpath(work.target.folder / about["mask"]))
         print(f"{size:>9}  {verdict:<6}  {took:>11}  {mask}")
         if reasons := about.get("reasons"):
             more = f" (and {len(reasons) - 1} more: {work.target.name}.json)" * bool(reasons[1:])

@@ -72,7 +72,7 @@ def find_listed(lines: Iterable[str], card: Card, out: Path | None = None) -> In
     if not card.is_mri:
         left = set(leave_out_mri(list(found), paths[0]))
         found = {path: root for path, root in found.items() if path in left}
-    return found
+    return join_inputs(found)
 
 
 def read_list(path: str) -> list[str]:
@@ -97,7 +97,7 @@ def join_inputs(*several: Inputs) -> Inputs:
 
 def find_header(path: Path) -> Path:
     """The .hdr beside an .img, which is the same scan; any other file itself."""
-    if path.suffix.lower() != ".img":
+    if path.suffix.lower() != ".img" or not path.exists():
         return path
     name = f"{path.stem}.hdr".lower()
     return next((p for p in list_visible(path.parent) if p.name.lower() == name), path)

@@ -95,13 +95,15 @@ class Result:
 class Target:
     """One input (a file or a folder), its name in files, and the folder of its results.
 
-    label: its name for people, with its folders where it was found in a tree.
+    label: its name for people, with its folders where it was found in a tree. bids: its URI in a
+    BIDS dataset, where its mask becomes a part of BIDS derivatives; else "".
     """
 
     path: Path
     name: str
     folder: Path
     label: str = ""
+    bids: str = ""
 
     @property
     def input(self) -> str:
@@ -112,6 +114,21 @@ class Target:
     def json(self) -> Path:
         """The file that says what the result is; it is written last."""
         return self.folder / f"{self.name}.json"
+
+    @property
+    def owner(self) -> dict:
+        """What the JSON says of whose the folder is. A BIDS dataset may be moved: the URI stays."""
+        return {"input": self.input} | ({"bids": self.bids} if self.bids else {})
+
+    @property
+    def published(self) -> list[Path]:
+        """Where mask, sidecar and brain lie in BIDS derivatives: beside the folder."""
+        if not self.bids:
+            return []
+        brain, labels = (name_bids_mask(self.name, is_brain) for is_brain in (True, False))
+        alone = f"{brain.removesuffix('mask')}{self.name.split('_')[-1]}.nii.gz"
+        names = [f"{start}{end}" for start in (brain, labels) for end in (".json", ".nii.gz")]
+        return [self.folder.parent / name for name in (*names, alone)]
 
 
 # ---------------------------------------------------------------- its folder
@@ -152,12 +169,26 @@ def find_place(path: Path, root: Path) -> Path:
 
 def is_ours(target: Target) -> bool:
     """Whether a target's folder is its own, or nobody's yet."""
-    return read_json(target.json).get("input") in (None, target.input)
+    about = read_json(target.json)
+    is_same = bool(target.bids) and about.get("bids") == target.bids
+    return is_same or about.get("input") in (None, target.input)
 
 
 def absolute(path: Path) -> Path:
     """A path from the root. A link stays a link, since its own name is the scan's."""
     return Path(os.path.abspath(path))
+
+
+def name_bids_mask(name: str, is_brain: bool = True) -> str | None:
+    """`sub-01_ses-02_desc-brain_mask` for a scan named `sub-01_ses-02_ct`; None if not BIDS.
+
+    For labels, `sub-01_ses-02_desc-tumour_dseg`. BIDS 1.10, file name structure and "Imaging data
+    type" of derivatives: key-value pairs, of which `desc` is the last, and a suffix.
+    """
+    if not re.fullmatch(r"sub-[a-zA-Z0-9]+(_[a-z]+-[a-zA-Z0-9]+)*_[a-zA-Z0-9]+", name):
+        return None
+    pairs = [pair for pair in name.split("_")[:-1] if not pair.startswith("desc-")]
+    return "_".join([*pairs, *(("desc-brain", "mask") if is_brain else ("desc-tumour", "dseg"))])
 
 
 def list_folders(name: str, out: Path) -> Iterator[Path]:
@@ -179,6 +210,7 @@ def is_done(target: Target, card: Card, wanted: Wanted) -> bool:
         (target.folder / about.get("mask", "no mask")).exists()
         and [about.get("wanted"), about.get("model")]
         == json.loads(json.dumps([asdict(wanted), card.sha256]))
+        and about.get("bids", "") == target.bids
         and about.get("input_version") == input_version(target)
     )
 
@@ -217,13 +249,15 @@ def claimed(target: Target) -> Iterator[Target]:
     others = {path.name: path.stat().st_ino for path in target.folder.iterdir()}
     try:
         with replacing(target.json) as path:
-            path.write_text(json.dumps({"input": target.input}), encoding="utf-8")
+            path.write_text(json.dumps(target.owner), encoding="utf-8")
         yield target
     except BaseException:
         for path in target.folder.iterdir():
             new = others.get(path.name) != path.stat().st_ino
             if new or path.name in ours or path == target.json:
                 remove(path)
+        for path in target.published:
+            remove(path)
         with suppress(OSError):  # it is not empty
             target.folder.rmdir()
         raise

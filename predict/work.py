@@ -26,6 +26,7 @@ from common.card import Card
 from common.errors import InputError
 from common.files import read_json, write_json
 from predict import picture
+from predict.bids import publish
 from predict.network import Network
 from predict.result import Result, Target, Wanted, claimed, input_version, remove_stale
 from scan.cases import PICTURES, is_dicom
@@ -145,7 +146,7 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
         about = work.kind.write(target, work.source, work.result, wanted, card)
         seconds = work.seconds + time.perf_counter() - start
         about = {
-            "input": target.input,
+            **target.owner,
             "input_version": work.version,
             "label": target.label or target.path.name,
             **about,
@@ -154,6 +155,8 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
             "wanted": asdict(wanted),
             "seconds": round(seconds, 2),
         }
+        if target.bids:
+            about = publish(target, about, card)
         write_json(target.json, about)
     remove_stale(target.folder, before, about)
     work.about, work.source, work.result = about, None, None
