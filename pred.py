@@ -2,7 +2,9 @@
 
     python pred.py path/to/slice.png           # results/slice_prediction/slice_predicted_mask.png
     python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
-    python pred.py folder_of_scans --out masks
+    python pred.py archive --out masks         # all scans in and below a folder
+    python pred.py --list paths.txt --out masks
+    python pred.py BIDS --bids --out BIDS/derivatives/brainmask
     python pred.py CASE_FOLDER --model files/tumour_net/model.keras   # the files of one MRI case
     python pred.py scan.nii.gz --model A.keras B.keras      # the mean of several networks
 

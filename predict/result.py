@@ -144,9 +144,10 @@ def plan(paths: Iterable[Path] | Mapping[Path, Path], out: Path) -> list[Target]
     roots = paths if isinstance(paths, Mapping) else {}
     targets, taken = [], set()
     for path in paths:
-        stem = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
-        name, place = plain_name(stem), find_place(path, roots.get(path, path))
-        label = printable(place / absolute(path).name)
+        whole = absolute(path)
+        name = plain_name(get_stem(whole).removesuffix(".dcm").removesuffix(".zip"))
+        place = find_place(whole, absolute(roots.get(path, whole)))
+        label = printable(place / whole.name)
         folders = list_folders(name, out.joinpath(*map(plain_name, place.parts)))
         free = (Target(path, name, f, label) for f in folders if f not in taken)
         target = next(filter(is_ours, free))
@@ -156,13 +157,13 @@ def plan(paths: Iterable[Path] | Mapping[Path, Path], out: Path) -> list[Target]
 
 
 def find_place(path: Path, root: Path) -> Path:
-    """The folders from a root down to a path, without those that are called like a file.
+    """The folders from a root down to a path, both whole, without those called like a file.
 
     None where the path is the root; where it lies elsewhere, as ../scan.nii.gz may do, all.
     """
-    folder, root = absolute(path).parent, absolute(root)
-    if absolute(path) == root:
+    if path == root:
         return Path()
+    folder = path.parent
     inner = folder.relative_to(root if folder.is_relative_to(root) else folder.anchor)
     return Path(*(part for part in inner.parts if get_stem(part) == part))
 

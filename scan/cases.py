@@ -22,6 +22,7 @@ from scan.dicom_start import ENDINGS, begins_as_dicom, read_start
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+TEXTS = (".json", ".txt", ".csv", ".tsv", ".xml")  # which lie beside scans
 SEG = "seg"  # the label volume, among the modalities
 OTHER = "other"  # an image or a mask that is none of the modalities
 # How a file's name may spell a modality
@@ -124,12 +125,13 @@ def is_dicom_folder(folder: Path) -> bool:
 def has_dicom(files: Iterable[Path]) -> bool:
     """Whether some of a folder's files are DICOM.
 
-    Of the files with one ending, such as .json, only the first is opened; a number is no ending.
+    Texts are not opened, and of other files of one ending only the first; a number is no ending.
     """
     opened = set()
     for file in files:
         ending = file.suffix.lower().strip(".0123456789")
-        if has_ending(file, SCANS + PICTURES) or ending in opened and not has_ending(file, ENDINGS):
+        known = has_ending(file, (*SCANS, *PICTURES, *TEXTS))
+        if known or ending in opened and not has_ending(file, ENDINGS):
             continue
         if is_dicom(file):
             return True

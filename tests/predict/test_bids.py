@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +14,11 @@ from make import CARD, touch
 
 import pred
 from common import NAME
-from common.card import Card, to_card
+from common.card import Card
 from common.errors import InputError
-from predict import bids, brain, work
+from predict import bids, brain, tumour, work
 from predict.bids import plan_dataset
-from predict.network import read_cards
+from predict.network import Network, read_cards
 from predict.result import Result
 from predict.verdict import Verdict
 
@@ -54,6 +53,11 @@ def raw(tmp_path):
     return save_raw(tmp_path / "raw", SCANS)
 
 
+def load(network, model, *_, **__):
+    """A network that only has its card."""
+    network.card = read_cards(model)
+
+
 @pytest.fixture
 def network(monkeypatch):
     """A stand-in for the network, which finds what is brighter than air; the scans masked."""
@@ -64,7 +68,7 @@ def network(monkeypatch):
         return Result(scan.hu > 0, verdict=Verdict("ok", ()))
 
     monkeypatch.setattr(brain, "predict", predict)
-    monkeypatch.setattr(pred, "Network", lambda model, _: SimpleNamespace(card=read_cards(model)))
+    monkeypatch.setattr(Network, "__init__", load)
     return seen
 
 
@@ -138,14 +142,13 @@ def test_a_result_that_fails_leaves_no_mask(raw, network, monkeypatch):
 KILLED = """
 import os, signal, sys
 import pred
-from types import SimpleNamespace
 from predict import bids, brain
-from predict.network import read_cards
+from predict.network import Network, read_cards
 from predict.result import Result
 from predict.verdict import Verdict
 
 brain.predict = lambda scan, *_: Result(scan.hu > 0, verdict=Verdict("ok", ()))
-pred.Network = lambda model, _: SimpleNamespace(card=read_cards(model))
+Network.__init__ = lambda self, model, *_, **__: setattr(self, "card", read_cards(model))
 left, function = int(sys.argv[1]), bids.{step}
 
 def step(*words):
@@ -211,17 +214,24 @@ def test_names_that_are_not_bids_or_share_a_mask_are_left_out(tmp_path, capsys):
     assert "sub-1_desc-x_ct" in told and "x_ct.nii.gz is not named as BIDS asks" in told
 
 
-def test_cases_of_mri_lie_in_anat(tmp_path):
-    names = ["sub-1_FLAIR.nii.gz", "sub-1_ce-gadolinium_T1w.nii.gz"]
-    touch(*(tmp_path / "sub-1/anat" / name for name in names), tmp_path / "sub-2/anat/x.nii.gz")
-    touch(tmp_path / "dataset_description.json")
-    (found,) = plan_dataset(tmp_path, tmp_path / "out", to_card(CARD))
-    assert found.name == "sub-1_anat" and found.label == "sub-1/anat"
-    assert found.folder == tmp_path / "out/sub-1/anat/sub-1_anat_prediction"
-    assert found.folder.parent / "sub-1_desc-tumour_dseg.nii.gz" in found.published
-    said = bids.describe_mask(found, {"volume_ml": 1.0}, to_card(CARD))
-    assert said["Sources"] == [f"bids:raw:sub-1/anat/{name}" for name in names]
-    assert "Type" not in said
+def test_cases_of_mri_lie_in_anat(tmp_path, network, monkeypatch):
+    names = [f"sub-1/anat/sub-1_{kind}.nii.gz" for kind in ("FLAIR", "ce-gadolinium_T1w")]
+    raw, model = save_raw(tmp_path / "raw", names), tmp_path / "net.keras"
+    touch(raw / "sub-2/anat/x.nii.gz", raw / "sub-2/ct/sub-2_ct.nii.gz", model)
+    model.with_suffix(".json").write_text(json.dumps(CARD))
+    labels = np.uint8(3) * (nib.load(raw / names[0]).get_fdata() > 0)
+    monkeypatch.setattr(tumour, "predict", lambda *_: Result(labels))
+    assert mask(raw, "--model", str(model)) == 0
+    folder = out_of(raw) / "sub-1/anat"
+    found = np.asarray(nib.load(folder / "sub-1_desc-tumour_dseg.nii.gz").dataobj)
+    assert set(np.unique(found)) == {0, 4} and [p.name for p in out_of(raw).glob("sub-*")] == [
+        "sub-1"
+    ]
+    said = json.loads((folder / "sub-1_desc-tumour_dseg.json").read_text())
+    assert said["Sources"] == [f"bids:raw:{name}" for name in names]
+    assert said["VolumesInMilliliters"]["enhancing tumour"] == 1.0 and "Type" not in said
+    about = json.loads((folder / "sub-1_anat_prediction/sub-1_anat.json").read_text())
+    assert about["label"] == "sub-1/anat"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_paths_that_overlap_give_each_scan_once(tmp_path, monkeypatch):
 
 
 def test_few_files_are_opened_to_find_dicom(tmp_path, monkeypatch):
-    files = [tmp_path / f"{n}{end}" for n in range(50) for end in (".nii.gz", ".json", ".txt")]
+    files = [tmp_path / f"{n}{end}" for n in range(50) for end in (".nii.gz", ".json", ".a", ".b")]
     touch(*files)
     opened, read = [], cases.read_start
     monkeypatch.setattr(cases, "read_start", lambda path: opened.append(path) or read(path))
