@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -171,9 +172,11 @@ def publish(target: Target, about: dict, card: Card) -> dict:
     moved = [n for n in (*about["masks"], about.get("brain")) if n in names]
     with explained(folder):
         for path in target.published:
-            remove(path)
+            if path.name not in moved:
+                remove(path)
         for name in moved:
-            os.replace(target.folder / name, folder / name)
+            with suppress(FileNotFoundError):  # another process on the same scan has moved it
+                os.replace(target.folder / name, folder / name)
     sidecar = f"{name_bids_mask(target.name, not card.is_mri)}.json"
     write_json(folder / sidecar, describe_mask(target, about, card))
     return about | {
