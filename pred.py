@@ -2,7 +2,9 @@
 
     python pred.py path/to/slice.png           # results/slice_prediction/slice_predicted_mask.png
     python pred.py scan.nii.gz dicom_folder/   # results/scan_prediction/scan_predicted_mask.nii.gz
-    python pred.py folder_of_scans --out masks
+    python pred.py archive --out masks         # all scans in and below a folder
+    python pred.py --list paths.txt --out masks
+    python pred.py BIDS --bids --out BIDS/derivatives/brainmask
     python pred.py CASE_FOLDER --model files/tumour_net/model.keras   # the files of one MRI case
     python pred.py scan.nii.gz --model A.keras B.keras      # the mean of several networks
 
@@ -24,18 +26,21 @@ and its mirror image. The JSON's `uncertainty_ml` is its sum, each voxel times i
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from common.card import Card
 from common.cluster import add_cluster_options, check_cluster_options
 from common.errors import InputError, printable, run, tell, warn
 from common.files import read_json
 from common.progress import track
-from predict.inputs import find_inputs
+from predict.bids import plan_dataset, write_dataset
+from predict.inputs import find_inputs, find_listed, join_inputs, read_list
 from predict.manifest import recorded
 from predict.network import BACKENDS, MODEL, put_paths_first, read_cards
-from predict.result import Wanted, is_done, plan, try_folder
+from predict.result import Target, Wanted, is_done, plan, try_folder
 from predict.spread import open_works, parse_part, take_part
 from predict.summary import adds_up, collect, collect_anew
 from predict.work import Work
@@ -50,12 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "paths",
-        nargs="*",
-        help="PNG or JPEG slices, NIfTI files, DICOM folders, or their folder; "
-        "for a network of MRI, folders with a file of each modality",
-    )
+    add_inputs(parser)
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
     add(
         "--model",
@@ -83,11 +83,39 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(put_paths_first(list(words)))
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
-    if bool(args.paths) == bool(args.collect):
-        raise InputError("give the paths of scans or slices, or --collect DIR, and not both")
+    check_inputs(args)
     check_cluster_options(args)
     args.part = parse_part(args.part or "1/1")
     return args
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what says which scans are masked."""
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="*",
+        help="PNG or JPEG slices, NIfTI files, DICOM folders, or folders of these, however deep; "
+        "for a network of MRI, folders with a file of each modality",
+    )
+    add("--list", metavar="FILE", help="a text with a path in each line; - for the standard input")
+    bids = "the path is a BIDS dataset, and --out becomes one of its derivatives"
+    add("--bids", action="store_true", help=bids)
+    subjects = "with --bids: these subjects alone, such as 01 02"
+    add("--subjects", nargs="+", default=[], metavar="LABEL", help=subjects)
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raise InputError where the options do not say which scans are masked."""
+    if args.bids and (len(args.paths) != 1 or args.list is not None):
+        raise InputError("--bids takes one path, before --subjects: that of the BIDS dataset")
+    if bool(args.paths or args.list is not None) == bool(args.collect):
+        said = "give a scan, a folder of scans, --list FILE or --collect DIR alone"
+        raise InputError(f"{said}; see pred.py --help")
+    if args.bids and "nii" not in args.format:
+        raise InputError("BIDS knows masks in NIfTI alone: with --bids, add nii to --format")
+    if args.subjects and not args.bids:
+        raise InputError("--subjects are those of a BIDS dataset: add --bids")
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -124,12 +152,14 @@ def main(argv: list[str] | None = None) -> int:
         print(collect_anew(Path(args.collect)))
         return 0
     out, card = Path(args.out), read_cards(args.model)
-    targets = take_part(plan(find_inputs(args.paths, card), out), args.part)
+    targets = take_part(find_targets(args, card, out), args.part)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
     if todo:
         try_folder(out)  # before anything is predicted in vain
+    if args.bids:
+        write_dataset(out, Path(args.paths[0]), card)
     several = adds_up(out, targets)
     cluster, model = (args.workers, args.scheduler), (args.model, args.backend)
     with (
@@ -149,6 +179,16 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"{failed} of {len(works)} inputs failed")
     bad = args.strict and any(work.about.get("verdict") == "failed" for work in works)
     return 2 if failed else FAILED * bad
+
+
+def find_targets(args: argparse.Namespace, card: Card, out: Path) -> list[Target]:
+    """The inputs that a command line names, and where their results go."""
+    if args.bids:
+        return plan_dataset(Path(args.paths[0]), out, card, args.subjects)
+    found = find_inputs(args.paths, card, out)
+    if args.list is not None:
+        found = join_inputs(found, find_listed(read_list(args.list), card, out))
+    return plan(found, out)
 
 
 def to_wanted(args: argparse.Namespace) -> Wanted:
@@ -180,7 +220,7 @@ def print_results(works: Iterable[Work]) -> None:
             size = f"{about.get('brain_pixels', about.get('labelled_pixels'))} px"
         took = f"{about['seconds']} s" if work.seconds else "done before"
         verdict = about.get("verdict", "")
-        mask = printable(work.target.folder / about["mask"])
+        mask = printable(os.path.normpath(work.target.folder / about["mask"]))
         print(f"{size:>9}  {verdict:<6}  {took:>11}  {mask}")
         if reasons := about.get("reasons"):
             more = f" (and {len(reasons) - 1} more: {work.target.name}.json)" * bool(reasons[1:])

@@ -16,24 +16,27 @@ Thing = TypeVar("Thing")
 PAUSE = 60  # s from one line to the next: a round number, so that a night's log can be read
 
 
-def track(things: Iterable[Thing], total: int, unit: str, done: int = 0) -> Iterator[Thing]:
+def track(things: Iterable[Thing], total: int | None, unit: str, done: int = 0) -> Iterator[Thing]:
     """Yield the things, and say on stderr how many of `total` are through.
 
-    `done` counts those that were through before.
+    `done` counts those that were through before. Where the total is not known (None), a bar comes
+    only after a second.
     """
     from tqdm import tqdm  # late: a single slice is masked without it
 
-    bar = tqdm(things, total=total, unit=unit, initial=done, disable=None)
+    late = {"delay": 1, "leave": False} if total is None else {}
+    bar = tqdm(things, total=total, unit=unit, initial=done, disable=None, **late)
     start = said = time.monotonic()
     for number, thing in enumerate(bar, done + 1):
         yield thing
         now = time.monotonic()
         if bar.disable and now - said >= PAUSE:
-            said, rate = now, (number - done) / (now - start)  # things a second
-            spent, left = map(format_time, (now - start, (total - number) / rate))
-            tell(
-                f"{number} of {total} {unit}s after {spent}, {60 * rate:.3g} a minute, {left} left"
-            )
+            said, spent = now, now - start
+            rate = (number - done) / spent  # things a second
+            count = number if total is None else f"{number} of {total}"
+            told = f"{count} {unit}s after {format_time(spent)}, {60 * rate:.3g} a minute"
+            left = "" if total is None else f", {format_time((total - number) / rate)} left"
+            tell(told + left)
 
 
 def format_time(seconds: float) -> str:

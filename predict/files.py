@@ -3,8 +3,6 @@ JSON."""
 
 from __future__ import annotations
 
-import re
-
 import cv2
 import numpy as np
 
@@ -13,7 +11,7 @@ from common.files import write_json
 from common.report import PALE, add_lines, draw_heat, make_sheet
 from predict.maps import MOST_SPREAD, Maps, name_maps
 from predict.picture import as_grey, outline, to_stored, write_image
-from predict.result import Target, Wanted
+from predict.result import Target, Wanted, name_bids_mask
 from scan.dicom_seg import write_dicom_seg
 from scan.mask import find_box
 from scan.nifti import write_brain, write_map, write_mask
@@ -34,7 +32,7 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
     The names are `mask` (the first), `masks` and, if wanted, `brain`. They follow BIDS for a scan
     that is named as BIDS asks.
     """
-    bids = name_bids_mask(target.name)
+    bids = name_bids_mask(target.name, mask.dtype == bool)
     path = target.folder / (bids or f"{target.name}_predicted_mask")
     names = []
     if "nii" in wanted.formats:
@@ -52,12 +50,14 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
     files = {"mask": names[0], "masks": names}
     if wanted.brain:
         suffix = target.name.split("_")[-1]
-        brain = bids.removesuffix("mask") + suffix if bids else f"{target.name}_brain"
+        brain = f"{target.name}_brain"
+        if bids:
+            brain = name_bids_mask(target.name).removesuffix("mask") + suffix
         files["brain"] = f"{brain}.nii.gz"
         write_brain(mask, scan, target.folder / files["brain"])
-    if bids:
-        kind = "Brain" if mask.dtype == bool else "Lesion"
-        write_json(path.with_suffix(".json"), {"Type": kind, "Sources": [target.path.name]})
+    if bids and not target.bids:  # else it is written once the mask lies in its dataset
+        kind = {"Type": "Brain"} if mask.dtype == bool else {}
+        write_json(path.with_suffix(".json"), kind | {"Sources": [target.path.name]})
     return files
 
 
@@ -123,18 +123,6 @@ def describe_scan(scan: Volume) -> dict:
         "affine": np.round(scan.affine, 6).tolist(),
         "left_right": LEFT_RIGHT,
     }
-
-
-def name_bids_mask(name: str) -> str | None:
-    """`sub-01_ses-02_desc-brain_mask` for a scan named `sub-01_ses-02_ct`; None if not BIDS.
-
-    BIDS 1.10, file name structure and "Imaging data type" of derivatives: key-value pairs, of
-    which `desc` is the last, and a suffix.
-    """
-    if not re.fullmatch(r"sub-[a-zA-Z0-9]+(_[a-z]+-[a-zA-Z0-9]+)*_[a-zA-Z0-9]+", name):
-        return None
-    pairs = [pair for pair in name.split("_")[:-1] if not pair.startswith("desc-")]
-    return "_".join([*pairs, "desc-brain", "mask"])
 
 
 # ---------------------------------------------------------------- the overlay

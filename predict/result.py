@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,13 +95,15 @@ class Result:
 class Target:
     """One input (a file or a folder), its name in files, and the folder of its results.
 
-    label: its name for people, with its folders where it was found in a tree.
+    label: its name for people, with its folders where it was found in a tree. bids: its URI in a
+    BIDS dataset, where its mask becomes a part of BIDS derivatives; else "".
     """
 
     path: Path
     name: str
     folder: Path
     label: str = ""
+    bids: str = ""
 
     @property
     def input(self) -> str:
@@ -113,34 +115,81 @@ class Target:
         """The file that says what the result is; it is written last."""
         return self.folder / f"{self.name}.json"
 
+    @property
+    def owner(self) -> dict:
+        """What the JSON says of whose the folder is. A BIDS dataset may be moved: the URI stays."""
+        return {"input": self.input} | ({"bids": self.bids} if self.bids else {})
+
+    @property
+    def published(self) -> list[Path]:
+        """Where mask, sidecar and brain lie in BIDS derivatives: beside the folder."""
+        if not self.bids:
+            return []
+        brain, labels = (name_bids_mask(self.name, is_brain) for is_brain in (True, False))
+        alone = f"{brain.removesuffix('mask')}{self.name.split('_')[-1]}.nii.gz"
+        names = [f"{start}{end}" for start in (brain, labels) for end in (".json", ".nii.gz")]
+        return [self.folder.parent / name for name in (*names, alone)]
+
 
 # ---------------------------------------------------------------- its folder
 
 
-def plan(paths: list[Path], out: Path) -> list[Target]:
+def plan(paths: Iterable[Path] | Mapping[Path, Path], out: Path) -> list[Target]:
     """A target for each path; inputs of one name get folders of their own, always the same ones.
 
-    The folder of an earlier result belongs to the input that its JSON names.
+    Where `paths` is a mapping, it has the folder below which each path was found: the folders
+    between them lie below `out`, too. The folder of an earlier result belongs to the input that its
+    JSON names.
     """
+    roots = paths if isinstance(paths, Mapping) else {}
     targets, taken = [], set()
     for path in paths:
-        stem = get_stem(absolute(path)).removesuffix(".dcm").removesuffix(".zip")
-        name = plain_name(stem)
-        free = (Target(path, name, f) for f in list_folders(name, out) if f not in taken)
+        whole = absolute(path)
+        name = plain_name(get_stem(whole).removesuffix(".dcm").removesuffix(".zip"))
+        place = find_place(whole, absolute(roots.get(path, whole)))
+        label = printable(place / whole.name)
+        folders = list_folders(name, out.joinpath(*map(plain_name, place.parts)))
+        free = (Target(path, name, f, label) for f in folders if f not in taken)
         target = next(filter(is_ours, free))
         taken.add(target.folder)
         targets.append(target)
     return targets
 
 
+def find_place(path: Path, root: Path) -> Path:
+    """The folders from a root down to a path, both whole, without those called like a file.
+
+    None where the path is the root; where it lies elsewhere, as ../scan.nii.gz may do, all.
+    """
+    if path == root:
+        return Path()
+    folder = path.parent
+    inner = folder.relative_to(root if folder.is_relative_to(root) else folder.anchor)
+    return Path(*(part for part in inner.parts if get_stem(part) == part))
+
+
 def is_ours(target: Target) -> bool:
     """Whether a target's folder is its own, or nobody's yet."""
-    return read_json(target.json).get("input") in (None, target.input)
+    about = read_json(target.json)
+    is_same = bool(target.bids) and about.get("bids") == target.bids
+    return is_same or about.get("input") in (None, target.input)
 
 
 def absolute(path: Path) -> Path:
     """A path from the root. A link stays a link, since its own name is the scan's."""
     return Path(os.path.abspath(path))
+
+
+def name_bids_mask(name: str, is_brain: bool = True) -> str | None:
+    """`sub-01_ses-02_desc-brain_mask` for a scan named `sub-01_ses-02_ct`; None if not BIDS.
+
+    For labels, `sub-01_ses-02_desc-tumour_dseg`. BIDS 1.10, file name structure and "Imaging data
+    type" of derivatives: key-value pairs, of which `desc` is the last, and a suffix.
+    """
+    if not re.fullmatch(r"sub-[a-zA-Z0-9]+(_[a-z]+-[a-zA-Z0-9]+)*_[a-zA-Z0-9]+", name):
+        return None
+    pairs = [pair for pair in name.split("_")[:-1] if not pair.startswith("desc-")]
+    return "_".join([*pairs, *(("desc-brain", "mask") if is_brain else ("desc-tumour", "dseg"))])
 
 
 def list_folders(name: str, out: Path) -> Iterator[Path]:
@@ -168,6 +217,7 @@ def is_done(target: Target, card: Card, wanted: Wanted) -> bool:
         (target.folder / about.get("mask", "no mask")).exists()
         and [about.get("wanted"), about.get("model")]
         == json.loads(json.dumps([asdict(wanted), card.sha256]))
+        and about.get("bids", "") == target.bids
         and about.get("input_version") == input_version(target)
     )
 
@@ -207,13 +257,15 @@ def claimed(target: Target) -> Iterator[Target]:
     others = {path.name: path.stat().st_ino for path in target.folder.iterdir()}
     try:
         with replacing(target.json) as path:
-            path.write_text(json.dumps({"input": target.input}), encoding="utf-8")
+            path.write_text(json.dumps(target.owner), encoding="utf-8")
         yield target
     except BaseException:
         for path in target.folder.iterdir():
             new = others.get(path.name) != path.stat().st_ino
             if new or path.name in ours or path == target.json:
                 remove(path)
+        for path in target.published:
+            remove(path)
         with suppress(OSError):  # it is not empty
             target.folder.rmdir()
         raise

@@ -26,6 +26,7 @@ from common.card import Card
 from common.errors import InputError
 from common.files import read_json, write_json
 from predict import picture
+from predict.bids import publish
 from predict.manifest import tell_time
 from predict.network import Network
 from predict.result import Result, Target, Wanted, claimed, input_version, remove_stale
@@ -121,6 +122,8 @@ def choose_kind(path: Path, card: Card) -> ModuleType:
 
 def read(work: Work, wanted: Wanted, card: Card) -> None:
     """Choose the kind of the input and read it; InputError for what cannot be used."""
+    if not work.target.path.exists():  # a list may name it
+        raise InputError(f"{work.target.path} does not exist; check the path")
     work.version = input_version(work.target)
     work.kind = choose_kind(work.target.path, card)
     work.source = work.kind.read(work.target.path, wanted, card)
@@ -144,8 +147,9 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
         about = work.kind.write(target, work.source, work.result, wanted, card)
         seconds = work.seconds + time.perf_counter() - start
         about = {
-            "input": target.input,
+            **target.owner,
             "input_version": work.version,
+            "label": target.label or target.path.name,
             **about,
             "model": card.sha256,
             "software": SOFTWARE,
@@ -153,6 +157,8 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
             "seconds": round(seconds, 2),
             "finished": tell_time(),
         }
+        if target.bids:
+            about = publish(target, about, card)
         write_json(target.json, about)
     remove_stale(target.folder, before, about)
     work.about, work.source, work.result = about, None, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +22,7 @@ from scan.dicom_start import ENDINGS, begins_as_dicom, read_start
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+TEXTS = (".json", ".txt", ".csv", ".tsv", ".xml")  # which lie beside scans
 SEG = "seg"  # the label volume, among the modalities
 OTHER = "other"  # an image or a mask that is none of the modalities
 # How a file's name may spell a modality
@@ -118,12 +119,29 @@ def open_folder(path: Path) -> Path:
 
 def is_dicom_folder(folder: Path) -> bool:
     """Whether there are DICOM files in the folder itself."""
-    return folder.is_dir() and any(map(is_dicom, folder.iterdir()))
+    return folder.is_dir() and has_dicom(sorted(folder.iterdir()))
+
+
+def has_dicom(files: Iterable[Path]) -> bool:
+    """Whether some of a folder's files are DICOM.
+
+    Texts are not opened, and of other files of one ending only the first; a number is no ending.
+    """
+    opened = set()
+    for file in files:
+        ending = file.suffix.lower().strip(".0123456789")
+        known = has_ending(file, (*SCANS, *PICTURES, *TEXTS))
+        if known or ending in opened and not has_ending(file, ENDINGS):
+            continue
+        if is_dicom(file):
+            return True
+        opened.update([ending] if ending else [])
+    return False
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its ending or by its first bytes."""
-    if not path.is_file() or has_ending(path, SCANS + PICTURES):
+    if has_ending(path, SCANS + PICTURES) or not path.is_file():
         return False
     if has_ending(path, ENDINGS):
         return True
@@ -149,7 +167,7 @@ def find_modality(
     best = (0, 0, "", stem)
     spelled = {channel: (channel.lower(),) for channel in channels} | SPELLINGS
     for kind, spellings in spelled.items():
-        for word in spellings:
+        for word in (word for word in spellings if word in plain):
             for found in re.finditer(f"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", plain):
                 rest = stem[: found.start()].rstrip("_-. ") + stem[found.end() :]
                 # the last word counts; of two that end there, the longer: t2_flair, not flair

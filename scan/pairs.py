@@ -119,9 +119,10 @@ def is_useless(folder: Path) -> bool:
     return folder.name == "__MACOSX" or above.is_relative_to(folder.resolve())
 
 
-def find_masks(files: Sequence[Path]) -> list[Path]:
-    """The files of one folder whose names make them masks of others among them."""
-    scans, masks = tell_masks([name_file(file, file.parent) for file in files])
+def find_masks(files: Sequence[Path], root: Path | None = None) -> list[Path]:
+    """The files whose names make them masks of others among them: of one folder, or of the tree
+    below `root`, whose folders may say what they hold."""
+    scans, masks = tell_masks([name_file(file, root or file.parent) for file in files])
     return [mask.path for _, mask, _ in match_names(scans, masks).pairs]
 
 

@@ -40,7 +40,7 @@ FILES = {  # what a job gives out, and what it is called in its folder
     "result.json": "result.json",
 }
 # Of pred.py's JSON
-PRIVATE = ("input", "input_version", "mask", "masks", "brain", "thumbnail", "wanted")
+PRIVATE = ("input", "input_version", "label", "mask", "masks", "brain", "thumbnail", "wanted")
 INPUT_NAMES = {False: "scan", True: "case"}  # in the API, of an input; by `Card.is_mri`
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -16,7 +16,7 @@ LATE = {  # imports of ours inside functions, and why
     ("predict.picture", "scan.read"): "as above",
     ("predict.network", "model"): "who only predicts needs neither Keras nor TensorFlow",
     ("predict.inputs", "scan.dicom_series"): "a picture need not wait for DICOM",
-    ("predict.inputs", "scan.dicom_files"): "as above",
+    ("predict.search", "scan.dicom_files"): "as above",
     ("app", "synthetic"): "each worker of the page would wait a second for it",
 }
 

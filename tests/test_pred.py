@@ -107,7 +107,7 @@ def test_two_inputs_of_one_name_keep_their_results(slice_file, tmp_path, capsys)
 
 def test_the_same_path_twice_is_one_input(slice_file, tmp_path):
     path = slice_file("x.png")
-    assert find_inputs([path, path, path.parent]) == [path]
+    assert list(find_inputs([path, path, path.parent])) == [path]
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ def test_results_and_links_up_the_tree_are_no_inputs(tmp_path, slice_file):
     result.mkdir()
     shutil.copy(get_testdata_file("CT_small.dcm"), result / "patient_predicted_mask.dcm")
     both = tmp_path / "in"  # of one study; so may a folder of somebody's be called
-    assert find_inputs([both]) == [both]
+    assert list(find_inputs([both])) == [both]
     (result / "patient.json").write_text('{"input": "x"}')
-    assert find_inputs([both]) == [series]
+    assert list(find_inputs([both])) == [series]
 
 
 def test_a_link_gives_the_result_its_name(slice_file, tmp_path):

@@ -26,6 +26,13 @@ def test_a_long_time_is_told_in_hours():
     ]
 
 
+def test_a_count_without_a_total(monkeypatch, capsys):
+    times = iter(range(0, 1000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    assert list(track("abcde", None, "folder")) == list("abcde")
+    assert capsys.readouterr().err.startswith("3 folders after 1 min")
+
+
 def test_a_short_run_says_nothing_in_a_log(capsys):
     list(track(range(1000), total=1000, unit="image"))
     assert capsys.readouterr() == ("", "")

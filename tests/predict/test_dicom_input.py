@@ -69,7 +69,7 @@ def predicted(study, tmp_path_factory):
 
 def test_a_study_is_one_input_and_its_head_ct_is_taken(study, predicted):
     about = read_json(predicted / "patient.json")
-    assert find_inputs([study]) == [study] == find_inputs([study.parent])
+    assert list(find_inputs([study])) == [study] == list(find_inputs([study.parent]))
     assert about["shape"][2] > 3 and about["volume_ml"] > 500
     assert any("series" in note for note in about["notes"])
 
@@ -86,10 +86,10 @@ def test_studies_of_two_patients_are_two_inputs(study, tmp_path, cta):
     studies = {name: generate_uid() for name in ("a", "b")}
     for name, uid in studies.items():
         write_dicom(tmp_path / name / "1", hu, places, StudyInstanceUID=uid)
-    assert find_inputs([tmp_path]) == [tmp_path / "a/1", tmp_path / "b/1"]
+    assert list(find_inputs([tmp_path])) == [tmp_path / "a/1", tmp_path / "b/1"]
     for name, uid in studies.items():
         write_dicom(tmp_path / name / "2", hu, places, StudyInstanceUID=uid)
-    assert find_inputs([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
+    assert list(find_inputs([tmp_path])) == [tmp_path / "a", tmp_path / "b"]
 
 
 def slice_result(out, name):
@@ -115,7 +115,7 @@ def test_a_dicom_image_without_geometry_gets_a_slices_mask(slices, tmp_path, cap
 def test_images_without_geometry_are_an_input_each(slices, tmp_path):
     folder, out = slices[0], tmp_path / "out"
     found = [folder / name for name in ("im0", "im1", "im2")]
-    assert find_inputs([folder]) == found == find_inputs([tmp_path])
+    assert list(find_inputs([folder])) == found == list(find_inputs([tmp_path]))
     assert main([str(folder), "--out", str(out)]) == 0
     for name in ("im0", "im1", "im2"):
         mask, about = slice_result(out, name)
@@ -126,13 +126,13 @@ def test_a_folder_with_one_place_in_space_stays_one_scan(slices, cta, tmp_path):
     folder = slices[0]
     hu = cta.hu[:, :, :2].transpose(2, 1, 0)
     write_dicom(folder, hu, [[0, 0, 0], [0, 0, STEP]], prefix="z")
-    assert find_inputs([folder]) == [folder]
+    assert list(find_inputs([folder])) == [folder]
 
 
 def test_one_header_tells_that_a_folder_is_a_scan(study, monkeypatch):
     read, image = [], dicom_series.read_image
     monkeypatch.setattr(dicom_series, "read_image", lambda *args: read.append(args) or image(*args))
-    assert find_inputs([study / "1"]) == [study / "1"] and len(read) == 1
+    assert list(find_inputs([study / "1"])) == [study / "1"] and len(read) == 1
 
 
 def test_a_slice_whose_values_are_no_hu_says_so(tmp_path):

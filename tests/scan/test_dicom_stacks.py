@@ -283,7 +283,7 @@ def test_studies_beside_a_dicomdir_are_inputs_of_their_own(tmp_path):
     for n in range(2):
         write(tmp_path / f"PAT{n}/S", noise(6), HEIGHTS[:6], StudyInstanceUID=generate_uid())
     save_dicomdir(tmp_path / "DICOMDIR")
-    assert find_inputs([tmp_path]) == [tmp_path / "PAT0/S", tmp_path / "PAT1/S"]
+    assert list(find_inputs([tmp_path])) == [tmp_path / "PAT0/S", tmp_path / "PAT1/S"]
 
 
 def test_only_dicom_is_taken_for_dicom(tmp_path):
@@ -310,4 +310,4 @@ def test_gzipped_files_are_read_unpacked(tmp_path):
     shutil.make_archive(str(tmp_path / "b"), "zip", folder)
     for given in (folder, next(folder.iterdir()), tmp_path / "b.zip"):
         np.testing.assert_array_equal(read_volume(given).hu, canonical(hu))
-    assert find_inputs([folder]) == [folder]
+    assert list(find_inputs([folder])) == [folder]
