@@ -97,6 +97,7 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
     assert only_elsewhere <= {
         "importlib-metadata",
         "importlib-resources",
+        "lazy-importer",
         "typing-extensions",
         "zipp",
     }
