@@ -172,10 +172,10 @@ def test_parts_are_disjoint_complete_and_depend_on_the_path_alone(tmp_path, caps
 def test_the_parts_of_a_command_make_up_the_whole(tmp_path):
     for number in range(6):
         draw(tmp_path / f"in/{number}.png")
-    done = []
+    done, out = [], tmp_path / "out"
     for part in ("2/2", "1/2"):
-        assert pred.main([str(tmp_path / "in"), "--out", str(tmp_path), "--part", part]) == 0
-        done.append(len(list(tmp_path.glob("*/*_mask.png"))))
+        assert pred.main([str(tmp_path / "in"), "--out", str(out), "--part", part]) == 0
+        done.append(len(list(out.glob("*/*_mask.png"))))
     assert 0 < done[0] < done[1] == 6
 
 
