@@ -282,9 +282,10 @@ def take(target: Target) -> bool:
 
 
 def remove_unfinished(target: Target) -> None:
-    """Remove the folder of a target that was claimed by a process which died in the middle."""
-    if read_json(target.json) == {"input": target.input}:
-        remove(target.folder)
+    """Remove the result of a target that was claimed by a process which died in the middle."""
+    if read_json(target.json) == target.owner:
+        for path in (*target.published, target.folder):
+            remove(path)
 
 
 def remove_stale(folder: Path, before: dict, about: dict) -> None:

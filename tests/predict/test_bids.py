@@ -19,7 +19,7 @@ from common.errors import InputError
 from predict import bids, brain, tumour, work
 from predict.bids import plan_dataset
 from predict.network import Network, read_cards
-from predict.result import Result
+from predict.result import Result, Target, remove_unfinished
 from predict.verdict import Verdict
 
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
@@ -186,6 +186,17 @@ def test_a_killed_run_leaves_no_mask_that_looks_whole(raw, network, step):
     }
     assert mask(raw, "--subjects", "02") == 0
     assert sidecar.exists() and len(masks_in(raw)) == 2
+
+
+def test_what_a_dead_worker_has_left_is_removed_and_no_whole_result(tmp_path):
+    folder = tmp_path / "sub-1_ct_prediction"
+    target = Target(tmp_path / "sub-1_ct.nii", "sub-1_ct", folder, bids="bids:raw:sub-1_ct.nii")
+    whole = {"mask": "../sub-1_desc-brain_mask.nii.gz"}
+    for said, left in ((target.owner | whole, 2), (target.owner, 0)):
+        touch(folder / "sub-1_ct_overlay.png", tmp_path / "sub-1_desc-brain_mask.nii.gz")
+        target.json.write_text(json.dumps(said))
+        remove_unfinished(target)
+        assert len(list(tmp_path.iterdir())) == left
 
 
 def test_what_is_no_dataset_is_one_line(raw, tmp_path):
