@@ -7,9 +7,9 @@ with open_works(targets, workers, scheduler, models, "openvino", wanted, card) a
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -98,12 +98,16 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def take_part(targets: Sequence[Target], part: tuple[int, int]) -> list[Target]:
-    """The targets of part (K, N), by a checksum of each one's whole path.
+    """The targets of part (K, N), by the SHA-256 of each one's whole path.
 
     A target's part depends on nothing else: neither on the order nor on the others.
     """
     number, count = part
-    taken = [t for t in targets if zlib.crc32(t.input.encode()) % count == number - 1]
+
+    def part_of(target: Target) -> int:
+        return int.from_bytes(hashlib.sha256(target.input.encode()).digest()) % count + 1
+
+    taken = [target for target in targets if part_of(target) == number]
     if count > 1:
         tell(f"part {number}/{count}: {len(taken)} of {len(targets)} inputs")
     return taken

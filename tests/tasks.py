@@ -1,4 +1,4 @@
-"""What tests let worker processes do; they import it by its name."""
+"""What tests let other processes do; workers import it by its name."""
 
 import os
 import signal
@@ -6,6 +6,11 @@ import time
 from pathlib import Path
 
 from common.errors import InputError
+
+
+def heed_ctrl_c():
+    """For a new process: Ctrl-C ends it, though tests that run in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def add(first, second):

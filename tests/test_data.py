@@ -69,7 +69,7 @@ def test_slices_in_pictures_have_no_volumes_and_say_which_greys_are_labels(tmp_p
         main([*words, "--dimensions", "3", "--out", str(tmp_path / "out")])
     with pytest.raises(InputError, match="--window and --views would do nothing"):
         main([*words, "--views", "axial", "--window", "minmax"])
-    with pytest.raises(InputError, match="not one of the 4 images .* has a label.* other --labels"):
+    with pytest.raises(InputError, match="not one of the 8 images .* has a label.* other --labels"):
         main([*words, "--labels", "1", "2", "4", "--size", "32", "--out", str(tmp_path / "out")])
     assert "P0 also holds 255, here taken as background" in capsys.readouterr().err
 

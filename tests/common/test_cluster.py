@@ -122,6 +122,7 @@ def command(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=tasks.heed_ctrl_c,
     )
     wait_for(lambda: len(list(tmp_path.glob("[0-9]*"))) == 2)
     yield process, psutil.Process(process.pid).children(recursive=True)

@@ -204,7 +204,7 @@ def test_a_folder_of_cases_is_done_once_and_a_broken_one_does_not_stop_it(
     shown = capsys.readouterr()
     assert "no t1ce volume" in shown.err and "1 of 3 inputs failed" in shown.err
     rows = pd.read_csv(tmp_path / "out/summary.csv").set_index("scan")
-    assert rows.mL["a"] == rows.mL["b"] == pytest.approx((labels > 0).sum() / 1000, abs=0.06)
+    assert rows.mL["a"] == rows.mL["deep/b"] == pytest.approx((labels > 0).sum() / 1000, abs=0.06)
     pred.main([*words, str(tmp_path / "out")])
     assert capsys.readouterr().out.count("done before") == 2
 
@@ -224,7 +224,7 @@ def test_what_such_a_network_cannot_use_is_said_in_one_line(tmp_path, labels, br
 
     assert refused(tmp_path / "empty", slices) == (
         2,
-        f"{tmp_path / 'empty'} holds no file of flair or t1ce, and no picture",
+        f"{tmp_path / 'empty'} holds no file of flair or t1ce, and no picture, nor do the folders below",
     )
     for path, model, *more in (
         (folder / "x_flair.nii.gz", slices),

@@ -189,7 +189,8 @@ def unharmed(site, around, done):
         for folder in site.folder.iterdir():
             assert folder.name == ".lock" or len(folder.name) == 22, folder
             inside = set(os.listdir(folder)) if folder.is_dir() else set()
-            assert inside <= {"job.json", "scan.json", *FILES.values()}, inside
+            known = {"job.json", "scan.json", "scan_thumbnail.jpg", *FILES.values()}
+            assert inside <= known, inside
         assert known
         assert read_json(site.folder / done["id"] / "job.json")["name"] == done["name"]
 
