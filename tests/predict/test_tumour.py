@@ -224,7 +224,8 @@ def test_what_such_a_network_cannot_use_is_said_in_one_line(tmp_path, labels, br
 
     assert refused(tmp_path / "empty", slices) == (
         2,
-        f"{tmp_path / 'empty'} holds no file of flair or t1ce, and no picture, nor do the folders below",
+        f"{tmp_path / 'empty'} holds no file of flair or t1ce, and no picture, "
+        "nor do the folders below",
     )
     for path, model, *more in (
         (folder / "x_flair.nii.gz", slices),
