@@ -24,7 +24,8 @@ from predict.files import describe_scan, draw_scan, write_maps, write_masks
 from predict.maps import Maps, make_blank, make_maps, stack_maps
 from predict.network import UNCUT, Network
 from predict.result import NOTHING_MORE, Result, Target, Wanted
-from predict.verdict import FACES, Verdict, judge, measure_answer, measure_scan, seen_voxels
+from predict.signs import FACES
+from predict.verdict import Verdict, judge, measure_answer, measure_scan, seen_voxels
 from scan.blanked import find_sound_slices
 from scan.hu import FORAMEN_AREA, doubt_hu, to_hu
 from scan.mask import dice, find_box, find_ends, grow_mask, keep_largest, tidy_mask

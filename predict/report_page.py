@@ -23,7 +23,7 @@ from common.errors import printable
 from common.files import write_text
 from common.report import VERDICTS, to_hex
 from predict.distribution import draw_distribution
-from predict.verdict import SIGNS
+from predict.signs import SIGNS
 
 if TYPE_CHECKING:  # that module imports this one
     from predict.summary import Row

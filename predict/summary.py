@@ -20,7 +20,7 @@ from common.files import read_json
 from predict.manifest import RUNS, read_failures
 from predict.report_page import write_report_page
 from predict.result import Target, find_json, is_result
-from predict.verdict import FAILED, SIGNS
+from predict.signs import FAILED, SIGNS
 
 READERS = 16  # threads that wait for a file server. A round number
 COLUMNS = ("scan", "mL", "verdict", "seconds", "warnings", "mask", "input", *SIGNS)

@@ -19,12 +19,11 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
+from predict.signs import CHECK, FACES, FAILED, GRADES, OK
 from scan.hu import BODY, BONE, FORAMEN_AREA
 from scan.mask import dice
 from scan.views import VIEWS
 
-OK, CHECK, FAILED = GRADES = ("ok", "check", "failed")
-FACES = ("left", "right"), ("back", "front"), ("bottom", "top")  # low and high end of a RAS+ axis
 THIRDS = ("base", "middle", "upper")  # of the mask, from below
 NEAR_BONE = 4.0  # mm from the border: dura, CSF and the network's own error lie between
 EMPTY = "no brain was found"
@@ -117,27 +116,6 @@ LIMITS = [
     above("tail_mm", 20, NEVER, "the mask runs {:.0f} mm down what looks like the spinal canal"),
     below("upright", -0.4, -NEVER, UPSIDE_DOWN),
 ]
-
-# Every sign, in plain words with its unit, in the order of a table's columns
-SIGNS = {
-    "volume_ml": "volume as found (mL)",
-    "longest_mm": "longest axis (mm)",
-    "flatness": "longest axis / shortest axis",
-    "agreement": "views agree (Dice)",
-    "agreement_base": "views agree, base third (Dice)",
-    "agreement_middle": "views agree, middle third (Dice)",
-    "agreement_upper": "views agree, upper third (Dice)",
-    "border_mm": "blur of the border (mm)",
-    "scattered": "left out as scattered (share)",
-    **{f"cut_{face}_mm2": f"cut at the {face} face (mm²)" for axis in FACES for face in axis},
-    "faces_air": "border against air (share)",
-    "near_bone": "border with bone beside it (share)",
-    "bone_inside": "as dense as bone (share)",
-    "fat_inside": "fat or air inside (share)",
-    "median_hu": "median (HU)",
-    "tail_mm": "tail down the canal (mm)",
-    "upright": "head up (1) or down (-1)",
-}
 
 
 def judge(signs: dict[str, float], strange: tuple[str, ...] = ()) -> Verdict:

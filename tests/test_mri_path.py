@@ -23,7 +23,6 @@ SPACING = 4.0  # mm: soon made
 CHANNELS = ("flair", "t1ce", "t1", "t2")
 NETWORK = "--width 8 --depth 2 --loss dice_cross_entropy --lr 5e-3 --schedule cosine"
 KINDS = {  # modalities, options of data.py, options of train.py
-    "slices in PNG": (2, "--size 40 --slices 24", "--size 40 --batch 4 --epochs 6"),
     "slices in TFRecords": (
         2,
         "--size 40 --format tfrecord --views axial --window minmax",

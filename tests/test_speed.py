@@ -210,7 +210,7 @@ def test_the_summary_tells_all_inputs(tmp_path, cta_file):
         assert main(words) == 2
         with open(tmp_path / "out" / "summary.csv", newline="") as file:
             rows = {row["scan"]: row for row in csv.DictReader(file)}
-        assert list(rows) == ["broken.nii.gz", "s00.png", "s01.png", "cta.nii.gz"]
+        assert list(rows) == ["broken.nii.gz", "cta.nii.gz", "s00.png", "s01.png"]
         assert 500 < float(rows["cta.nii.gz"]["mL"]) < 2500
         assert rows["cta.nii.gz"]["verdict"] == "ok" and rows["s00.png"]["verdict"] == ""
         assert float(rows["cta.nii.gz"]["seconds"]) > 0

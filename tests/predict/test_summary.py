@@ -19,8 +19,9 @@ from predict.distribution import describe_distribution, draw_distribution
 from predict.manifest import RUNS, read_failures, recorded
 from predict.report_page import write_report_page
 from predict.result import Target
+from predict.signs import SIGNS
 from predict.summary import COLUMNS, Row, adds_up, collect, find_results
-from predict.verdict import LIMITS, SIGNS
+from predict.verdict import LIMITS
 from predict.work import Work
 
 EVIL = "</script><img src=x onerror=alert(1)>.nii.gz"
