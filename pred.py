@@ -152,7 +152,9 @@ def main(argv: list[str] | None = None) -> int:
         print(collect_anew(Path(args.collect)))
         return 0
     out, card = Path(args.out), read_cards(args.model)
-    targets = take_part(find_targets(args, card, out), args.part)
+    targets = find_targets(args, card, out)
+    several = adds_up(out, targets)  # in a part of one input, too
+    targets = take_part(targets, args.part)
     wanted = to_wanted(args)
     todo = [t for t in targets if args.overwrite or not is_done(t, card, wanted)]
     done = {t.path: Work(t, about=read_json(t.json)) for t in targets if t not in todo}
@@ -160,7 +162,6 @@ def main(argv: list[str] | None = None) -> int:
         try_folder(out)  # before anything is predicted in vain
     if args.bids:
         write_dataset(out, Path(args.paths[0]), card)
-    several = adds_up(out, targets)
     cluster, model = (args.workers, args.scheduler), (args.model, args.backend)
     with (
         recorded(out if several else None, args, len(targets), len(done)) as add,

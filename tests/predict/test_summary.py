@@ -174,6 +174,15 @@ def test_a_run_that_found_nothing_to_sum_up_is_no_error(tmp_path):
     assert not adds_up(tmp_path / "new", [Target(tmp_path / "x.png", "x", tmp_path / "new/x")])
 
 
+def test_a_part_of_one_input_has_a_manifest(pictures, tmp_path, monkeypatch):
+    """Else its failure would be forgotten, where no other part has written before."""
+    paths = pictures("a", "b")
+    paths[1].write_bytes(b"no picture")
+    monkeypatch.setattr(pred, "take_part", lambda targets, part: targets[1:])
+    assert run(*paths, "--part", "2/2", out=tmp_path / "out") == 2
+    assert list(read_rows(tmp_path / "out")) == ["b.png"]
+
+
 def test_a_run_of_failures_alone_is_summed_up_too(pictures, tmp_path):
     paths = pictures("a", "b")
     for path in paths:
