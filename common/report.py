@@ -238,7 +238,7 @@ def plot_histogram(axis, values: np.ndarray) -> None:
     axis.axvline(np.median(values), color=INK, lw=1)
     axis.set_title(f"{len(values)} scores, median {np.median(values):.3f}", color=INK, fontsize=9)
     axis.set_xlabel("F1 (Dice)", color=MUTED, fontsize=8)
-    axis.set_ylabel("images", color=MUTED, fontsize=8)
+    axis.set_ylabel("scores", color=MUTED, fontsize=8)
     axis.set_yscale("symlog")
     axis.set_yticks([10**power for power in range(1 + math.ceil(math.log10(counts.max() + 1)))])
     axis.yaxis.set_major_formatter("{x:.0f}")
