@@ -125,8 +125,9 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         "--format",
         nargs="+",
         default=["nii"],
-        choices=["nii", "dicom-seg", "png"],
-        help="of a scan's mask; a DICOM SEG names the patient as its source does (default: nii)",
+        choices=["nii", "dicom-seg", "dicom-sr", "png"],
+        help="of a scan's mask; a DICOM SEG, and a DICOM SR with volume and verdict, which brings "
+        "its SEG, name the patient as their source does (default: nii)",
     )
     add("--brain", action="store_true", help="write the scan, too, with all but the brain as air")
     add(

@@ -22,7 +22,7 @@ BRATS = {
     (1, 2, 3): (CORE, OEDEMA, ENHANCING),
     (1, 2, 3, 4): (CORE, OEDEMA, SOLID, ENHANCING),
 }
-BRAIN = "brain"
+BRAIN, TUMOUR = "brain", "tumour"
 WEAK = 0.7  # Dice: a network whose best is lower misses too much to be of use. A round number
 # The labels of a synthetic head CT; both together are the brain mask
 HEAD = {1: "tissue", 2: "hyperdense"}
@@ -133,7 +133,7 @@ def name_labels(values: Sequence[int]) -> dict[int, str]:
     """{1: name, …} for the labels that are stored as `values`, in ascending order."""
     values = tuple(sorted(values))
     several = [f"label {value}" for value in values]
-    names = BRATS.get(values, ["tumour"] if len(values) == 1 else several)
+    names = BRATS.get(values, [TUMOUR] if len(values) == 1 else several)
     return dict(enumerate(names, 1))
 
 

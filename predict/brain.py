@@ -16,11 +16,17 @@ import numpy as np
 from scipy import ndimage
 
 from common.card import Card
-from common.errors import InputError
 from common.report import add_verdict
 from predict import picture
 from predict.edge import THIN_SLICES, decide, find_vessels, measure_brain, smooth_slices
-from predict.files import describe_scan, draw_scan, write_maps, write_masks
+from predict.files import (
+    describe_scan,
+    draw_scan,
+    refuse_formats,
+    write_maps,
+    write_masks,
+    write_report,
+)
 from predict.maps import Maps, make_blank, make_maps, stack_maps
 from predict.network import UNCUT, Network
 from predict.result import NOTHING_MORE, Result, Target, Wanted
@@ -109,12 +115,11 @@ class Head:
 def read(path: Path, wanted: Wanted | None = None, card: Card | None = None) -> Volume:
     """A scan in HU, also where the file's values are plainly shifted.
 
-    Raises InputError for what is no scan, or has no DICOM for the SEG wanted.
+    Raises InputError for what is no scan, or has no DICOM for the formats wanted.
     """
     wanted = wanted or Wanted()
     scan = read_volume(path, series=wanted.series, number=wanted.volume)
-    if "dicom-seg" in wanted.formats and scan.slices is None:
-        raise InputError(f"{path} is no DICOM scan: leave --format dicom-seg out")
+    refuse_formats(scan, wanted)
     hu, notes = to_hu(scan.hu)
     return replace(scan, hu=hu, notes=(*scan.notes, *notes))
 
@@ -145,7 +150,7 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
         sheet = add_verdict(draw_scan(scan, mask), verdict.grade, verdict.reasons)
         thumbnail = picture.write_overlay(target, sheet)
         files = written.result() | thumbnail
-    return {
+    about = {
         **files,
         "volume_ml": round(measure_ml(mask, scan), 1),
         **describe_scan(scan),
@@ -156,6 +161,7 @@ def write(target: Target, scan: Volume, result: Result, wanted: Wanted, card: Ca
         **write_maps(target, scan, result.mask, result.maps, card),
         "notes": [*scan.notes, *note_volume(scan), *result.notes, *lost],
     }
+    return about | write_report(target, scan, about, wanted)
 
 
 def show(scan: Volume, folder: Path, card: Card) -> None:

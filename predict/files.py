@@ -6,13 +6,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from common.card import Card
+from common.card import BRAIN, Card
+from common.errors import InputError
 from common.files import write_json
 from common.report import PALE, add_lines, draw_heat, make_sheet
 from predict.maps import MOST_SPREAD, Maps, name_maps
 from predict.picture import as_grey, outline, to_stored, write_image
 from predict.result import Target, Wanted, name_bids_mask
 from scan.dicom_seg import write_dicom_seg
+from scan.dicom_sr import write_dicom_sr
 from scan.mask import find_box
 from scan.nifti import write_brain, write_map, write_mask
 from scan.resample import unstraighten
@@ -23,14 +25,22 @@ from scan.volume import Grid, Volume, cut_slabs, find_thin_axis, measure_ml
 AROUND = 40.0
 MOST_AXIAL, MOST_OTHERS = 40, 2  # slices of a view on a sheet. Round numbers
 TILE = 256  # pixels: height of a slice there
+IN_DICOM = ("dicom-seg", "dicom-sr")  # formats that must name the patient as their source does
 LEFT_RIGHT = "left and right are the header's: no picture of a head can confirm them"
+
+
+def refuse_formats(scan: Volume, wanted: Wanted) -> None:
+    """Raise InputError where DICOM is wanted of a scan that is none."""
+    asked = [name for name in wanted.formats if name in IN_DICOM]
+    if asked and scan.slices is None:
+        raise InputError(f"{scan.path} is no DICOM scan: leave --format {' '.join(asked)} out")
 
 
 def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, card: Card) -> dict:
     """Write a scan's mask in each format wanted, and the brain alone; return their names.
 
     The names are `mask` (the first), `masks` and, if wanted, `brain`. They follow BIDS for a scan
-    that is named as BIDS asks.
+    that is named as BIDS asks. A report in DICOM refers to a DICOM SEG, so it brings one.
     """
     bids = name_bids_mask(target.name, mask.dtype == bool)
     path = target.folder / (bids or f"{target.name}_predicted_mask")
@@ -39,9 +49,11 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
         names.append(f"{path.name}.nii.gz")
         stored = mask if mask.dtype == bool else to_stored(mask, card)
         write_mask(stored, scan, target.folder / names[-1])
-    if "dicom-seg" in wanted.formats:
+    if set(IN_DICOM) & set(wanted.formats):
         names.append(f"{path.name}.dcm")
-        write_dicom_seg(mask, scan, target.folder / names[-1], version=name_version(card))
+        options = f"border {wanted.border:g}" if wanted.border else ""
+        labels = None if mask.dtype == bool else card.labels
+        write_dicom_seg(mask, scan, target.folder / names[-1], name_version(card), options, labels)
     if "png" in wanted.formats:
         names.append(f"{path.name}_png")
         for index, slice_mask in enumerate(stack(mask, "axial")):
@@ -59,6 +71,22 @@ def write_masks(target: Target, scan: Volume, mask: np.ndarray, wanted: Wanted, 
         kind = {"Type": "Brain"} if mask.dtype == bool else {}
         write_json(path.with_suffix(".json"), kind | {"Sources": [target.path.name]})
     return files
+
+
+def write_report(target: Target, scan: Volume, about: dict, wanted: Wanted) -> dict:
+    """Write what the JSON says `about` a mask as DICOM SR, if wanted; return its name for the JSON.
+
+    The DICOM SEG that it refers to is among the masks.
+    """
+    if "dicom-sr" not in wanted.formats:
+        return {}
+    seg = next(name for name in about["masks"] if name.endswith(".dcm"))
+    report = f"{target.name}_report.dcm"
+    ml = about.get("volumes_ml") or {BRAIN: about["volume_ml"]}
+    said = dict.fromkeys([*about.get("reasons", ()), *about["notes"]])
+    folder, verdict = target.folder, about.get("verdict", "")
+    write_dicom_sr(scan, folder / seg, folder / report, ml, verdict, said)
+    return {"dicom_sr": report}
 
 
 def name_version(card: Card) -> str:

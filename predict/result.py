@@ -316,6 +316,7 @@ def made_of(said: dict) -> tuple:
 
 def written_files(said: dict) -> set[str]:
     """The names of a result's files, in its own folder whatever the JSON says."""
-    one = said.get("brain"), *(said.get(name) for name in ("uncertainty", "uncertainty_picture"))
+    keys = "brain", "dicom_sr", "uncertainty", "uncertainty_picture"
+    one = (said.get(key) for key in keys)
     names = (*said.get("masks", ()), *said.get("probability", ()), *one)
     return {Path(name).name for name in names if name}

@@ -21,7 +21,14 @@ import numpy as np
 from common.card import Card
 from common.errors import InputError
 from common.report import add_legend
-from predict.files import describe_scan, draw_scan, write_maps, write_masks
+from predict.files import (
+    describe_scan,
+    draw_scan,
+    refuse_formats,
+    write_maps,
+    write_masks,
+    write_report,
+)
 from predict.maps import make_maps
 from predict.network import Network
 from predict.picture import choose_labels, write_overlay
@@ -68,16 +75,21 @@ class MRI:
 
 
 def read(path: Path, wanted: Wanted, card: Card) -> MRI:
-    """The MRI in a case folder; InputError for options that are for brain masks alone."""
+    """The MRI in a case folder.
+
+    Raises InputError for options that are for brain masks alone, and where DICOM is wanted of a
+    case whose first modality, on whose grid the labels lie, is none.
+    """
     if path.is_file():
         needed = ", ".join(card.channels)
         raise InputError(f"{path} is one file, and this model looks at {needed}: give their folder")
-    if wanted.brain or wanted.border or "dicom-seg" in wanted.formats:
+    if wanted.brain or wanted.border:
         raise InputError(
-            "--brain, --border and --format dicom-seg are for brain masks of CT: "
-            f"leave them out for {path}"
+            f"--brain and --border are for brain masks of CT: leave them out for {path}"
         )
-    return read_mri(path, card)
+    source = read_mri(path, card)
+    refuse_formats(source.scan, wanted)
+    return source
 
 
 def predict(source: MRI, network: Network, wanted: Wanted = NOTHING_MORE) -> Result:
@@ -110,7 +122,7 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
     }
     names = {label: f"{name}: {ml[name]:.1f} mL" for label, name in card.labels.items()}
     sheet = add_legend(draw_scan(source.shown, labels), names)
-    return {
+    about = {
         **files,
         **write_overlay(target, sheet),
         "volume_ml": round(measure_ml(labels > 0, scan), 1),
@@ -120,6 +132,7 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
         **write_maps(target, source.shown, labels, result.maps, card, source.seen.any(axis=-1)),
         "notes": [*scan.notes, *note_volume(scan), *result.notes],
     }
+    return about | write_report(target, scan, about, wanted)
 
 
 def show(source: MRI, folder: Path, card: Card) -> None:

@@ -806,7 +806,7 @@ def test_seg_refers_to_every_slice_and_says_brain(tmp_path, filled):
     assert segment.segmented_property_type == codes.SCT.Brain
     assert segment.segmented_property_type.value == "12738006"
     assert segment.algorithm_type.value == "AUTOMATIC"
-    assert seg.Manufacturer == "Brain mask"
+    assert seg.Manufacturer == NAME
     assert seg.ManufacturerModelName == f"{NAME} {VERSION}"
     assert seg.StudyInstanceUID == STUDY and seg.PatientID == "MRN4711"
     assert seg.SeriesInstanceUID != sources[0].SeriesInstanceUID
