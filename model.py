@@ -17,6 +17,7 @@ import logging
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,6 +204,34 @@ def export_model(path: str | Path, samples: tuple | None = None) -> Path:
             export = {"made_from": checksum(path), "sha256": checksum(weights), "bits": bits}
             write_json(new_card, said | {"export": export})
     return path.with_suffix(".xml")
+
+
+def export_onnx(path: str | Path) -> Path:
+    """Write the network of a .keras file for ONNX Runtime, as .onnx beside it; return its path.
+
+    Sizes are left open and weights kept in 32 bits. The card's `onnx` holds the checksums, as its
+    `export` does for OpenVINO. Raises InputError as `load_model` and `save_model` do, and where
+    tf2onnx is missing or Keras does not run on TensorFlow.
+    """
+    check_onnx_export()
+    path = Path(path)
+    model, said = _load(path)
+    free = any_size(model)
+    signature = [keras.InputSpec("float32", free.input_shape, name="image")]
+    with replacing(path.with_suffix(".onnx")) as file, replacing(path.with_suffix(".json")) as card:
+        with quietly(), warnings.catch_warnings():  # tf2onnx tells every step
+            warnings.simplefilter("ignore")
+            free.export(str(file), format="onnx", input_signature=signature, verbose=False)
+        write_json(card, said | {"onnx": {"made_from": checksum(path), "sha256": checksum(file)}})
+    return path.with_suffix(".onnx")
+
+
+def check_onnx_export() -> None:
+    """Raise InputError where no network can be exported for ONNX Runtime."""
+    if importlib.util.find_spec("tf2onnx") is None:
+        raise InputError("ONNX export needs tf2onnx: pip install -r requirements-onnx.txt")
+    if keras.backend.backend() != "tensorflow":
+        raise InputError("ONNX export for any size needs TensorFlow: leave KERAS_BACKEND out")
 
 
 def in_eight_bits(network, images: np.ndarray, masks: np.ndarray):

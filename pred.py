@@ -67,8 +67,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--backend",
         default="openvino",
         choices=list(BACKENDS),
-        help="what runs the network; keras takes a GPU if there is one (default: %(default)s)",
+        help="what runs the network; keras takes a GPU if there is one, onnx is ONNX Runtime "
+        "(default: %(default)s)",
     )
+    device = "of OpenVINO: CPU, GPU, NPU or AUTO, which chooses (default: CPU)"
+    add("--device", type=str.upper, help=device)
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add_outputs(parser)
@@ -84,6 +87,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
     check_inputs(args)
+    if args.device:
+        if args.backend != "openvino":
+            raise InputError("--device is for --backend openvino: leave one of them out")
+        args.backend = f"openvino:{args.device}"  # as Network takes it
     check_cluster_options(args)
     args.part = parse_part(args.part or "1/1")
     return args

@@ -34,7 +34,15 @@ from common.files import read_json
 from common.report import plot_curves
 from dataset.read import Pair, read_description
 from metrics import Confusion, make_loss
-from model import build_unet, copy_network, export_model, load_model, save_model
+from model import (
+    build_unet,
+    check_onnx_export,
+    copy_network,
+    export_model,
+    export_onnx,
+    load_model,
+    save_model,
+)
 from scan.views import WINDOW
 from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 from training.callbacks import (
@@ -224,6 +232,8 @@ def train(
     options: Namespace, train_pairs: Sequence[Pair], val_pairs: Sequence[Pair], card: Card
 ) -> Path:
     """Fit, from the start or the last finished epoch; return the path of the best model."""
+    if options.onnx:
+        check_onnx_export()  # refused now, not at the end
     keras.utils.set_random_seed(options.seed)
     output, threads = Path(options.output), options.threads
     shape = (options.patch if card.is_3d else options.size, options.batch, choose_window(card))
@@ -251,12 +261,19 @@ def train(
     refuse_burst(output / "data.csv", best, backup)
     if options.blend and not read_card(best.path).blend:
         blend_best(options, best.path, validation, card)
-    # else pred.py does it when it first needs it; JAX cannot export a network for any size
-    if importlib.util.find_spec("openvino") and keras.backend.backend() != "jax":
-        export_model(best.path, validation.spread(CALIBRATING[card.dimensions]))
+    export_best(options, best.path, validation, card)
     finish_fold(options, best.path)
     backup.remove()
     return best.path
+
+
+def export_best(options: Namespace, path: Path, validation: Slices, card: Card) -> None:
+    """Export the best network for OpenVINO and, if asked for, for ONNX Runtime."""
+    # else pred.py does it when it first needs it; JAX cannot export a network for any size
+    if importlib.util.find_spec("openvino") and keras.backend.backend() != "jax":
+        export_model(path, validation.spread(CALIBRATING[card.dimensions]))
+    if options.onnx:
+        export_onnx(path)
 
 
 def fit_network(

@@ -43,7 +43,7 @@ class Card:
     None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
     volumes' where they differ; pictures: the folder of pictures that it was made of; plan: how
     train.py shall learn from it; sha256: of the model's file, or of the files of all models that
-    are averaged.
+    are averaged; export, onnx: checksums of what was made of it for OpenVINO and ONNX Runtime.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -65,6 +65,7 @@ class Card:
     training_data: str | None = None
     licence: str | None = None
     export: dict = field(default_factory=dict)
+    onnx: dict = field(default_factory=dict)
     validation: dict = field(default_factory=dict)
     run: str | None = None
     blend: str | None = None

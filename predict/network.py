@@ -8,6 +8,7 @@ network.in_views(cubes, {"axial": 2, "coronal": 2})      # {view: (X, Y, Z)}
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 import sys
@@ -45,43 +46,79 @@ MUST_MATCH = {
 }
 
 
-def load_openvino(path: Path):
+def load_openvino(path: Path, device: str = "CPU"):
     """A function from pictures (N, H, W, C) to probabilities, run by OpenVINO, and the card.
 
-    Raises InputError when the model cannot be read or exported.
+    `device` is one of OpenVINO's, or AUTO, which chooses. Raises InputError when the model cannot
+    be read, exported or run there, and for a device that this machine has not.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # else every run is reported to a server
     import openvino
 
-    prepare_export(path)
+    prepare_export(path, "openvino")
+    core = openvino.Core()
+    there = core.available_devices  # of several of a kind GPU.0, GPU.1, …
+    if device not in ("AUTO", *there, *(name.partition(".")[0] for name in there)):
+        raise InputError(
+            f"--device {device}: OpenVINO finds none on this machine; choose of "
+            f"{', '.join((*there, 'AUTO'))}"
+        )
     # OpenVINO itself knows how many of its threads are best on a machine, but for that variable
-    bound = {"INFERENCE_NUM_THREADS": CORES} if "OMP_NUM_THREADS" in os.environ else {}
+    is_bound = device == "CPU" and "OMP_NUM_THREADS" in os.environ
+    bound = {"INFERENCE_NUM_THREADS": CORES} if is_bound else {}
     try:
-        network = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", bound)
+        network = core.compile_model(path.with_suffix(".xml"), device, bound)
     except RuntimeError as error:
-        raise InputError(f"OpenVINO cannot read {path.with_suffix('.xml')}: {error}") from error
+        failed = f"OpenVINO cannot run {path.with_suffix('.xml')} on {device}"
+        raise InputError(f"{failed}: {error}") from error
     return lambda pictures: network(pictures)[0], read_card(path)
 
 
-def prepare_export(path: Path) -> None:
-    """Make a missing or stale export anew, for which Keras must be installed.
+def load_onnx(path: Path):
+    """The same function run by ONNX Runtime on a CPU, and the card; InputError as above."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        needed = "pip install -r requirements-onnx.txt"
+        raise InputError(f"--backend onnx needs ONNX Runtime: {needed}") from error
+
+    prepare_export(path, "onnx")
+    file = path.with_suffix(".onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    if "OMP_NUM_THREADS" in os.environ:
+        options.intra_op_num_threads = CORES
+    try:
+        session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no class in common but this one
+        raise InputError(f"ONNX Runtime cannot read {file}: {error}") from error
+    name = session.get_inputs()[0].name
+    return lambda pictures: session.run(None, {name: pictures})[0], read_card(path)
+
+
+def prepare_export(path: Path, backend: str) -> None:
+    """Make a backend's missing or stale export anew, for which Keras must be installed.
 
     Raises InputError when there is no model, or when it cannot be exported.
     """
     if not path.is_file():
         raise InputError(f"there is no model {path}; give one of train.py's, or leave --model out")
-    if not (found := checksums(path)) or not found.items() <= read_card(path).export.items():
-        from model import export_model  # the training stack, which a prediction can do without
+    endings, key = EXPORTS[backend]
+    found = checksums(path, *endings)
+    if not found or not found.items() <= getattr(read_card(path), key).items():
+        from model import export_model, export_onnx  # which a prediction can do without
 
-        export_model(path)
-        warn(f"{path.with_suffix('.xml')} was missing or not made of {path}: exported it again")
+        (export_onnx if backend == "onnx" else export_model)(path)
+        file = path.with_suffix(endings[0])
+        warn(f"{file} was missing or not made of {path}: exported it again")
 
 
-def checksums(path: Path) -> dict | None:
-    """What a card's `export` must say for a .keras file and its export; None without an export."""
+def checksums(path: Path, ending: str, weights: str) -> dict | None:
+    """What a card must say of a .keras file and of its export, a file with that `ending` and one
+    with the `weights`; None without an export."""
     try:
-        path.with_suffix(".xml").stat()
-        files = {"made_from": path, "sha256": path.with_suffix(".bin")}
+        path.with_suffix(ending).stat()
+        files = {"made_from": path, "sha256": path.with_suffix(weights)}
         return {key: checksum(file) for key, file in files.items()}
     except OSError:
         return None
@@ -95,7 +132,16 @@ def load_keras(path: Path):
     return any_size(network).predict_on_batch, card
 
 
-BACKENDS = {"openvino": load_openvino, "keras": load_keras}
+BACKENDS = {"openvino": load_openvino, "onnx": load_onnx, "keras": load_keras}
+# The endings of an export's files, with what it is read by first and its weights last, and the
+# card's key for its checksums
+EXPORTS = {"openvino": ((".xml", ".bin"), "export"), "onnx": ((".onnx", ".onnx"), "onnx")}
+
+
+def find_loader(backend: str) -> Callable:
+    """What loads a model for a key of BACKENDS; after a colon, OpenVINO's may have a device."""
+    name, _, device = backend.partition(":")
+    return functools.partial(BACKENDS[name], device=device) if device else BACKENDS[name]
 
 
 # ---------------------------------------------------------------- several networks as one
@@ -103,9 +149,9 @@ BACKENDS = {"openvino": load_openvino, "keras": load_keras}
 
 def prepare(models: Sequence[str | Path], backend: str) -> None:
     """Bring the models to where `Network` only reads them: many processes may then load them."""
-    if backend == "openvino":
-        for path in list_models(models):
-            prepare_export(path)
+    name = backend.partition(":")[0]
+    for path in list_models(models) if name in EXPORTS else ():
+        prepare_export(path, name)
 
 
 def list_models(model: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -169,6 +215,7 @@ def average(runs: Sequence[Callable]) -> Callable:
 class Network:
     """A trained network and its card, or several that are averaged, and their card.
 
+    backend: what runs them, such as "openvino" or "openvino:GPU": see `find_loader`.
     members: each of the networks alone, as a Network.
     tell(stage, share) is called as a prediction goes on: finding the head, segmenting, refining.
     Raises InputError when `model` is not a network that train.py could have written, or when
@@ -184,7 +231,7 @@ class Network:
         paths = list_models(model)
         if len(paths) > 1:
             read_cards(paths)  # refused before any is loaded
-        runs, cards = zip(*map(BACKENDS[backend], paths), strict=True)
+        runs, cards = zip(*map(find_loader(backend), paths), strict=True)
         self.run, self.card = average(runs), join_cards(paths, cards)
         self.tell = tell or (lambda stage, share: None)
         *shape, self.channels = self.card.input_shape

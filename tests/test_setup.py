@@ -72,6 +72,7 @@ def needed(name):
         "requirements.txt",
         "requirements-predict.txt",
         "requirements-cluster.txt",
+        "requirements-onnx.txt",
         "requirements-dev.txt",
     ],
 )
@@ -82,7 +83,13 @@ def test_every_requirement_is_pinned_once(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-cluster.txt",
+        "requirements-onnx.txt",
+        "requirements-dev.txt",
+    ],
 )
 def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
     direct, transitive = map(names, requirements(name))
@@ -105,7 +112,8 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_script_imports_is_a_direct_requirement(path):
-    files = ("requirements.txt", "requirements-cluster.txt")  # the latter imported when asked for
+    # the latter two are imported when asked for
+    files = ("requirements.txt", "requirements-cluster.txt", "requirements-onnx.txt")
     direct = names(sum((requirements(name)[0] for name in files), []))
     chosen = {"torch", "mlflow", "wandb"}  # by who sets KERAS_BACKEND, or asks for --track
     assert [p for p in imported(path) - chosen if not distributions(p) & direct] == []
@@ -113,7 +121,7 @@ def test_what_a_script_imports_is_a_direct_requirement(path):
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_test_imports_is_required_for_development(path):
-    files = ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
+    files = [f"requirements{name}.txt" for name in ("", "-cluster", "-onnx", "-dev")]
     pinned = names(sum((sum(requirements(name), []) for name in files), []))
     assert [p for p in imported(path) if not distributions(p) & pinned] == []
 

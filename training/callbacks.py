@@ -49,7 +49,7 @@ FLAT_EPOCHS, FLAT_LOSS = 4, 1e-4  # in so many epochs the loss changes by less t
 COUNTERS = ("wait", "best", "cooldown_counter")  # what Keras' callbacks count over the epochs
 # Options that a resumed run may be given anew
 MAY_CHANGE = {"output", "threads", "command", "fresh", "patience", "spacing_mm", "sure"}
-MAY_CHANGE |= {"devices", "track"}
+MAY_CHANGE |= {"devices", "track", "onnx"}
 
 
 # ---------------------------------------------------------------- how the training goes
@@ -170,7 +170,7 @@ def keep_aside(path: Path) -> None:
         return
     names = (path.with_name(f"{path.stem}.previous{n or ''}.keras") for n in itertools.count())
     kept = next(name for name in names if not name.exists())
-    for ending in (".keras", ".json", ".xml", ".bin"):
+    for ending in (".keras", ".json", ".xml", ".bin", ".onnx"):
         if path.with_suffix(ending).exists():
             os.replace(path.with_suffix(ending), kept.with_suffix(ending))
     print(f"the model that was in {path} is kept as {kept}")

@@ -64,6 +64,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     add("--threads", type=int, default=2, help="that read pictures (%(default)s)")
     track = "also keep the run for these, below --output (pip install mlflow, wandb)"
     add("--track", nargs="+", choices=sorted(TRACKERS), default=[], help=track)
+    add("--onnx", action="store_true", help="export the network for ONNX Runtime, too")
     devices = "GPUs that share every batch; as many CPUs where there is no GPU (%(default)s)"
     add("--devices", type=int, default=1, metavar="N", help=devices)
     add("--fresh", action="store_true", help="drop an unfinished run instead of going on with it")
