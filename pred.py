@@ -57,21 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add_inputs(parser)
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
-    add(
-        "--model",
-        nargs="+",
-        default=[MODEL],
-        help="networks of train.py, of which the mean is taken (default: the shipped one)",
-    )
-    add(
-        "--backend",
-        default="openvino",
-        choices=list(BACKENDS),
-        help="what runs the network; keras takes a GPU if there is one, onnx is ONNX Runtime "
-        "(default: %(default)s)",
-    )
-    device = "of OpenVINO: CPU, GPU, NPU or AUTO, which chooses (default: CPU)"
-    add("--device", type=str.upper, help=device)
+    add_network(parser)
     add("--series", type=int, metavar="N", help="the DICOM series to take, if not the head CT")
     add("--volume", type=int, metavar="N", help="the volume of a 4-D scan to take, from 1")
     add_outputs(parser)
@@ -123,6 +109,26 @@ def check_inputs(args: argparse.Namespace) -> None:
         raise InputError("BIDS knows masks in NIfTI alone: with --bids, add nii to --format")
     if args.subjects and not args.bids:
         raise InputError("--subjects are those of a BIDS dataset: add --bids")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which network predicts, and what runs it."""
+    add = parser.add_argument
+    add(
+        "--model",
+        nargs="+",
+        default=[MODEL],
+        help="networks of train.py, of which the mean is taken (default: the shipped one)",
+    )
+    add(
+        "--backend",
+        default="openvino",
+        choices=list(BACKENDS),
+        help="what runs the network; keras takes a GPU if there is one, onnx is ONNX Runtime "
+        "(default: %(default)s)",
+    )
+    device = "of OpenVINO: CPU, GPU, NPU or AUTO, which chooses (default: CPU)"
+    add("--device", type=str.upper, help=device)
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:

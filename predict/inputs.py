@@ -21,6 +21,7 @@ from scan.cases import (
     find_modality,
     has_dicom,
     has_ending,
+    is_dicom_folder,
     list_visible,
     open_folder,
     parse_names,
@@ -142,8 +143,8 @@ def list_inputs(root: Path, card: Card, out: Path | None = None) -> list[Path]:
     """
     if card.is_mri:
         folders = search(root, functools.partial(holds_case, card=card), out)
-        cases = [folder.path for folder in folders if folder.is_whole]
-        loose = [folder for folder in folders if not folder.is_whole]
+        cases = [f.path for f in folders if f.is_whole or holds_dicom_case(f.path, card)]
+        loose = [folder for folder in folders if folder.path not in cases]
         return drop_masks(loose, PICTURES, root) + cases
     folders = search(root, has_dicom, out)
     files = drop_masks(folders, (*SCANS, *PICTURES, ".zip"), root)
@@ -182,6 +183,13 @@ def open_file(path: Path) -> Iterator[Path]:
 def holds_case(files: Sequence[Path], card: Card) -> bool:
     """Whether one of a folder's files is one of the card's modalities."""
     return any(has_ending(path, SCANS) and find_channel(path.name, card) for path in files)
+
+
+def holds_dicom_case(folder: Path, card: Card) -> bool:
+    """Whether a folder holds a DICOM folder that is called like one of the card's modalities."""
+    return any(
+        find_channel(path.name, card) and is_dicom_folder(path) for path in list_visible(folder)
+    )
 
 
 def find_channel(name: str, card: Card) -> str:

@@ -260,7 +260,7 @@ def group_files(folders: list[Path], channels, patterns) -> dict[str, dict[str, 
     """{case: {modality: [files]}} of the files in some folders, of which all lie in the first."""
     by_case: dict[str, dict] = {}
     for folder in folders:
-        files = [p for p in list_visible(folder) if has_ending(p, SCANS)]
+        files = [p for p in list_visible(folder) if has_ending(p, SCANS) or is_dicom_folder(p)]
         known = [(*find_modality(p.name, channels, patterns), p) for p in files]
         if folder.name == "labelsTr":
             known = [(SEG, get_stem(path), path) for path in files]

@@ -44,8 +44,10 @@ FEW = 12  # slices: in fewer, it is chance which are alike
 UNLIKE = 1.25  # times: neighbours differ so much more than slices two apart where scans are mixed
 
 
-def read_dicom(path: Path, number: int | None = None) -> Volume:
+def read_dicom(path: Path, number: int | None = None, is_hu: bool = True) -> Volume:
     """Read the series that is plainly the head CT, or the one of that number.
+
+    If it need not be in HU (not `is_hu`), the series with the most slices is taken, as of an MRI.
 
     Without a number, it takes the next one as good when the best cannot be read.
     Raises InputError when no series can be read, or none has that number.
@@ -53,9 +55,9 @@ def read_dicom(path: Path, number: int | None = None) -> Volume:
     with Files(path) as files:
         found, notes = find_series(files)
         errors = []
-        for series in choose_series(found, number, path):
+        for series in choose_series(found, number, path, is_hu):
             try:
-                volume = read_series(series, files)
+                volume = read_series(series, files, is_hu)
             except InputError as error:
                 errors.append(error)
                 notes.append(f"series {series} cannot be read and was passed over")
@@ -66,13 +68,13 @@ def read_dicom(path: Path, number: int | None = None) -> Volume:
     raise errors[0]
 
 
-def read_series(series: Series, files: Files) -> Volume:
+def read_series(series: Series, files: Files, is_hu: bool = True) -> Volume:
     """Read a series as a Volume, with the NIfTI header that dcm2niix would give it.
 
     Raises InputError where half of its slices or more have no readable pixels.
     """
-    array, slices, damaged = read_pixels(series, files)
-    notes = [*series.notes, *note_kind(series), *note_position(series)]
+    array, slices, damaged = read_pixels(series, files, is_hu)
+    notes = [*series.notes, *(note_kind(series) if is_hu else ()), *note_position(series)]
     if damaged:
         names = join_names([image.title for image in damaged], series.private)
         notes.append(f"{count_words(damaged, 'slice')} without readable pixels left out: {names}")
@@ -96,7 +98,7 @@ def read_series(series: Series, files: Files) -> Volume:
     whole = files.archive or (files.given and single)
     name = files.path.stem if whole else files.root.resolve().name
     about = (header, name, files.path, notes + found)
-    return to_volume(array, affine, *about, shifts, slices=tuple(slices))
+    return to_volume(array, affine, *about, shifts, slices=tuple(slices), is_hu=is_hu)
 
 
 def has_no_place(path: str | Path) -> bool:
@@ -128,18 +130,20 @@ def read_slice(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
 # ---------------------------------------------------------------- pixels
 
 
-def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], list[Slice]]:
-    """The HU of a series, its slices, and those without readable pixels (fewer than half).
+def read_pixels(
+    series: Series, files: Files, is_hu: bool = True
+) -> tuple[np.ndarray, list[Slice], list[Slice]]:
+    """The HU (I, J, K) of a series (values if not `is_hu`), its slices, and the unreadable ones.
 
-    (I, J, K): I along a picture's rows, J up its columns (as dcm2niix stores it), K along the
-    normal. Padding is min(PADDING).
+    I runs along a picture's rows, J up its columns (as dcm2niix stores it), K along the normal.
+    Padding is min(PADDING). Fewer than half of the slices are unreadable.
     """
     slices = series.slices
     rows, columns = slices[0].size
     if 2 * len(slices) * rows * columns > MOST_BYTES:
         raise InputError(f"{files.path}: series {series} is larger than memory; give a part of it")
     scales = [image.scale or (1.0, 0.0) for image in slices]
-    stored_as, kind, number, limits = choose_types(scales)
+    stored_as, kind, number, limits = choose_types(scales, is_hu)
     stack = np.empty((len(slices), rows, columns), stored_as)
     frames = {}
     for n, image in enumerate(slices):
@@ -173,14 +177,16 @@ def read_pixels(series: Series, files: Files) -> tuple[np.ndarray, list[Slice], 
     return stack.T, [slices[n] for n in good], [slices[n] for n in sorted(bad)]
 
 
-def choose_types(scales: list[tuple[float, float]]) -> tuple[type, type, type, tuple]:
+def choose_types(
+    scales: list[tuple[float, float]], is_hu: bool = True
+) -> tuple[type, type, type, tuple]:
     """Types of a stack, of its reckoning and of slope and intercept; the limits of its values.
 
-    int16, unless slopes are no whole numbers or a large intercept may lead beyond.
+    int16, unless slopes are no whole numbers or what is no HU or a large intercept may lead beyond.
     """
     whole = all(value.is_integer() for scale in scales for value in scale)
     kind, number = (np.int32, int) if whole else (np.float32, np.float32)
-    if any(abs(intercept) > 1 << 14 for _, intercept in scales):
+    if not is_hu or any(abs(intercept) > 1 << 14 for _, intercept in scales):
         return kind, kind, number, (-LARGEST, LARGEST)
     return np.int16 if whole else kind, kind, number, (-32768, 32767)
 

@@ -344,8 +344,17 @@ def note_left_out(slices: list[Slice], reason: str, private: re.Pattern) -> str:
 # ---------------------------------------------------------------- choosing
 
 
-def choose_series(found: list[Series], number: int | None, path: Path) -> list[Series]:
-    """The series to try, best first; InputError where none can be used, or has that number."""
+def choose_series(
+    found: list[Series], number: int | None, path: Path, is_hu: bool = True
+) -> list[Series]:
+    """The series to try, best first; InputError where none can be used, or has that number.
+
+    If they need not be in HU (not `is_hu`), those with the most slices come first.
+    """
+    if not is_hu:
+        usable = [series for series in found if series.grey and not series.slices[0].missing]
+        if number is None and usable:
+            return sorted(usable, key=lambda series: -series.count)
     if number is not None:
         found = [series for series in found if series.number == number] or found
         if found[0].number != number:

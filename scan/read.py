@@ -38,8 +38,8 @@ def read_volume(
     along the table, a right-handed set; HFS then means columns to the patient's left, rows to the
     back, slices to the head. Where the header says an orientation, it is followed.
 
-    The values of a NIfTI file that holds no HU (not `is_hu`), such as MRI, are kept, except that
-    NaN and infinite ones become 0. Raises InputError for anything that is no 3-D scan.
+    The values of a file that holds no HU (not `is_hu`), such as MRI, are kept, except that NaN and
+    infinite ones become 0. Raises InputError for anything that is no 3-D scan.
     """
     path = Path(path)
     if position is not None and position not in POSITIONS:
@@ -51,7 +51,7 @@ def read_volume(
     if path.is_dir() or not has_ending(path, (*SCANS, ".img")):
         if number is not None:
             raise InputError(f"{path} has no volumes to choose of; leave --volume out")
-        return read_dicom(path, series)
+        return read_dicom(path, series, is_hu)
     if series is not None:
         raise InputError(f"{path} is no DICOM and has no series to choose of; leave --series out")
     stored = load_stored(path, position, number)

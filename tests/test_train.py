@@ -1,5 +1,6 @@
 """train.py on a toy dataset of bright discs: learning, killing, going on, and plain words."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
@@ -244,6 +246,22 @@ def test_killed_with_sigkill_a_run_goes_on_from_the_last_finished_epoch(
     assert card["validation"]["dice"] == pytest.approx(rows.val_dice.max(), abs=1e-5)
     assert card["epochs"] == rows.val_dice.argmax() + 1
     assert not state.exists() and not list(output.glob("*previous*"))
+
+
+def test_onnx_is_exported_if_asked_for_and_refused_before_the_training(
+    discs, tmp_path, monkeypatch
+):
+    made, validation = [], Namespace(spread=lambda count: None)
+    monkeypatch.setattr(train, "export_model", lambda path, samples: made.append("openvino"))
+    monkeypatch.setattr(train, "export_onnx", lambda path: made.append("onnx"))
+    for onnx in (False, True):
+        train.export_best(Namespace(onnx=onnx), tmp_path / "m.keras", validation, Card())
+    assert made == ["openvino", "openvino", "onnx"]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "tf2onnx" else find(n))
+    with pytest.raises(InputError, match="pip install -r requirements-onnx.txt"):
+        learn(discs, tmp_path / "out", "--onnx")
+    assert not list(tmp_path.rglob("*.keras"))
 
 
 def test_killed_after_its_last_epoch_a_run_goes_on_there_and_blends_once(

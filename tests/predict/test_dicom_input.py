@@ -1,12 +1,14 @@
 """pred.py on DICOM studies: which series, which formats, and no patient's name."""
 
+import shutil
+
 import cv2
 import highdicom
 import nibabel as nib
 import numpy as np
 import pytest
-from make import GEOMETRY, without, write_dicom
-from pydicom.uid import generate_uid
+from make import FLAIR, GEOMETRY, T1CE, contrast, egg, layers, without, write_dicom
+from pydicom.uid import MRImageStorage, generate_uid
 
 from common.files import read_json
 from pred import main
@@ -63,7 +65,8 @@ def slices(cta, tmp_path):
 @pytest.fixture(scope="module")
 def predicted(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("predicted")
-    assert main([str(study), "--format", "nii", "dicom-seg", "png", "--out", str(out)]) == 0
+    formats = ("nii", "dicom-seg", "dicom-sr", "png")
+    assert main([str(study), "--format", *formats, "--out", str(out)]) == 0
     return out / "patient_prediction"
 
 
@@ -163,6 +166,80 @@ def test_no_patient_is_named_but_in_the_seg(predicted):
                 for word in (b"doe", b"jane", b"mrn4711", b"19700131")
                 if word in content and path.suffix != ".gz" and path.suffix != ".png"
             ]
+
+
+def test_the_report_says_what_the_json_says_of_the_seg(predicted):
+    about = read_json(predicted / "patient.json")
+    report = highdicom.sr.srread(predicted / about["dicom_sr"])
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    seg = highdicom.seg.segread(predicted / "patient_predicted_mask.dcm")
+    assert group.referenced_segment[0].referenced_sop_instance_uid == seg.SOPInstanceUID
+    assert group.get_measurements()[0].value == about["volume_ml"]
+    evaluations = {e.name.meaning: e.value.value for e in group.get_qualitative_evaluations()}
+    assert evaluations["Verdict on the mask"] == about["verdict"]
+    said = {item.TextValue for item in group[0].ContentSequence if item.name.value == "121106"}
+    assert said == {*about["reasons"], *about["notes"]}
+    assert report.SoftwareVersions == about["model"]
+
+
+def test_a_report_alone_brings_its_seg_and_is_not_made_twice(study, tmp_path, capsys):
+    words = [str(study), "--series", "2", "--format", "dicom-sr", "--out", str(tmp_path)]
+    assert main(words) == 0 and main(words) == 0
+    assert "done before" in capsys.readouterr().out
+    folder = tmp_path / "patient_prediction"
+    found = {path.name for path in folder.glob("*.dcm")}
+    assert found == {"patient_predicted_mask.dcm", "patient_report.dcm"}
+    assert read_json(folder / "patient.json")["mask"] == "patient_predicted_mask.dcm"
+
+
+@pytest.fixture(scope="module")
+def dicom_case(tmp_path_factory):
+    """The case of `tumour_model` as two series of DICOM, each in a folder of its name."""
+    folder, labels = tmp_path_factory.mktemp("mri") / "case_8", layers()
+    places = [[-39.0, -47.0, k] for k in range(36)]  # of voxel (39, 47, k), in LPS
+    for number, (name, values) in enumerate((("flair", FLAIR), ("t1ce", T1CE)), 1):
+        array = contrast(values, labels, egg()).transpose(2, 1, 0)[:, ::-1, ::-1]
+        about = {"Modality": "MR", "SeriesNumber": number, "storage": MRImageStorage}
+        write_dicom(folder / name, array, places, RescaleType="normalized", **about)
+    return folder
+
+
+def test_every_label_of_a_dicom_mri_is_a_segment_with_its_volume(
+    dicom_case, tumour_model, tmp_path
+):
+    words = [str(dicom_case), "--model", str(tumour_model), "--out", str(tmp_path)]
+    assert main([*words, "--format", "nii", "dicom-seg", "dicom-sr"]) == 0
+    folder = tmp_path / "case_8_prediction"
+    about = read_json(folder / "case_8.json")
+    stored = nib.as_closest_canonical(nib.load(folder / about["mask"]))
+    stored = np.asarray(stored.dataobj)
+    np.testing.assert_array_equal(stored, layers())
+    assert not [note for note in about["notes"] if "CT" in note]
+    seg = highdicom.seg.segread(folder / "case_8_predicted_mask.dcm")
+    found = seg.get_volume().to_patient_orientation("RAS").array
+    for number, value in enumerate((1, 2, 4)):
+        np.testing.assert_array_equal(found[..., number], stored == value)
+    report = highdicom.sr.srread(folder / "case_8_report.dcm").content
+    groups = report.get_volumetric_roi_measurement_groups()
+    groups += report.get_image_measurement_groups()  # of regions
+    ml = {group.tracking_identifier: group.get_measurements()[0].value for group in groups}
+    assert ml == about["volumes_ml"] and ml["whole tumour"] > ml["oedema"] > 0
+
+
+def test_modalities_on_several_grids_are_refused_in_dicom_too(dicom_case, tumour_model, tmp_path):
+    folder = tmp_path / "case"
+    shutil.copytree(dicom_case, folder)
+    for file in sorted((folder / "t1ce").iterdir())[:1]:
+        file.unlink()
+    words = [str(folder), "--model", str(tumour_model), "--out", str(tmp_path / "out")]
+    assert main(words) == 2 and not (tmp_path / "out" / "case_prediction").exists()
+
+
+def test_dicom_of_an_mri_in_nifti_is_refused(tumour_case, tumour_model, tmp_path, capsys):
+    words = [str(tumour_case), "--model", str(tumour_model), "--out", str(tmp_path)]
+    assert main([*words, "--format", "dicom-seg", "dicom-sr"]) == 2
+    assert "no DICOM scan: leave --format dicom-seg dicom-sr out" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*mask*"))
 
 
 def test_a_seg_of_a_nifti_is_refused_before_anything_is_written(cta_file, tmp_path, capsys):

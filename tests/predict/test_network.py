@@ -1,6 +1,7 @@
 """What runs the network, and how it looks at views."""
 
 import json
+import sys
 from dataclasses import replace
 
 import cv2
@@ -9,10 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import model
+import pred
 import test as scoring
 from common.card import read_card
 from common.errors import InputError
-from model import export_model, save_model
+from common.files import checksum
+from model import build_unet, export_model, save_model
 from predict.files import name_version
 from predict.network import (
     MIRRORED,
@@ -22,6 +26,7 @@ from predict.network import (
     Network,
     interpolate,
     mirror_cut_faces,
+    prepare,
     put_paths_first,
     read_cards,
 )
@@ -49,6 +54,69 @@ def test_openvino_and_keras_find_the_same(network, cta):
     by_keras = Network(backend="keras")
     by_keras = np.stack([find_mask(picture, by_keras) for picture in pictures])
     assert masks.any() and dice(masks, by_keras) >= 0.999
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """An untrained U-Net for pictures of any size, with no export yet."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.keras"
+    keras.utils.set_random_seed(0)
+    save_model(build_unet((16, 16, 1), width=2, depth=1), path, {})
+    return path
+
+
+def test_onnx_keras_and_openvino_give_the_same_probabilities(tiny, capsys):
+    pictures = np.random.default_rng(0).random((3, 37, 50), np.float32)
+    by_keras = Network(tiny, "keras").probabilities(pictures)
+    assert np.ptp(by_keras) > 0.05, "not all the same"
+    # OpenVINO's export has weights of 16 bits, and a CPU may reckon in bfloat16
+    for backend, ending, most in (("onnx", ".onnx", 1e-3), ("openvino", ".xml", 0.01)):
+        found = Network(tiny, backend).probabilities(pictures)
+        np.testing.assert_allclose(found, by_keras, atol=most)
+        assert f"tiny{ending} was missing or not made of" in capsys.readouterr().err
+    assert tiny.with_suffix(".onnx").stat().st_size < 100_000
+    Network(tiny, "onnx")
+    assert not capsys.readouterr().err, "both exports lie side by side, and both are fresh"
+
+
+def test_a_stale_export_for_onnx_is_made_anew(tmp_path, monkeypatch):
+    made, path = [], tmp_path / "m.keras"
+    monkeypatch.setattr(model, "export_onnx", made.append)
+    path.write_bytes(b"network")
+    path.with_suffix(".onnx").write_bytes(b"export")
+    said = {"made_from": checksum(path), "sha256": checksum(path.with_suffix(".onnx"))}
+    path.with_suffix(".json").write_text(json.dumps({"onnx": said}))
+    prepare([path], "onnx")
+    assert made == []
+    for file in (path, path.with_suffix(".onnx")):
+        before = file.read_bytes()
+        file.write_bytes(b"another")
+        prepare([path], "onnx")
+        assert made.pop() == path
+        file.write_bytes(before)
+
+
+def test_without_onnx_runtime_one_line_says_what_to_install(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="pip install -r requirements-onnx.txt"):
+        Network(tiny, "onnx")
+
+
+def test_openvino_chooses_a_device_and_names_those_there_are(tiny):
+    pictures = np.random.default_rng(0).random((2, 16, 16), np.float32)
+    found = [Network(tiny, f"openvino{d}").probabilities(pictures) for d in ("", ":CPU", ":AUTO")]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-3)
+    with pytest.raises(InputError, match=r"--device TPU: OpenVINO finds none.*CPU.*AUTO$"):
+        Network(tiny, "openvino:TPU")
+
+
+def test_the_device_is_openvinos(capsys):
+    assert pred.parse(["x.png", "--device", "gpu"]).backend == "openvino:GPU"
+    assert pred.parse(["x.png"]).backend == "openvino"
+    for backend in ("keras", "onnx"):
+        with pytest.raises(InputError, match="--device is for --backend openvino"):
+            pred.parse(["x.png", "--device", "CPU", "--backend", backend])
 
 
 def make_model(path, over):
