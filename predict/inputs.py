@@ -144,7 +144,8 @@ def list_inputs(root: Path, card: Card, out: Path | None = None) -> list[Path]:
     if card.is_mri:
         folders = search(root, functools.partial(holds_case, card=card), out)
         cases = [f.path for f in folders if f.is_whole or holds_dicom_case(f.path, card)]
-        loose = [folder for folder in folders if folder.path not in cases]
+        of_cases = set(cases)
+        loose = [folder for folder in folders if folder.path not in of_cases]
         return drop_masks(loose, PICTURES, root) + cases
     folders = search(root, has_dicom, out)
     files = drop_masks(folders, (*SCANS, *PICTURES, ".zip"), root)
