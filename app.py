@@ -3,6 +3,7 @@
     python app.py                       # then open http://127.0.0.1:8000
     python app.py --port 9000 --keep-hours 1
     python app.py --model files/model.keras files/tumour_net/model.keras   # tumours in MRI, too
+    python app.py --behind-proxy --prefix /brain         # for a proxy that adds sign-in and TLS
 
 A scan that you send goes into a folder that only you can read. A process of its own predicts it as
 pred.py does. It is deleted after --keep-hours, and when the page is stopped. server/README.md
@@ -25,7 +26,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flask import Blueprint, Flask, Request, Response, current_app, jsonify, request, send_file
+from flask import (
+    Blueprint,
+    Flask,
+    Request,
+    Response,
+    current_app,
+    jsonify,
+    redirect,
+    request,
+    send_file,
+)
 from werkzeug import formparser
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
@@ -54,7 +65,10 @@ TYPES = {".gz": "application/gzip", ".dcm": "application/dicom"}  # of a downloa
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button."""
+    """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button.
+
+    `proxy` is whose X-Forwarded-Host and -Proto are believed, and `prefix` the path of the page.
+    """
 
     models: tuple[Path, ...] = (MODEL,)
     host: str = "127.0.0.1"
@@ -64,6 +78,8 @@ class PageSettings:
     workers: int = os.cpu_count() or 1
     folder: Path | None = None
     sample: Path = SAMPLE
+    proxy: str = ""  # its address, or * for any
+    prefix: str = ""  # as in /brain
 
     @property
     def limit(self) -> SizeLimit:
@@ -133,7 +149,10 @@ def get_jobs() -> Jobs:
 @page.before_app_request
 def check_origin() -> None:
     """Refuse what other sites' pages ask, by our name or by one that leads here."""
-    if not names_this_server(request.host, get_settings().host):
+    settings = get_settings()
+    # make_server drops the header of everybody but the proxy, which answers for the name
+    is_forwarded = settings.proxy and "X-Forwarded-Host" in request.headers
+    if not (is_forwarded or names_this_server(request.host, settings.host)):
         raise Refused("this address is not the page's own; open it as it was printed", 403)
     if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
         raise Refused("only the page itself may ask for this", 403)
@@ -160,7 +179,15 @@ def refuse(error: InputError):
 
 @page.get("/")
 def show_page():
+    if not request.environ["PATH_INFO"]:  # /brain: what the page asks for would lie beside it
+        return redirect(f"{request.script_root}/")
     return current_app.send_static_file("index.html")
+
+
+@page.get("/healthz")
+def show_health():
+    """For whatever watches over this process: that it answers."""
+    return {"state": "ok"}
 
 
 @page.get("/api/about")
@@ -199,7 +226,7 @@ def list_jobs():
     cookie = request.cookies.get("owner")
     if cookie is None:
         return {"jobs": [], "note": NO_COOKIE}
-    return {"jobs": [job.public() for job in get_jobs().of(digest(cookie))]}
+    return {"jobs": [job.public(request.script_root) for job in get_jobs().of(digest(cookie))]}
 
 
 @page.post("/api/jobs")
@@ -212,22 +239,29 @@ def add_job():
     cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
     job = receive_job(jobs, settings.sample, digest(cookie))
     jobs.add(job)
-    response = jsonify(job.public())
-    seconds = round(3600 * settings.keep_hours)
-    response.set_cookie("owner", cookie, max_age=seconds, httponly=True, samesite="Strict")
+    response = jsonify(job.public(request.script_root))
+    response.set_cookie(
+        "owner",
+        cookie,
+        max_age=round(3600 * settings.keep_hours),
+        path=f"{request.script_root}/",
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Strict",
+    )
     return response, 202
 
 
 @page.get("/api/jobs/<job_id>")
 def show_job(job_id: str):
-    return get_job(job_id).public()
+    return get_job(job_id).public(request.script_root)
 
 
 @page.delete("/api/jobs/<job_id>")
 def drop_job(job_id: str):
     job = get_job(job_id)
     get_jobs().drop(job)
-    return job.public()
+    return job.public(request.script_root)
 
 
 @page.get("/api/jobs/<job_id>/<name>")
@@ -321,9 +355,9 @@ def serve(settings: PageSettings) -> None:
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda *_: sys.exit())
     try:
-        server = make_server(app, listener, settings.limit)
+        server = make_server(app, listener, settings.limit, settings.prefix, settings.proxy)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{host}:{listener.getsockname()[1]}/"
+        address = f"http://{host}:{listener.getsockname()[1]}{settings.prefix}/"
         print(f"{address}  (Ctrl-C ends it and deletes all results)", flush=True)
         server.run()
     finally:
@@ -335,6 +369,14 @@ def above_zero(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def clean_prefix(text: str) -> str:
+    """A path with a slash before it and none behind it; "" for the whole site."""
+    prefix = f"/{text.strip('/')}".rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9_][A-Za-z0-9_.~-]*)*", prefix):
+        raise argparse.ArgumentTypeError(f"{text} is no path of letters and digits, as in /brain")
+    return prefix
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -352,6 +394,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--keep-hours", type=float, default=default.keep_hours, help=hours)
     workers = "jobs at a time (default: one a core)"
     add("--workers", type=above_zero, default=default.workers, help=workers)
+    add(
+        "--behind-proxy",
+        nargs="?",
+        const="127.0.0.1",
+        default=default.proxy,
+        dest="proxy",
+        metavar="ADDRESS",
+        help="believe the X-Forwarded-Host and X-Forwarded-Proto of the proxy at this address "
+        "(default: %(const)s; * for any)",
+    )
+    prefix = "the path at which the proxy shows the page, such as /brain (default: none)"
+    add("--prefix", type=clean_prefix, default=default.prefix, metavar="PATH", help=prefix)
     return parser.parse_args(argv)
 
 

@@ -60,16 +60,16 @@ SIZES = {"wide": (1280, 800), "narrow": (400, 860)}  # of the window, in pixels
 
 
 @contextlib.contextmanager
-def served(folder: Path, sample: Path, *models: Path):
+def served(folder: Path, sample: Path, *models: Path, prefix: str = ""):
     """The address of a page that runs one job at a time, `folder` for its jobs.
 
-    It serves the shipped network, and `models` if there are any.
+    It serves the shipped network, and `models` if there are any, at the path `prefix`.
     """
     site = create_app(PageSettings((MODEL, *models), folder=folder, sample=sample, workers=1))
-    server = waitress.create_server(site, host="127.0.0.1", port=0)
+    server = waitress.create_server(site, host="127.0.0.1", port=0, url_prefix=prefix)
     threading.Thread(target=server.run, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.effective_port}/"
+        yield f"http://127.0.0.1:{server.effective_port}{prefix}/"
     finally:
         server.close()
         site.extensions["jobs"].close()

@@ -1,20 +1,21 @@
 // The server's JSON API. Every refusal becomes an Error whose message is the server's own line.
+// Addresses are relative: the page may lie below a path, such as /brain/.
 
 export const UNREACHED = "The server does not answer; is app.py still running?";
 const BROKEN = "The upload broke off: the server stopped, or refused it.";
 
-export const about = () => ask("/api/about");
-export const jobs = async () => listed(await ask("/api/jobs"));
-export const remove = (id) => ask(`/api/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
+export const about = () => ask("api/about");
+export const jobs = async () => listed(await ask("api/jobs"));
+export const remove = (id) => ask(`api/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
 /** Which channel of a task each file name says it is: {name: channel} of those that say so. */
 export async function channels(task, names) {
   const query = new URLSearchParams([["task", task], ...names.map((name) => ["name", name])]);
-  return (await ask(`/api/channels?${query}`)).channels;
+  return (await ask(`api/channels?${query}`)).channels;
 }
 
 /** Start the built-in sample of a task: the new job. */
-export const sample = (task) => ask("/api/jobs", { method: "POST", body: form([], { task, sample: "1" }) });
+export const sample = (task) => ask("api/jobs", { method: "POST", body: form([], { task, sample: "1" }) });
 
 /**
  * Send the files of one job, {file, path}, and the other `fields` of the form. fetch() tells nothing of an upload's
@@ -29,7 +30,7 @@ export function upload(entries, fields, onShare) {
     request.onerror = () => reject(new Error(BROKEN));
     request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
   });
-  request.open("POST", "/api/jobs");
+  request.open("POST", "api/jobs");
   request.send(form(entries, fields));
   return { done, stop: () => request.abort() };
 }

@@ -90,9 +90,9 @@ class Job:
         file = r"[\w-]+(\.[\w-]+)+"
         return re.sub(file, lambda found: self.given.get(found[0], found[0]), error)
 
-    def public(self) -> dict:
-        """What the API says of the job."""
-        url = f"/api/jobs/{self.id}/"
+    def public(self, root: str = "") -> dict:
+        """What the API says of the job; `root` is the path at which the page lies."""
+        url = f"{root}/api/jobs/{self.id}/"
         result = self.result
         if result:
             result = result | {"files": {name: url + name for name in result["files"]}}

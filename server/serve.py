@@ -18,6 +18,8 @@ from waitress.task import ErrorTask
 from common.errors import InputError
 from server.uploads import SizeLimit
 
+FORWARDED = {"x-forwarded-host", "x-forwarded-proto"}  # by which the page knows its own origin
+
 
 class Refusal(ErrorTask):
     """An error of waitress itself, in JSON like every other answer of the API."""
@@ -37,8 +39,16 @@ class Channel(HTTPChannel):
     error_task_class = Refusal
 
 
-def make_server(app: Flask, listener: socket.socket, limit: SizeLimit):
-    """The server of the app at a socket; it reads no more of a request than the limit allows."""
+def make_server(
+    app: Flask, listener: socket.socket, limit: SizeLimit, prefix: str = "", proxy: str = ""
+):
+    """The server of the app at a socket; it reads no more of a request than the limit allows.
+
+    `prefix` is the path at which the page is shown, also where the proxy has cut it off already.
+    FORWARDED is taken over from the proxy at the address `proxy` (* for any), and dropped from
+    every other request.
+    """
+    trusted = {"trusted_proxy": proxy, "trusted_proxy_headers": FORWARDED} if proxy else {}
     logging.getLogger("waitress").setLevel(logging.ERROR)
     server = waitress.create_server(
         app,
@@ -47,6 +57,8 @@ def make_server(app: Flask, listener: socket.socket, limit: SizeLimit):
         ident=None,
         channel_timeout=60,  # s
         max_request_body_size=limit.bytes + 1,
+        url_prefix=prefix,
+        **trusted,
     )
     server.channel_class, server.limit = Channel, limit
     return server

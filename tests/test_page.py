@@ -88,6 +88,16 @@ def test_sample_to_visible_mask_and_its_tools(page):
     assert severe == []
 
 
+def test_the_page_works_below_a_path(chromium, cta_file, tmp_path):
+    with browser.served(tmp_path / "jobs", cta_file, prefix="/brain") as address:
+        page = browser.Page(chromium, address)
+        page.open()
+        page.find("#sample").click()
+        page.wait_for_result("cta.nii.gz")
+        links = page.window.find_elements(By.CSS_SELECTOR, "#files a")
+        assert {link.get_attribute("href").split("api/")[0] for link in links} == {address}
+
+
 def test_nothing_is_asked_of_another_server(page):
     page.find("#sample").click()
     page.wait_for_result("cta.nii.gz")
