@@ -16,7 +16,9 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /opt/brain
 COPY requirements-predict.txt requirements-page.txt requirements-dicomweb.txt ./
 RUN python3 -m venv /opt/venv && \
-    pip install --no-cache-dir -r requirements-predict.txt -r requirements-page.txt -r requirements-dicomweb.txt
+    pip install --no-cache-dir -r requirements-predict.txt -r requirements-page.txt -r requirements-dicomweb.txt && \
+    find /opt/venv -type d -name tests -prune -exec rm -r {} + && \
+    pip uninstall --yes pip
 
 # .dockerignore lists what comes in. The sample and the viewer are for the page; it can do without the viewer.
 COPY . ./
