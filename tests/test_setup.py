@@ -73,6 +73,7 @@ def needed(name):
         "requirements-predict.txt",
         "requirements-cluster.txt",
         "requirements-onnx.txt",
+        "requirements-page.txt",
         "requirements-dev.txt",
     ],
 )
@@ -88,6 +89,7 @@ def test_every_requirement_is_pinned_once(name):
         "requirements.txt",
         "requirements-cluster.txt",
         "requirements-onnx.txt",
+        "requirements-page.txt",
         "requirements-dev.txt",
     ],
 )

@@ -76,6 +76,13 @@ def test_it_installs_what_predicts_and_not_what_trains():
     assert not {"tensorflow", "keras", "nncf", "pytest", "scikit-learn"} & set(installed())
 
 
+def test_its_packages_are_those_that_the_rest_is_tested_with():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [Requirement(line.split("#")[0]) for line in lines if line[:1].isalnum()]
+    tested = {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
+    assert {name: pin for name, pin in installed().items() if tested.get(name, pin) != pin} == {}
+
+
 def test_what_its_modules_import_is_installed_there():
     theirs, ours, missing = packages_distributions(), set(installed()), set()
     for name in filter(enters, tracked()):
