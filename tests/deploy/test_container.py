@@ -59,7 +59,7 @@ def tracked():
 
 def installed():
     """Names of the packages that the Dockerfile installs, {name: version}."""
-    names = re.findall(r"-r (\S+)", " ".join(given("RUN")))
+    names = re.findall(r"-r (requirements\S+)", " ".join(given("RUN")))
     lines = sum(((ROOT / name).read_text().splitlines() for name in names), [])
     pins = [Requirement(line.split("#")[0]) for line in lines if line[:1].isalnum()]
     return {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
