@@ -89,7 +89,6 @@ def test_every_requirement_is_pinned_once(name):
         "requirements.txt",
         "requirements-cluster.txt",
         "requirements-onnx.txt",
-        "requirements-page.txt",
         "requirements-dev.txt",
     ],
 )
