@@ -7,6 +7,7 @@
     python pred.py BIDS --bids --out BIDS/derivatives/brainmask
     python pred.py CASE_FOLDER --model files/tumour_net/model.keras   # the files of one MRI case
     python pred.py scan.nii.gz --model A.keras B.keras      # the mean of several networks
+    python pred.py --dicomweb http://HOST:8042/dicom-web --study UID --store   # of a PACS
 
 Beside each mask stand `<name>_overlay.png`, to be looked at, and `<name>.json` with the volume in
 mL (of every label and region, where there are several), a verdict on a brain mask (ok, check,
@@ -37,6 +38,7 @@ from common.errors import InputError, printable, run, tell, warn
 from common.files import read_json
 from common.progress import track
 from predict.bids import plan_dataset, write_dataset
+from predict.dicomweb import add_dicomweb_options, check_dicomweb_options
 from predict.inputs import find_inputs, find_listed, join_inputs, read_list
 from predict.manifest import recorded
 from predict.network import BACKENDS, MODEL, put_paths_first, read_cards
@@ -65,11 +67,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_cluster_options(parser, workers=1)
     said = "do one part of N alone, the same inputs each time: for the jobs of an array"
     add("--part", metavar="K/N", help=said)
+    add_dicomweb_options(parser)
     add("--overwrite", action="store_true", help="predict again what is already done")
     strict = f"exit with {FAILED} where a verdict is failed (else with 0)"
     add("--strict", action="store_true", help=strict)
     words = map(protect_name, sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(put_paths_first(list(words)))
+    check_dicomweb_options(args)
     if not abs(args.border) <= MOST_BORDER:
         raise InputError(f"--border {args.border:g}: give mm from -{MOST_BORDER} to {MOST_BORDER}")
     check_inputs(args)
@@ -102,8 +106,9 @@ def check_inputs(args: argparse.Namespace) -> None:
     """Raise InputError where the options do not say which scans are masked."""
     if args.bids and (len(args.paths) != 1 or args.list is not None):
         raise InputError("--bids takes one path, before --subjects: that of the BIDS dataset")
-    if bool(args.paths or args.list is not None) == bool(args.collect):
-        said = "give a scan, a folder of scans, --list FILE or --collect DIR alone"
+    given = bool(args.paths or args.list is not None), bool(args.collect), bool(args.dicomweb)
+    if sum(given) != 1:
+        said = "give a scan, a folder of scans, --list FILE, --collect DIR or --dicomweb URL alone"
         raise InputError(f"{said}; see pred.py --help")
     if args.bids and "nii" not in args.format:
         raise InputError("BIDS knows masks in NIfTI alone: with --bids, add nii to --format")
@@ -166,6 +171,10 @@ def main(argv: list[str] | None = None) -> int:
         print(collect_anew(Path(args.collect)))
         return 0
     out, card = Path(args.out), read_cards(args.model)
+    if args.dicomweb:
+        from predict.studies import mask_studies  # which brings DICOM: other inputs need not wait
+
+        return mask_studies(args, card, to_wanted(args))
     targets = find_targets(args, card, out)
     several = adds_up(out, targets)  # in a part of one input, too
     targets = take_part(targets, args.part)

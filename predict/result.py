@@ -96,7 +96,9 @@ class Target:
     """One input (a file or a folder), its name in files, and the folder of its results.
 
     label: its name for people, with its folders where it was found in a tree. bids: its URI in a
-    BIDS dataset, where its mask becomes a part of BIDS derivatives; else "".
+    BIDS dataset, where its mask becomes a part of BIDS derivatives.
+    uri: what the input is, where that is no path; version: its fingerprint, where that is not to
+    be taken from its files. Else "".
     """
 
     path: Path
@@ -104,11 +106,13 @@ class Target:
     folder: Path
     label: str = ""
     bids: str = ""
+    uri: str = ""
+    version: str = ""
 
     @property
     def input(self) -> str:
-        """The input's whole path as a text, by which its results are known as its own."""
-        return printable(absolute(self.path))
+        """The input's URI, or its whole path, by which its results are known as its own."""
+        return self.uri or printable(absolute(self.path))
 
     @property
     def json(self) -> Path:
@@ -225,8 +229,11 @@ def is_done(target: Target, card: Card, wanted: Wanted) -> bool:
 def input_version(target: Target) -> str:
     """A fingerprint of an input: total bytes and latest modification time (ns).
 
-    For a folder, over all its files, but for results that are written into it.
+    For a folder, over all its files, but for results that are written into it. The target's own
+    version goes before.
     """
+    if target.version:
+        return target.version
     files = [target.path] if target.path.is_file() else target.path.rglob("*")
     about = [f.stat() for f in files if f.is_file() and target.folder not in f.parents]
     return f"{sum(a.st_size for a in about)} {max((a.st_mtime_ns for a in about), default=0)}"

@@ -24,6 +24,7 @@ SCRIPTS = [path for path in COMMANDS if "\n    run(main" in path.read_text()]
 LIGHT = {"data.py", "synthetic.py"}
 INSTALLED = packages_distributions()  # package -> the distributions that hold it
 TRANSITIVE = "# What those need."
+OPTIONAL = ("-cluster", "-onnx", "-dicomweb")  # imported only when asked for
 
 
 def requirements(name):
@@ -73,6 +74,7 @@ def needed(name):
         "requirements-predict.txt",
         "requirements-cluster.txt",
         "requirements-onnx.txt",
+        "requirements-dicomweb.txt",
         "requirements-page.txt",
         "requirements-dev.txt",
     ],
@@ -89,6 +91,7 @@ def test_every_requirement_is_pinned_once(name):
         "requirements.txt",
         "requirements-cluster.txt",
         "requirements-onnx.txt",
+        "requirements-dicomweb.txt",
         "requirements-dev.txt",
     ],
 )
@@ -113,8 +116,7 @@ def test_the_transitive_half_is_exactly_what_the_direct_half_needs(name):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_script_imports_is_a_direct_requirement(path):
-    # the latter two are imported when asked for
-    files = ("requirements.txt", "requirements-cluster.txt", "requirements-onnx.txt")
+    files = [f"requirements{name}.txt" for name in ("", *OPTIONAL)]
     direct = names(sum((requirements(name)[0] for name in files), []))
     chosen = {"torch", "mlflow", "wandb"}  # by who sets KERAS_BACKEND, or asks for --track
     assert [p for p in imported(path) - chosen if not distributions(p) & direct] == []
@@ -122,7 +124,7 @@ def test_what_a_script_imports_is_a_direct_requirement(path):
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_test_imports_is_required_for_development(path):
-    files = [f"requirements{name}.txt" for name in ("", "-cluster", "-onnx", "-dev")]
+    files = [f"requirements{name}.txt" for name in ("", *OPTIONAL, "-dev")]
     pinned = names(sum((sum(requirements(name), []) for name in files), []))
     assert [p for p in imported(path) if not distributions(p) & pinned] == []
 
