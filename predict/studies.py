@@ -180,7 +180,8 @@ class Masking:
         version = f"{len(counts)} CT series, {checksum}"
         folders = list_folders(study, self.out)
         # an OID's URI: RFC 3061
-        targets = (Target(Path(study), study, f, f"urn:oid:{study}", version) for f in folders)
+        uri = f"urn:oid:{study}"
+        targets = (Target(Path(study), study, f, uri=uri, version=version) for f in folders)
         return next(filter(is_ours, targets))
 
     def has_failed(self, target: Target, about: dict) -> bool:
