@@ -3,10 +3,12 @@
     python benchmarks/archive.py                    # 200 scans, one process and two
     python benchmarks/archive.py --count 40 --workers 4
 
-The scans are pieces of one phantom's head at 2 mm that differ in size, place and noise. One process
-is timed on one core, as a worker has it, and on as many cores as there are workers: it reads, asks
-the network and writes at the same time, so it uses two cores nearly as well as two workers do. All
-are whole processes, start-up included. A worker's memory is its peak (VmHWM of Linux).
+The scans are one phantom's head at 2 mm, a few times whole, then in pieces that differ in size and
+place, each with its own noise. Four runs, start-up included: one process with the cores of the
+workers, of which it uses several, since it reads, asks the network and writes at the same time; one
+process on one core; the workers; and as many processes with --part, which have nothing to do with
+each other: faster than these, the machine cannot be. A worker's memory is its peak (VmHWM of
+Linux).
 """
 
 import argparse
@@ -32,6 +34,7 @@ from synthesis.head import write_volume  # noqa: E402
 SPACING, WIDTH, LENGTH = 2.0, 208.0, 140.0  # mm
 SMALLEST = (88, 88, 56)  # voxels
 SETTLED = 20  # scans, after which a worker's memory should not grow
+LARGEST = 10  # scans, the first, are whole: a peak that grows after them is none of a scan's
 
 
 def make_archive(folder: Path, count: int) -> None:
@@ -40,36 +43,37 @@ def make_archive(folder: Path, count: int) -> None:
     made, rng = make_scan(0, plain=True, phase="arterial", **look), np.random.default_rng(0)
     most = np.array(made.hu.shape)
     for number in range(count):
-        size = rng.integers(SMALLEST, most + 1)
+        size = most if number < LARGEST else rng.integers(SMALLEST, most + 1)
         start = rng.integers(0, most - size + 1)
         part = made.hu[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
         noisy = np.rint(part + rng.normal(0, 8, part.shape)).astype(np.int16)
         write_volume(noisy, made.affine, folder / f"scan_{number:04d}.nii.gz")
 
 
-def time_run(
-    folder: Path, out: Path, cores: int, workers: int = 1
-) -> tuple[float, dict[int, float]]:
-    """Run pred.py on a folder with so many cores and workers.
+def time_run(folder: Path, out: Path, cores: int, *words: str) -> tuple[float, dict[int, float]]:
+    """Run pred.py on a folder with so many cores and these options, once for each `--part` of them.
 
-    Returns its seconds, and a worker's peak MB by the count of scans that were done.
+    Returns the seconds, and the largest peak MB of a worker by the count of scans that were done.
     """
-    words = [sys.executable, ROOT / "pred.py", folder, "--out", out, "--workers", str(workers)]
     start, peaks, ours = time.perf_counter(), {}, sorted(os.sched_getaffinity(0))
+    command = [sys.executable, ROOT / "pred.py", folder, "--out", out]
+    parts = [["--part", word] for word in words if "/" in word] or [list(words)]
 
     def take_cores() -> None:
         os.sched_setaffinity(0, ours[:cores])
 
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(words, preexec_fn=take_cores, stdout=said, stderr=said) as process,
-    ):
-        while process.poll() is None:
+    with tempfile.TemporaryFile() as said:
+        streams = {"stdout": said, "stderr": said}
+        processes = [
+            subprocess.Popen([*command, *part], preexec_fn=take_cores, **streams) for part in parts
+        ]
+        while any(process.poll() is None for process in processes):
             done = len(list(out.glob("*/*_overlay.png")))
-            peaks[done] = max(peaks.get(done, 0.0), measure_peak(process.pid))
+            peak = max(measure_peak(process.pid) for process in processes)
+            peaks[done] = max(peaks.get(done, 0.0), peak)
             time.sleep(0.2)
         seconds = time.perf_counter() - start
-        if process.returncode:
+        if any(process.returncode for process in processes):
             said.seek(0)
             raise InputError(f"pred.py failed: {said.read().decode()[-500:]}")
     return seconds, peaks
@@ -108,19 +112,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200, help="scans (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     args = parser.parse_args(argv)
+    count, cores = args.count, args.workers
+    parts = [f"{number}/{cores}" for number in range(1, cores + 1)]
     with tempfile.TemporaryDirectory(prefix="archive_") as scratch:
-        scans, *outs = (Path(scratch) / name for name in ("scans", "one", "all", "more"))
-        make_archive(scans, args.count)
-        one_core, _ = time_run(scans, outs[0], cores=1)
-        all_cores, _ = time_run(scans, outs[1], cores=args.workers)
-        together, peaks = time_run(scans, outs[2], cores=args.workers, workers=args.workers)
+        scans, *outs = (Path(scratch) / name for name in ("scans", "all", "one", "more", "parts"))
+        make_archive(scans, count)
+        alone, _ = time_run(scans, outs[0], cores)
+        on_one_core, _ = time_run(scans, outs[1], 1)
+        together, peaks = time_run(scans, outs[2], cores, "--workers", str(cores))
+        apart, _ = time_run(scans, outs[3], cores, *parts)
         masks = list(map(list_masks, outs))
-        equal = all(found == masks[0] and len(found) == args.count for found in masks)
+        equal = all(found == masks[0] and len(found) == count for found in masks)
     settled = max((peak for done, peak in peaks.items() if done <= SETTLED), default=0.0)
     last = max(peaks.values())
-    print(f"{args.workers} workers, a core each: {together:.1f} s")
-    print(f"one process, one core: {one_core:.1f} s, ratio {together / one_core:.2f}")
-    print(f"one process, the same cores: {all_cores:.1f} s, ratio {together / all_cores:.2f}")
+    print(f"one process, {cores} cores: {alone:.1f} s")
+    print(f"one process, one core: {on_one_core:.1f} s, ratio {on_one_core / alone:.2f}")
+    print(f"{cores} workers: {together:.1f} s, ratio {together / alone:.2f}")
+    print(f"{cores} processes, a part each: {apart:.1f} s, ratio {apart / alone:.2f}")
     print(f"a worker's peak after {SETTLED} scans: {settled:.0f} MB, ", end="")
     print(f"at the last: {last:.0f} MB, ratio {last / settled:.2f}")
     print(f"masks of all {args.count} scans equal: {'yes' if equal else 'NO'}")
