@@ -110,7 +110,7 @@ def list_folders(folder: Path) -> list[Path]:
                 if (entry.name[0] != "." or find_json(Path(entry.name)))
                 and entry.is_dir(follow_symlinks=False)
             ]
-    except FileNotFoundError:  # another run has just taken it away
+    except (FileNotFoundError, NotADirectoryError):  # taken away just now; or a file lies there
         return []
     except OSError as error:
         warn(f"{folder}: {error.strerror}; left out")
