@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from common.errors import InputError, explained, warn
+from scan.dicom_files import choose_decoder
 
 if TYPE_CHECKING:
     import pydicom
@@ -330,14 +331,8 @@ def get(item: dict, tag: str):
 
 
 def has_pixels(data: pydicom.Dataset) -> bool:
-    """Whether an instance has pixels; pydicom raises anything where they cannot be decoded.
-
-    JPEG 2000 is tried by OpenJPEG: a broken one would end the whole process in GDCM.
-    """
-    from pydicom.pixels import get_decoder
-
-    if "pylibjpeg" in get_decoder(data.file_meta.TransferSyntaxUID).available_plugins:
-        data.pixel_array_options(decoding_plugin="pylibjpeg")
+    """Whether an instance has pixels; pydicom raises anything where they cannot be decoded."""
+    data.pixel_array_options(decoding_plugin=choose_decoder(data))
     return data.pixel_array.size > 0
 
 

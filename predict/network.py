@@ -27,9 +27,6 @@ from scan.views import VIEWS, WINDOW, stack, unstack
 MODEL = Path(__file__).parents[1] / "files" / "model.keras"
 SIZE = 160  # pixels a side of a slice for a network of any size: as the shipped one was trained
 SPACING = 1.5  # mm: the cubes that a scan is brought to when the model's card names no other
-# Layers that OpenVINO keeps prepared for shapes that it has seen: those of one scan. With its own
-# value, 5000, memory grows by a third in 200 scans of different sizes (benchmarks/archive.py)
-PREPARED = 500
 MIRRORED = 40  # cubes that a head goes on for where the scan cuts it. A round number
 UNCUT = np.zeros((2, 3), bool)  # low and high face of each axis
 # What the cards of networks must have in common, so that the mean of their answers has a meaning
@@ -66,7 +63,9 @@ def load_openvino(path: Path, device: str = "CPU"):
             f"--device {device}: OpenVINO finds none on this machine; choose of "
             f"{', '.join((*there, 'AUTO'))}"
         )
-    settings = {"CPU_RUNTIME_CACHE_CAPACITY": PREPARED} if device == "CPU" else {}
+    # Else OpenVINO keeps what it prepares for every shape, and scans of different sizes take ever
+    # more memory: a third more after 200. It costs a small scan 5 % of its time
+    settings = {"CPU_RUNTIME_CACHE_CAPACITY": 0} if device == "CPU" else {}
     # OpenVINO itself knows how many of its threads are best on a machine, but for that variable
     if device == "CPU" and "OMP_NUM_THREADS" in os.environ:
         settings["INFERENCE_NUM_THREADS"] = CORES

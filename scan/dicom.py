@@ -21,6 +21,7 @@ from scan.bounded import MOST_BYTES
 from scan.dicom_files import (
     Files,
     Slice,
+    choose_decoder,
     clean_text,
     count_words,
     join_names,
@@ -199,8 +200,10 @@ def read_frames(
 
     with files.open(name) as file:
         data = parse_dicom(file)
+    how = {"decoding_plugin": choose_decoder(data)}
+    data.pixel_array_options(**how)
     single = data.get("NumberOfFrames", 1) in (None, 1)
-    for stored in [data.pixel_array] if single else iter_pixels(data, indices=frames):
+    for stored in [data.pixel_array] if single else iter_pixels(data, indices=frames, **how):
         yield stored, find_padding(data, stored)
 
 

@@ -3,9 +3,10 @@
     with Files(Path("study.zip")) as files:
         image = read_image(files, files.names()[0])       # None where it is no DICOM image
 
-pydicom parses: it names what is wrong in a file and reads one frame at a time; GDCM decompresses
-for it. dcm2niix would be a second program, and SimpleITK stacks a tilted or uneven series as if it
-were neither. pydicom takes 0.3 s to load, so it is loaded with the first DICOM file.
+pydicom parses: it names what is wrong in a file and reads one frame at a time; GDCM and OpenJPEG
+decompress for it. dcm2niix would be a second program, and SimpleITK stacks a tilted or uneven
+series as if it were neither. pydicom takes 0.3 s to load, so it is loaded with the first DICOM
+file.
 """
 
 from __future__ import annotations
@@ -198,6 +199,19 @@ def parse_dicom(
             pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
         )
     return data
+
+
+def choose_decoder(data: pydicom.Dataset) -> str:
+    """The plug-in of pydicom that decompresses an image; "" for its own choice.
+
+    JPEG 2000 is for OpenJPEG: a broken one may end the whole process in GDCM.
+    """
+    from pydicom.pixels import get_decoder
+
+    syntax = data.file_meta.TransferSyntaxUID
+    compressed = syntax.is_compressed and syntax.is_encapsulated
+    there = get_decoder(syntax).available_plugins if compressed else ()
+    return "pylibjpeg" if "pylibjpeg" in there else ""
 
 
 def read_image(files: Files, name: str) -> Image | bool | None:
