@@ -25,6 +25,8 @@ VERDICTS = {"ok": GREEN, "check": ORANGE, "failed": RED}
 NIGHT, PALE = (16, 18, 22), (216, 222, 230)  # the ground that scans lie on, and words on it
 INK, MUTED = "#d8dee6", "#7d8894"
 GAP = 4  # pixels between the pictures of a sheet; chosen by eye
+FONT, SMALL = cv2.FONT_HERSHEY_SIMPLEX, 0.42  # it knows no more than ASCII; letters of 9 pixels
+LEAST = 40, 60  # pixels, height and width: on less there is no room for a slice's marks. By eye
 
 
 # ---------------------------------------------------------------- pictures of scans
@@ -64,6 +66,26 @@ def draw_heat(picture: np.ndarray, values: np.ndarray, most: float) -> np.ndarra
     colours = cv2.applyColorMap(np.rint(255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
     cover = np.sqrt(share)[..., None]  # low values must be seen, too
     return np.rint((1 - cover) * picture[..., None] + cover * colours[..., ::-1]).astype(np.uint8)
+
+
+def mark_slice(picture: np.ndarray, number: int, sides: Sequence[str]) -> np.ndarray:
+    """Write a slice's number into the corner of its picture (H, W, 3), and the names of its left
+    and right side there; return the picture, widened where there is no room."""
+    more = np.maximum(np.subtract(LEAST, picture.shape[:2]), 0).tolist()
+    edges = [edge for n in more for edge in (n // 2, n - n // 2)]
+    marked = cv2.copyMakeBorder(picture, *edges, cv2.BORDER_CONSTANT, value=NIGHT)
+    (height, width), (left, right) = marked.shape[:2], sides
+    end, middle = width - 3 - measure_text(right), height // 2 + 5
+    for text, start, base in ((str(number), 3, 12), (left, 3, middle), (right, end, middle)):
+        box = (start - 2, base - 11), (start + measure_text(text) + 1, base + 2)
+        cv2.rectangle(marked, *box, NIGHT, cv2.FILLED)  # bone is as bright as the words
+        cv2.putText(marked, text, (start, base), FONT, SMALL, PALE, 1, cv2.LINE_AA)
+    return marked
+
+
+def measure_text(text: str) -> int:
+    """The width in pixels of a text in small letters."""
+    return cv2.getTextSize(text, FONT, SMALL, 1)[0][0]
 
 
 def label_colour(label: int) -> tuple:
@@ -117,10 +139,9 @@ def add_lines(sheet: np.ndarray, lines: Sequence[tuple[str, tuple]]) -> np.ndarr
     for text, colour in lines:
         rows += [(row, colour) for row in textwrap.wrap(text, width, subsequent_indent="  ")]
     strip = np.full((20 * len(rows) + 10, sheet.shape[1], 3), NIGHT, np.uint8)
-    font = cv2.FONT_HERSHEY_SIMPLEX  # it knows no more than ASCII
     for number, (text, colour) in enumerate(rows):
         at = (8, 20 + 20 * number)
-        cv2.putText(strip, text.replace("²", "2"), at, font, 0.42, colour, 1, cv2.LINE_AA)
+        cv2.putText(strip, text.replace("²", "2"), at, FONT, SMALL, colour, 1, cv2.LINE_AA)
     return np.concatenate([strip, sheet])
 
 

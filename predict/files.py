@@ -9,7 +9,7 @@ import numpy as np
 from common.card import BRAIN, Card
 from common.errors import InputError
 from common.files import write_json
-from common.report import PALE, add_lines, draw_heat, make_sheet
+from common.report import PALE, add_lines, draw_heat, make_sheet, mark_slice
 from predict.maps import MOST_SPREAD, Maps, name_maps
 from predict.picture import as_grey, outline, to_stored, write_image
 from predict.result import Target, Wanted, name_bids_mask
@@ -18,7 +18,8 @@ from scan.dicom_sr import write_dicom_sr
 from scan.mask import find_box
 from scan.nifti import write_brain, write_map, write_mask
 from scan.resample import unstraighten
-from scan.views import VIEWS, pixel_spacing, stack
+from scan.stored import AS_HFS, AS_LAS
+from scan.views import SIDES, VIEWS, pixel_spacing, stack
 from scan.volume import Grid, Volume, cut_slabs, find_thin_axis, measure_ml
 
 # mm around a brain: face and neck, in which a mask may have leaked, but no shoulders. By eye
@@ -163,29 +164,45 @@ def draw_scan(
 
     Of `values` (X, Y, Z), an uncertainty, these are drawn instead. The sheet shows axial, coronal
     and sagittal slices, `height` pixels high; of a thin scan its own slices alone. The scan is in
-    HU, or grey (uint8). What is drawn ends AROUND a brain.
+    HU, or grey (uint8). What is drawn ends AROUND a brain. Each slice is marked with its number,
+    from 1 at the patient's feet, back or left, and with its sides, the patient's right on the left.
     """
     tiles, axis = [], find_thin_axis(scan)
     views = VIEWS if axis is None else VIEWS[2 - axis :][:1]  # axial lies across z, sagittal x
-    hu = scan.hu
+    hu, starts = scan.hu, (0, 0, 0)
     if mask.dtype == bool and mask.any():
         box = find_box(mask, np.divide(AROUND, scan.spacing))
-        hu, mask = hu[box], mask[box]
+        hu, mask, starts = hu[box], mask[box], [side.start for side in box]
         values = None if values is None else values[box]
     for view in views:
         pictures, masks = stack(hu, view), stack(mask, view)
+        heat = None if values is None else stack(values, view)
         size = np.multiply(pictures.shape[1:], pixel_spacing(scan.spacing, view))
-        width, tall = (max(1, round(s * height / size.max())) for s in (size[1], size[0]))
+        size = [max(1, round(s * height / size.max())) for s in (size[1], size[0])]
+        first = 1 + starts[2 - VIEWS.index(view)]
         for index in choose_shown(masks, MOST_AXIAL if view == views[0] else MOST_OTHERS):
-            picture = as_grey(np.ascontiguousarray(pictures[index]))
-            picture = cv2.resize(picture, (width, tall), interpolation=cv2.INTER_AREA)
-            if values is None:
-                tiles.append(outline(picture, resize_mask(masks[index], width, tall)))
-            else:
-                heat = np.ascontiguousarray(stack(values, view)[index])
-                heat = cv2.resize(heat, (width, tall), interpolation=cv2.INTER_AREA)
-                tiles.append(draw_heat(picture, heat, MOST_SPREAD))
+            shown = None if heat is None else heat[index]
+            tile = draw_slice(pictures[index], masks[index], size, shown)
+            tiles.append(mark_slice(tile, first + index, name_sides(scan, view)))
     return make_sheet(tiles)
+
+
+def draw_slice(
+    picture: np.ndarray, mask: np.ndarray, size: list[int], values: np.ndarray | None
+) -> np.ndarray:
+    """A slice (H, W) with its mask, or with `values` if any: RGB, `size` (wide, high) pixels."""
+    picture = as_grey(np.ascontiguousarray(picture))
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if values is None:
+        return outline(picture, resize_mask(mask, *size))
+    heat = cv2.resize(np.ascontiguousarray(values), size, interpolation=cv2.INTER_AREA)
+    return draw_heat(picture, heat, MOST_SPREAD)
+
+
+def name_sides(scan: Volume, view: str) -> list[str]:
+    """The sides at the left and the right of a view's pictures, with ? where no header says so."""
+    is_known = not {AS_HFS, AS_LAS} & set(scan.notes)
+    return [side if is_known else f"{side}?" for side in SIDES[view]]
 
 
 def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -87,6 +87,7 @@ DIRECTIONS = {
     "coronal": np.s_[::-1, :, ::-1],
     "sagittal": np.s_[:, ::-1, ::-1],
 }
+SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}  # where left and right of a picture lie
 
 
 def stack(array: np.ndarray, view: str) -> np.ndarray:

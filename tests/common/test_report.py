@@ -9,14 +9,17 @@ from common.errors import InputError
 from common.report import (
     CYAN,
     LABEL_COLOURS,
+    LEAST,
     NIGHT,
     ORANGE,
+    PALE,
     add_legend,
     draw_labels,
     draw_mask,
     group_figures,
     label_colour,
     make_sheet,
+    mark_slice,
     paint_labels,
     plot_boxes,
     plot_curves,
@@ -80,6 +83,30 @@ def test_a_legend_names_labels_in_their_colours():
     for label in (1, 2):
         near = np.abs(named.astype(int) - label_colour(label)).max(axis=2) < 12
         assert near.sum() > 20, label
+
+
+def changed(marked, other):
+    return np.argwhere((marked != other).any(axis=2))
+
+
+def test_a_slice_has_its_number_in_the_corner_and_its_sides_where_they_are():
+    for grey in (0, 128, 255):  # legible on air, brain and bone
+        picture = np.full((200, 120, 3), grey, np.uint8)
+        marked = mark_slice(picture, 139, "RL")
+        assert marked.shape == picture.shape and (picture == grey).all()
+        light, dark = (np.abs(marked.astype(int) - c).max(axis=2) < 9 for c in (PALE, NIGHT))
+        assert light.sum() > 20 and dark.sum() > 20, grey
+    drawn = changed(marked, picture)
+    assert (drawn[drawn[:, 0] < 50].max(axis=0) < (16, 40)).all(), "the number, in the corner"
+    right = changed(marked, mark_slice(picture, 139, ["R", ""]))
+    assert len(right) and right[:, 1].min() > 100 and np.ptp(right[:, 0]) < 16
+    left = changed(marked, mark_slice(picture, 139, ["", "L"]))
+    assert len(left) and left[:, 1].max() < 20 and 80 < left[:, 0].min() < 110
+
+
+def test_a_slice_too_thin_for_its_marks_is_put_on_a_ground_that_holds_them():
+    marked = mark_slice(np.full((5, 200, 3), 99, np.uint8), 7, "RL")
+    assert marked.shape == (LEAST[0], 200, 3) and (marked == 99).all(axis=2).sum() > 700
 
 
 def test_montage_holds_every_picture_whole():
