@@ -50,11 +50,12 @@ from scan.cases import get_stem
 from server import uploads
 from server.access import HEADERS, digest, is_loopback, is_same_origin, names_this_server
 from server.jobs import STAGES, Job, Jobs
+from server.samples import SAMPLE, SAMPLE_CASE, Samples, find_sample, take_sample
 from server.serve import make_server, open_socket
-from server.uploads import Refused, SizeLimit, Upload, clean_name, last_part
+from server.uploads import Refused, SizeLimit, clean_name, last_part
+from server.words import words
 from server.worker import FILES, INPUT_NAMES
 
-SAMPLE = Path(__file__).parent / "results" / "demo" / "sample_cta.nii.gz"
 MOST_WAITING, MOST_KEPT = 50, 500  # jobs: round numbers
 NO_COOKIE = (
     "only your own jobs are listed, by the cookie that POST /api/jobs gives and that was not sent: "
@@ -65,7 +66,8 @@ TYPES = {".gz": "application/gzip", ".dcm": "application/dicom"}  # of a downloa
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What the command line says; `folder` is where jobs lie, `sample` the scan behind a button.
+    """What the command line says; `folder` is where jobs lie, `sample` and `sample_case` are the
+    scan and the case of MRI behind a button.
 
     `proxy` is whose X-Forwarded-Host and -Proto are believed, and `prefix` the path of the page.
     """
@@ -78,12 +80,17 @@ class PageSettings:
     workers: int = os.cpu_count() or 1
     folder: Path | None = None
     sample: Path = SAMPLE
+    sample_case: Path = SAMPLE_CASE
     proxy: str = ""  # its address, or * for any
     prefix: str = ""  # as in /brain
 
     @property
     def limit(self) -> SizeLimit:
         return SizeLimit(self.max_mb)
+
+    @property
+    def samples(self) -> Samples:
+        return Samples(self.sample, self.sample_case)
 
     @property
     def root(self) -> Path:
@@ -131,6 +138,7 @@ def create_app(settings: PageSettings) -> Flask:
     app.url_map.merge_slashes = False
     app.json.sort_keys = False
     app.register_blueprint(page)
+    app.register_blueprint(words)
     jobs = Jobs(settings.models, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
     return app
@@ -196,6 +204,7 @@ def show_about():
     settings = get_settings()
     return {
         "max_mb": settings.max_mb,
+        "most_waiting": MOST_WAITING,
         "keep_hours": settings.keep_hours,
         "formats": uploads.FORMATS,
         "stages": list(STAGES),
@@ -207,8 +216,13 @@ def describe_task(name: str, model: Path) -> dict:
     """What the card of a task's model says of it."""
     card = read_card(model)
     told = {key: getattr(card, key) for key in ("labels", "sha256", "training_data", "licence")}
-    kind, about = INPUT_NAMES[card.is_mri], {"name": model.name} | told
-    return {"name": name, "kind": kind, "channels": card.channels, "model": about}
+    return {
+        "name": name,
+        "kind": INPUT_NAMES[card.is_mri],
+        "channels": card.channels,
+        "sample": find_sample(get_settings().samples, card) is not None,
+        "model": {"name": model.name} | told,
+    }
 
 
 @page.get("/api/channels")
@@ -237,7 +251,7 @@ def add_job():
         raise Refused("too many jobs wait or are kept; send this one later, or delete some", 429)
     uploads.check_disk(jobs.root, request.content_length or 0)
     cookie = request.cookies.get("owner") or secrets.token_urlsafe(16)
-    job = receive_job(jobs, settings.sample, digest(cookie))
+    job = receive_job(jobs, digest(cookie))
     jobs.add(job)
     response = jsonify(job.public(request.script_root))
     response.set_cookie(
@@ -268,7 +282,8 @@ def drop_job(job_id: str):
 def give_file(job_id: str, name: str):
     """A file of a job that is done, or its scan as soon as that is there."""
     job = get_job(job_id)
-    path = job.folder / FILES.get(name, "no such file")
+    of_channels = (job.result or {}).get("channels", {}).values()
+    path = job.folder / (name if name in of_channels else FILES.get(name, "no such file"))
     if not (path.exists() and (job.state == "done" or name == "scan.nii.gz")):
         if name in FILES and job.state in ("queued", "running"):
             raise Refused("the job is not done yet", 409)
@@ -291,14 +306,14 @@ def make_plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "scan"
 
 
-def receive_job(jobs: Jobs, sample: Path, owner: str) -> Job:
+def receive_job(jobs: Jobs, owner: str) -> Job:
     """A job of what this request sends, in its folder; nothing is left of what is refused."""
     folder = request.folder = jobs.new_folder()
     try:
         task = get_task(request.form)
         card = read_card(jobs.tasks[task])
         if request.form.get("sample") == "1":
-            upload = take_sample(sample, card)
+            upload = take_sample(get_settings().samples, folder / "input", card)
         else:
             parts = request.files.getlist("files")
             channels = match_channels(parts, card) if card.is_mri else None
@@ -318,12 +333,6 @@ def get_task(form: MultiDict) -> str:
     if task not in tasks:
         raise Refused(f"there is no task {clean_name(task)}; choose {' or '.join(tasks)}")
     return task
-
-
-def take_sample(sample: Path, card: Card) -> Upload:
-    if card.is_mri:
-        raise Refused("the sample is a head CTA; choose another task for it")
-    return Upload(sample, sample.name)
 
 
 def match_channels(parts: Sequence, card: Card) -> dict[str, str]:
@@ -409,6 +418,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def make_samples(samples: Samples, models: Sequence[Path]) -> None:
+    """Write the samples that are not there yet; that of MRI only where a network takes MRI."""
+    lacks_case = not list(samples.case.glob("*_seg.nii.gz"))  # which is written last
+    lacks_case = lacks_case and any(read_card(model).is_mri for model in models)
+    if samples.scan.exists() and not lacks_case:
+        return
+    from synthetic import write_sample, write_sample_case  # a second; each worker would wait, too
+
+    print("making a sample, once ...", flush=True)
+    if not samples.scan.exists():
+        write_sample(samples.scan)
+    if lacks_case:
+        write_sample_case(samples.case)
+
+
 def main(argv: list[str] | None = None) -> int:
     settings = PageSettings(**vars(parse(argv)))
     if not is_loopback(settings.host):
@@ -416,11 +440,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{settings.host} is open to your network: whoever reaches it can send scans, with no "
             "password, and what travels is not encrypted"
         )
-    if not settings.sample.exists():
-        from synthetic import write_sample  # a second, for this alone; each worker would wait, too
-
-        print("making the sample scan, once ...", flush=True)
-        write_sample(settings.sample)
+    make_samples(settings.samples, settings.models)
     serve(settings)
     return 0
 

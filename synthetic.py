@@ -22,9 +22,9 @@ from scan.picture import write_picture
 from scan.views import VIEWS, WINDOW, normalise, stack
 from synthesis.ct import make_scan
 from synthesis.head import find_label_maps, write_volume
-from synthesis.tumour import LAYOUTS, write_tumours
+from synthesis.tumour import LAYOUTS, make_tumour, write_case, write_tumours
 
-SAMPLE_SEED = 3  # of the sample that `make demo` masks
+SAMPLE_SEED = 3  # of the sample that `make demo` masks, and of the page's
 
 
 def write_preview(path: str | Path, label_maps=None, necks=None, count=12, seed: int = 0) -> None:
@@ -55,6 +55,13 @@ def write_sample(path: str | Path, seed: int = SAMPLE_SEED) -> Path:
     write_volume(np.rint(made.hu).astype(np.int16), made.affine, path)
     write_volume(made.mask.astype(np.uint8), made.affine, mask_path)
     return mask_path
+
+
+def write_sample_case(folder: str | Path) -> None:
+    """Write an MRI with a tumour that grew in the phantom, its labels last: coarse, so as to be
+    made in seconds."""
+    case = make_tumour(SAMPLE_SEED, spacing=1.5)
+    write_case(case, Path(folder), LAYOUTS["plain"])
 
 
 def main(argv: list[str] | None = None) -> int:

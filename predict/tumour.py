@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,11 @@ class MRI:
     @property
     def shown(self) -> Volume:
         """One modality in grey, uint8, for people to look at."""
-        return replace(self.scan, hu=np.rint(255 * self.seen[..., self.channel]).astype(np.uint8))
+        return self.show(self.channel)
+
+    def show(self, channel: int) -> Volume:
+        """The modality of that number, as `shown`."""
+        return replace(self.scan, hu=np.rint(255 * self.seen[..., channel]).astype(np.uint8))
 
 
 # ---------------------------------------------------------------- what predict/work.py asks for
@@ -136,8 +141,22 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
 
 
 def show(source: MRI, folder: Path, card: Card) -> None:
-    """Write what a viewer shows below the labels: one modality."""
-    write_scan(source.shown, folder / "scan.nii.gz")
+    """Write what a viewer shows below the labels: each modality, by the names that follow."""
+    for channel, name in enumerate(name_shown(card).values()):
+        write_scan(source.show(channel), folder / name)
+
+
+def name_shown(card: Card) -> dict[str, str]:
+    """{modality: its file in grey}; that which people look at first is `scan.nii.gz`.
+
+    A modality whose name is no word goes by its number.
+    """
+    words = {
+        name: name if re.fullmatch(r"\w+", name, re.ASCII) else str(number)
+        for number, name in enumerate(card.channels, 1)
+    }
+    files = {name: f"channel_{word}.nii.gz" for name, word in words.items()}
+    return files | {card.channels[card.shown_channel]: "scan.nii.gz"}
 
 
 # ---------------------------------------------------------------- from case to labels

@@ -140,6 +140,20 @@ def judge(signs: dict[str, float], strange: tuple[str, ...] = ()) -> Verdict:
     return Verdict(found[0][0] if found else OK, tuple(reason for _, reason in found), signs)
 
 
+def describe_limits(sign: str) -> str:
+    """Where a sign is worth a look and where a failure, in words: "check below 700 …"."""
+    said = []
+    for grade, name in ((CHECK, "look_at"), (FAILED, "fail_at")):
+        ends = [(limit, getattr(limit, name)) for limit in LIMITS if limit.sign == sign]
+        words = [
+            f"{'below' if limit.low else 'above'} {end:g}"
+            for limit, end in ends
+            if abs(end) < NEVER
+        ]
+        said += [f"{grade} {' or '.join(words)}"] if words else []
+    return ", ".join(said)
+
+
 # ---------------------------------------------------------------- signs of the mask on its scan
 
 

@@ -26,6 +26,7 @@ from common.report import CYAN, label_colour, to_hex
 from predict import work
 from predict.network import Network
 from predict.result import Result, Target, Wanted
+from predict.tumour import name_shown
 from scan.dicom_seg import write_dicom_seg
 from server.uploads import make_patterns
 
@@ -154,11 +155,14 @@ def write_seg(source, result: Result, folder: Path, card: Card) -> list[str]:
 def summarise(about: dict, name: str, folder: Path, card: Card) -> dict:
     """The content of result.json: pred.py's JSON, and what the page needs to show it."""
     files = [name for name, file in FILES.items() if (folder / file).exists()]
+    kind = INPUT_NAMES[card.is_mri] if "volume_ml" in about else "slice"
+    channels = name_shown(card) if kind == "case" else {}
     return {
         "name": name,
-        "kind": INPUT_NAMES[card.is_mri] if "volume_ml" in about else "slice",
+        "kind": kind,
         **describe_areas(about, card),
-        "files": [*files, "result.json"],
+        "channels": channels,
+        "files": [*dict.fromkeys([*files, *channels.values()]), "result.json"],
         **{key: value for key, value in about.items() if key not in PRIVATE},
     }
 

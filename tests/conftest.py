@@ -127,13 +127,18 @@ def sample(cta, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(around, sample, tumour_model):
+def site(around, sample, tumour_case, tumour_model):
     """A server of two networks at a real socket, which runs one job at a time."""
     from app import PageSettings, create_app
     from server.serve import make_server, open_socket
 
     settings = PageSettings(
-        (MODEL, tumour_model), folder=around / "ours", sample=sample, workers=1, max_mb=MOST_MB
+        (MODEL, tumour_model),
+        folder=around / "ours",
+        sample=sample,
+        sample_case=tumour_case,
+        workers=1,
+        max_mb=MOST_MB,
     )
     served = create_app(settings)
     served.config["MAX_FORM_PARTS"] = MOST_PARTS

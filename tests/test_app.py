@@ -7,6 +7,7 @@ are empty ones, in which afterwards nothing may lie.
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,13 +19,16 @@ from make import write_dicom
 
 import app
 import pred
-from app import parse
+import synthetic
+from app import make_samples, parse
 from common.errors import InputError
 from common.files import read_json
 from predict.network import MODEL, Network
 from predict.result import FOR_SCANS, Wanted, plan
+from predict.signs import GRADES, SIGNS
 from predict.work import predict_files
 from server.jobs import STAGES, name_tasks
+from server.samples import Samples
 from server.serve import open_socket
 from server.worker import FILES
 
@@ -188,9 +192,14 @@ def test_a_case_gives_what_pred_gives(site, tumour_case, tumour_model, modalitie
     about = read_json(made / "BraTS_7.json")
     assert all(result[key] == about[key] for key in ("volume_ml", "volumes_ml", "affine", "model"))
     assert (job["name"], job["task"], result["kind"]) == ("BraTS_7", "tumour", "case")
-    assert set(result["files"]) == {"scan.nii.gz", "mask.nii.gz", "overlay.png", "result.json"}
-    shown = nifti(site.file(job, "scan.nii.gz"), ".nii.gz", tmp_path)
-    assert shown.shape == truth.shape and np.array_equal(shown.affine, truth.affine)
+    seen = {"scan.nii.gz", "channel_t1ce.nii.gz"}
+    assert set(result["files"]) == seen | {"mask.nii.gz", "overlay.png", "result.json"}
+    assert result["channels"] == {"flair": "scan.nii.gz", "t1ce": "channel_t1ce.nii.gz"}
+    for channel, name in result["channels"].items():
+        shown = nifti(site.file(job, name), ".nii.gz", tmp_path)
+        assert shown.shape == truth.shape and np.array_equal(shown.affine, truth.affine)
+        stored = nib.load(tumour_case / f"BraTS_7_{channel}.nii.gz").get_fdata()
+        assert np.corrcoef(shown.get_fdata()[stored > 0], stored[stored > 0])[0, 1] > 0.99
 
 
 def test_a_cases_labels_and_regions_have_values_volumes_and_colours(site, modalities):
@@ -246,6 +255,46 @@ def test_what_pred_refuses_of_a_case_is_the_jobs_error(site, modalities, names, 
     assert str(site.folder) not in job["error"] and job["id"] not in os.listdir(site.folder)
 
 
+def test_the_sample_of_a_case_is_one_request_away(site, tumour_case, tmp_path):
+    job = site.send("sample=1", "task=tumour")
+    truth = nib.load(tumour_case / "BraTS_7_seg.nii.gz")
+    np.testing.assert_array_equal(labels_in(site, job, tmp_path), np.asarray(truth.dataobj))
+    assert job["name"] == tumour_case.name and len(list(tumour_case.iterdir())) == 3
+    assert [task["sample"] for task in site.get("/api/about")["tasks"]] == [True, True]
+    settings = site.app.config["PAGE"]
+    site.app.config["PAGE"] = replace(settings, sample_case=tmp_path / "none")
+    status, said = site.post("sample=1", "task=tumour")
+    assert [task["sample"] for task in site.get("/api/about")["tasks"]] == [True, False]
+    site.app.config["PAGE"] = settings
+    assert status == 400 and "no sample for this task" in said["error"]
+
+
+def test_samples_are_made_once_and_of_mri_only_where_a_network_takes_it(
+    tmp_path, cta_file, tumour_model, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(synthetic, "write_sample_case", lambda folder: made.append(folder))
+    samples = Samples(cta_file, tmp_path / "case")
+    make_samples(samples, [MODEL])
+    assert made == []
+    make_samples(samples, [MODEL, tumour_model])
+    assert made == [samples.case]
+    samples.case.mkdir()
+    (samples.case / "x_seg.nii.gz").touch()
+    make_samples(samples, [MODEL, tumour_model])
+    assert len(made) == 1
+
+
+def test_what_a_verdict_means_is_told_of_every_grade_and_sign(site, done):
+    words = site.get("/api/words")
+    assert set(words["grades"]) == set(GRADES) and set(words["signs"]) == set(SIGNS)
+    assert set(done["result"]["signs"]) <= set(words["signs"])
+    volume = words["signs"]["volume_ml"]
+    assert volume["limits"] == "check below 700 or above 1950, failed below 300 or above 2600"
+    assert words["signs"]["tail_mm"]["limits"] == "check above 20", "it never fails"
+    assert all(sign["means"].endswith(".") and sign["limits"] for sign in words["signs"].values())
+
+
 @pytest.mark.parametrize(
     "field, words",
     [
@@ -255,7 +304,6 @@ def test_what_pred_refuses_of_a_case_is_the_jobs_error(site, modalities, names, 
         ('channels={"x": "../evil"}', "name and flair or t1ce"),
         ('channels={"x": {}}', "name and fl"),
         ("channels=" + "[" * 10**5, "channels must be a JSON object"),
-        ("sample=1", "the sample is a head CTA"),
     ],
     ids=lambda value: value[:20],
 )
@@ -410,10 +458,10 @@ def test_several_scans_at_once_are_refused(site):
     assert status == 400 and "2 files came at once (a.nii, b.nii)" in said["error"]
 
 
-def test_an_address_for_others_is_warned_of(monkeypatch, capsys, cta_file):
+def test_an_address_for_others_is_warned_of(monkeypatch, capsys):
     served = []
     monkeypatch.setattr(app, "serve", served.append)
-    monkeypatch.setattr(app, "SAMPLE", cta_file)
+    monkeypatch.setattr(app, "make_samples", lambda *_: None)
     app.main(["--host", "0.0.0.0", "--max-mb", "10"])
     assert "no password" in capsys.readouterr().err and served[0].limit.bytes == 10 << 20
     app.main([])
