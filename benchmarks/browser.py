@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import inputs  # noqa: E402
 
-from app import SAMPLE, PageSettings, create_app  # noqa: E402
+from app import SAMPLE, SAMPLE_CASE, PageSettings, create_app  # noqa: E402
 from common.errors import InputError, replacing, run  # noqa: E402
 from page import fetch  # noqa: E402
 from predict.network import MODEL  # noqa: E402
@@ -60,12 +60,14 @@ SIZES = {"wide": (1280, 800), "narrow": (400, 860)}  # of the window, in pixels
 
 
 @contextlib.contextmanager
-def served(folder: Path, sample: Path, *models: Path, prefix: str = ""):
+def served(folder: Path, sample: Path, *models: Path, prefix: str = "", case: Path = SAMPLE_CASE):
     """The address of a page that runs one job at a time, `folder` for its jobs.
 
-    It serves the shipped network, and `models` if there are any, at the path `prefix`.
+    It serves the shipped network, and `models` if there are any, at the path `prefix`; `case` is
+    the sample of MRI.
     """
-    site = create_app(PageSettings((MODEL, *models), folder=folder, sample=sample, workers=1))
+    samples = {"sample": sample, "sample_case": case}
+    site = create_app(PageSettings((MODEL, *models), folder=folder, workers=1, **samples))
     server = waitress.create_server(site, host="127.0.0.1", port=0, url_prefix=prefix)
     threading.Thread(target=server.run, daemon=True).start()
     try:

@@ -5,6 +5,8 @@ export const UNREACHED = "The server does not answer; is app.py still running?";
 const BROKEN = "The upload broke off: the server stopped, or refused it.";
 
 export const about = () => ask("api/about");
+export const words = () => ask("api/words");
+export const job = (id) => ask(`api/jobs/${encodeURIComponent(id)}`);
 export const jobs = async () => listed(await ask("api/jobs"));
 export const remove = (id) => ask(`api/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
@@ -56,7 +58,7 @@ async function ask(url, options) {
 function settle(status, text, resolve, reject) {
   const content = parsed(text);
   if (status >= 200 && status < 300) resolve(content);
-  else reject(new Error(content?.error ?? `The server answered ${status}.`));
+  else reject(Object.assign(new Error(content?.error ?? `The server answered ${status}.`), { status }));
 }
 
 function parsed(text) {

@@ -4,10 +4,15 @@ import * as api from "./api.js";
 
 const element = (id) => document.getElementById(id);
 
-/** Ask which entry of `found` is which channel of a task: {path: channel}, null when discarded. */
-export async function askChannels({ entries }, { name, channels }) {
+/**
+ * Ask which entry of `found` is which channel of a task: {path: channel}, null when discarded. Of
+ * one case among many nothing is asked where the names say it all.
+ */
+export async function askChannels({ name: title, entries }, { name, channels }, isOneOfMany = false) {
   const form = element("channels");
   const known = await api.channels(name, entries.map(({ path }) => path));
+  if (isOneOfMany && !missing(Object.values(known), channels)) return known;
+  element("case-name").textContent = isOneOfMany ? title : "One case of several scans";
   element("channel-rows").replaceChildren(...entries.map(({ path }) => row(path, channels, known[path])));
   form.hidden = false;
   form.querySelector("select").focus();
@@ -45,10 +50,12 @@ function answers(form) {
 
 /** Whether every channel is there once; else the first list says what is wrong. */
 function complete(form, channels) {
-  const given = Object.values(answers(form));
-  const wrong = channels.find((c) => given.filter((other) => other === c).length !== 1);
+  const wrong = missing(Object.values(answers(form)), channels);
   const first = form.querySelector("select");
   first.setCustomValidity(wrong ? `${wrong.toUpperCase()} must be one file` : "");
   first.onchange = form.onchange = () => first.setCustomValidity("");
   return form.reportValidity();
 }
+
+/** The first channel that is not given exactly once. */
+const missing = (given, channels) => channels.find((c) => given.filter((other) => other === c).length !== 1);

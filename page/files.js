@@ -35,8 +35,8 @@ async function children(folder) {
 
 /**
  * Sort entries into jobs: {jobs, cases}, each a list of {name, entries}. A scan, an archive and a
- * picture are jobs of their own; the other files are taken for one DICOM study. NIfTI files of one
- * folder make one case where the task `isOfCases`.
+ * picture are jobs of their own; the other files of each folder that was given are taken for one
+ * DICOM study. NIfTI files of one folder make one case where the task `isOfCases`.
  */
 export function sorted(entries, isOfCases) {
   const kept = entries.filter(({ path }) => !SKIPPED.test(path));
@@ -46,8 +46,9 @@ export function sorted(entries, isOfCases) {
   const alone = rest.filter(({ path }) => ALONE.test(path));
   const loose = rest.filter(({ path }) => !ALONE.test(path));
   const jobs = alone.map((entry) => ({ name: baseName(entry.path), entries: [entry] }));
-  if (loose.length) jobs.push({ name: commonName(loose), entries: loose });
-  return { jobs, cases };
+  const given = Map.groupBy(loose, ({ path }) => path.split("/").slice(0, -1)[0]);
+  const studies = [...given.values()].map((group) => ({ name: commonName(group), entries: group }));
+  return { jobs: [...jobs, ...studies], cases };
 }
 
 function casesOf(entries) {

@@ -1,12 +1,9 @@
 // The right-hand panel: verdict, volume, reasons, regions, downloads.
 
+import { explainVerdict, verdictWords } from "./help.js";
+
 const element = (id) => document.getElementById(id);
 
-const MEANS = {
-  ok: "Nothing speaks against this mask.",
-  check: "Look closely before you use it.",
-  failed: "Do not use this mask.",
-};
 const DOWNLOADS = [ // in this order, those that the result has
   ["mask.nii.gz", "Mask", "NIfTI"],
   ["mask.dcm", "Mask", "DICOM SEG"],
@@ -32,7 +29,16 @@ function showVerdict(result) {
   element("verdict").dataset.grade = grade;
   element("grade").textContent = grade === "none" ? "–" : grade;
   const none = result ? "Only the brain's mask in a scan gets a verdict." : "";
-  element("grade-means").textContent = MEANS[grade] ?? none;
+  element("grade-means").textContent = none;
+  element("why").hidden = grade === "none";
+  element("why").onclick = () => explainVerdict(result);
+  if (grade !== "none") showMeaning(grade);
+}
+
+/** Say in a line what a grade means, once the server has told it. */
+async function showMeaning(grade) {
+  const { grades } = await verdictWords();
+  if (element("verdict").dataset.grade === grade) element("grade-means").textContent = grades[grade]?.means ?? "";
 }
 
 function showSize(result) {

@@ -52,6 +52,7 @@ export async function openScanViewer(canvas, heard) {
     prepare: (url) => prepare(state, url),
     load: (urls) => load(state, urls),
     show: (images, look) => show(state, images, look),
+    setImage: (url) => setImage(state, url),
     setView: (view) => setView(state, view),
     setWindow: (range) => setWindow(state, range),
     setLook: (look) => setLook(state, look),
@@ -79,22 +80,37 @@ async function load(state, { scan, mask }) {
   prepare(state, scan);
   const [volume, drawing] = await Promise.all([state.prepared.volume, image(state, mask, "mask.nii.gz")]);
   state.prepared = null;
-  return { volume, drawing };
+  return { volume, drawing, url: scan };
 }
 
 /** Show scan and mask in place of what is open; the number of slices of each plane. */
-function show(state, { volume, drawing }, { range, labels, regions }) {
+function show(state, { volume, drawing, url }, { range, labels, regions }) {
   const { nv } = state;
   close(state);
   state.changes += 1;
   state.isNew = true;
   if (range) [volume.cal_min, volume.cal_max] = range;
   nv.drawLut = lookUp(labels, regions);
+  state.pixels = new Map([[url, pixelsOf(volume)]]);
   nv.addVolume(volume);
   if (!nv.loadDrawing(drawing)) throw new Error("The mask does not fit the scan.");
   state.labels = regions.length ? nv.drawBitmap.slice() : null;
   return Object.fromEntries(PLANES.map((plane, axis) => [plane, volume.dimsRAS[axis + 1]]));
 }
+
+/** Show another image of the same grid below the mask; those that were shown are kept. */
+async function setImage(state, url) {
+  const { nv, pixels } = state;
+  state.wanted = url;
+  if (!pixels.has(url)) pixels.set(url, pixelsOf(await image(state, url, "scan.nii.gz")));
+  if (state.wanted !== url || state.pixels !== pixels) return; // another was asked for meanwhile
+  Object.assign(nv.volumes[0], pixels.get(url));
+  state.changes += 1;
+  nv.updateGLVolume();
+  nv.createOnLocationChange();
+}
+
+const pixelsOf = ({ img, cal_min, cal_max }) => ({ img, cal_min, cal_max });
 
 function close({ nv }) {
   if (nv.drawBitmap) nv.closeDrawing();

@@ -1,5 +1,6 @@
 // The middle of the page: tools, stage, slice sliders and keys, for a scan as for a picture.
 
+import { listenForHelp, listKeys } from "./help.js";
 import { openPicture } from "./picture.js";
 import { regionsOf } from "./result.js";
 import { openScanViewer, PLANES, WINDOWS } from "./scan.js";
@@ -11,19 +12,26 @@ const FOCUSED = "input, select, button, a, summary"; // what has its own use for
 const element = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 
-/** The viewer: open(job), close(), setRegion(region). `say` speaks to those who hear the page. */
-export function openViewer(say) {
+/**
+ * The viewer: open(job, place), close(), goTo(place), setRegion(region). `say` speaks to those who
+ * hear the page; `looked` gets the place that is shown, {view, numbers}: slices by plane, from 1.
+ */
+export function openViewer(say, looked = () => {}) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
-    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say, looked,
+    channels: {}, channel: "",
   };
   listenToTools(state);
   listenToKeys(state);
+  listKeys([...SCAN_KEYS, ...MASK_KEYS, ["this list", { "?": null }], ...MOUSE]);
+  listenForHelp();
   showTools(state);
   prepare(state, null);
   return {
-    open: (job) => open(state, job),
+    open: (job, place) => open(state, job, place),
+    goTo: (place) => goTo(state, place),
     prepare: (url) => prepare(state, url),
     close: () => close(state),
     setRegion: (region) => setRegion(state, region),
@@ -32,7 +40,7 @@ export function openViewer(say) {
 
 /* ------------------------------------------------ opening a result */
 
-async function open(state, job) {
+async function open(state, job, place = {}) {
   const { name, result } = job;
   close(state, "Loading …");
   const turn = state.opened;
@@ -40,7 +48,7 @@ async function open(state, job) {
   element("stage").setAttribute("aria-busy", "true");
   element("stage").setAttribute("aria-label", `${name} and its mask`);
   try {
-    await (result.kind === "slice" ? openSlice : openScan)(state, result, isWanted);
+    await (result.kind === "slice" ? openSlice : openScan)(state, result, isWanted, place);
   } catch (error) {
     if (isWanted()) fallBack(job, error);
   }
@@ -57,7 +65,7 @@ async function openSlice(state, { files, labels }, isWanted) {
   element("under").textContent = `${canvas.width} × ${canvas.height} pixels`;
 }
 
-async function openScan(state, result, isWanted) {
+async function openScan(state, result, isWanted, place) {
   element("scan").hidden = false;
   state.scan = await scanViewer(state);
   const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: result.files["mask.nii.gz"] });
@@ -65,11 +73,28 @@ async function openScan(state, result, isWanted) {
   state.unit = result.kind === "case" ? "" : "HU";
   const range = state.unit ? rangeOf(state) : null;
   state.sizes = state.scan.show(images, { range, labels: result.labels, regions: regionsOf(result) });
+  listChannels(state, result);
   state.scan.setView(state.view);
   showLook(state);
   limitSliders(state);
   state.scan.toMask();
+  goTo(state, place);
   reveal(state, "scan");
+}
+
+/** Show a place, {view, numbers}, of the scan that is open; what it does not say stays. */
+function goTo(state, { view, numbers = {} }) {
+  if (!state.sizes.axial) return;
+  if (view) setView(state, view);
+  for (const [plane, number] of Object.entries(numbers)) {
+    state.scan.setSlice(plane, Math.min(number, state.sizes[plane]) - 1);
+  }
+}
+
+/** Tell what is shown, for the address. */
+function tellPlace({ view, voxel, sizes, looked }) {
+  if (!sizes.axial) return;
+  looked({ view, numbers: Object.fromEntries(PLANES.map((plane, axis) => [plane, voxel[axis] + 1])) });
 }
 
 /** Make the viewer, for which the person then need not wait, and load a scan if there is one yet. */
@@ -102,6 +127,8 @@ function reveal(state, shown) {
   const isScan = shown === "scan";
   for (const id of ["views", "windows"]) element(id).disabled = !isScan;
   element("windows").disabled ||= state.unit !== "HU";
+  element("modalities").hidden = !isScan || Object.keys(state.channels).length < 2;
+  element("windows").hidden = !element("modalities").hidden;
   element("overlay").disabled = false;
   showCurtain("");
   showTiles(state, isScan);
@@ -121,7 +148,7 @@ function fallBack({ name, result }, error) {
 function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
   state.scan?.close();
-  Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null });
+  Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null, channels: {} });
   for (const id of ["picture", "fallback"]) element(id).hidden = true;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
   all("#slices input").forEach((slider) => (slider.disabled = true));
@@ -144,6 +171,7 @@ function listenToTools(state) {
   tools.addEventListener("change", ({ target }) => {
     if (target.name === "view") setView(state, target.value);
     if (target.name === "window") setWindow(state, target.value);
+    if (target.name === "modality") setChannel(state, target.value);
     if (target.name === "fill") setMode(state, target.value);
     if (target.id === "shown") setShown(state, target.checked);
   });
@@ -174,6 +202,34 @@ function setView(state, view) {
   state.scan?.setView(view);
   showTools(state);
   showTiles(state, true);
+  tellPlace(state);
+}
+
+/** The channels of a case, {name: address of its file}, to choose of; the first shown is FLAIR. */
+function listChannels(state, { files, channels = {} }) {
+  state.channels = Object.fromEntries(Object.entries(channels).map(([name, file]) => [name, files[file]]));
+  state.channel = Object.keys(channels).find((name) => channels[name] === "scan.nii.gz");
+  const rows = Object.keys(channels).map((name) => {
+    const row = document.createElement("label"), text = document.createElement("span");
+    const input = Object.assign(document.createElement("input"), { type: "radio", name: "modality", value: name });
+    input.checked = name === state.channel;
+    text.textContent = name.toUpperCase();
+    row.append(input, text);
+    return row;
+  });
+  element("modalities").replaceChildren(element("modalities").querySelector("legend"), ...rows);
+}
+
+async function setChannel(state, name) {
+  state.channel = name;
+  for (const radio of all("#modalities input")) radio.checked = radio.value === name;
+  const turn = state.opened;
+  try {
+    await state.scan.setImage(state.channels[name]);
+    if (turn === state.opened) state.say(`${name.toUpperCase()} shown`);
+  } catch (error) {
+    if (turn === state.opened) showCurtain(`${name.toUpperCase()} cannot be shown: ${error.message}`, true);
+  }
 }
 
 function setWindow(state, name) {
@@ -255,6 +311,7 @@ function showPlace(state, place) {
     slider.value = index;
     slider.nextElementSibling.textContent = numberOf(state, slider.dataset.plane);
   }
+  tellPlace(state);
 }
 
 function numberOf({ sizes, voxel }, plane) {
@@ -303,31 +360,51 @@ function listenToKeys(state) {
 function actionOf({ key, target }) {
   if (target.closest(FOCUSED) && /^(Arrow|Page)/.test(key)) return null;
   const name = key.length === 1 ? key.toLowerCase() : key;
-  const ofScan = element("views").disabled ? null : SCAN_KEYS[name];
-  return ofScan ?? (element("overlay").disabled ? null : MASK_KEYS[name]);
+  const ofScan = element("views").disabled ? null : actionIn(SCAN_KEYS, name);
+  return ofScan ?? (element("overlay").disabled ? null : actionIn(MASK_KEYS, name));
 }
 
-const SCAN_KEYS = {
-  ...Object.fromEntries(VIEWS.map((view, i) => [i + 1, (state) => setView(state, view)])),
-  ArrowUp: (state) => state.scan.step(state.plane, 1),
-  ArrowDown: (state) => state.scan.step(state.plane, -1),
-  PageUp: (state) => state.scan.step(state.plane, 10),
-  PageDown: (state) => state.scan.step(state.plane, -10),
-  ArrowLeft: (state) => turn(state, -1),
-  ArrowRight: (state) => turn(state, 1),
-  w: (state) => state.unit && setWindow(state, after(Object.keys(WINDOWS), state.window)),
-  "+": (state) => state.scan.zoom(1.25),
-  "=": (state) => state.scan.zoom(1.25),
-  "-": (state) => state.scan.zoom(0.8),
-  0: (state) => state.scan.zoom(0),
-};
+// What each key does, for those who press it and for those who ask: [in words, {key: action}]
+const SCAN_KEYS = [
+  ["all planes, axial, coronal, sagittal, 3-D",
+    Object.fromEntries(VIEWS.map((view, i) => [i + 1, (state) => setView(state, view)]))],
+  ["next and previous slice", {
+    ArrowUp: (state) => state.scan.step(state.plane, 1),
+    ArrowDown: (state) => state.scan.step(state.plane, -1),
+  }],
+  ["ten slices on, ten back", {
+    PageUp: (state) => state.scan.step(state.plane, 10),
+    PageDown: (state) => state.scan.step(state.plane, -10),
+  }],
+  ["the plane that these move; in 3-D, turn the head", {
+    ArrowLeft: (state) => turn(state, -1),
+    ArrowRight: (state) => turn(state, 1),
+  }],
+  ["next window; of an MRI, the next channel", { w: (state) => showNext(state) }],
+  ["larger and smaller", {
+    "+": (state) => state.scan.zoom(1.25),
+    "=": (state) => state.scan.zoom(1.25),
+    "-": (state) => state.scan.zoom(0.8),
+  }],
+  ["the whole again", { 0: (state) => state.scan.zoom(0) }],
+];
 
-const MASK_KEYS = {
-  m: (state) => setShown(state, !state.shown),
-  o: (state) => setMode(state, state.mode === "filled" ? "outline" : "filled"),
-  "[": (state) => setOpacity(state, state.opacity[state.mode] - 5),
-  "]": (state) => setOpacity(state, state.opacity[state.mode] + 5),
-};
+const MASK_KEYS = [
+  ["mask on or off", { m: (state) => setShown(state, !state.shown) }],
+  ["outline or filled", { o: (state) => setMode(state, state.mode === "filled" ? "outline" : "filled") }],
+  ["fainter and stronger", {
+    "[": (state) => setOpacity(state, state.opacity[state.mode] - 5),
+    "]": (state) => setOpacity(state, state.opacity[state.mode] + 5),
+  }],
+];
+
+const MOUSE = [
+  ["moves the cross, turns the 3-D view; with Shift, pans", "Left button"],
+  ["changes the window", "Right button"],
+  ["changes the slice", "Wheel"],
+];
+
+const actionIn = (rows, key) => rows.map(([, keys]) => keys[key]).find(Boolean);
 
 const after = (list, item, by = 1) => list[(list.indexOf(item) + by + list.length) % list.length];
 
@@ -337,4 +414,10 @@ function turn(state, by) {
   const planes = ["axial", "coronal", "sagittal"];
   const plane = after(planes, state.plane, by);
   return state.view === "all" ? setPlane(state, plane) : setView(state, plane);
+}
+
+function showNext(state) {
+  const names = Object.keys(state.channels);
+  if (state.unit) setWindow(state, after(Object.keys(WINDOWS), state.window));
+  else if (names.length > 1) setChannel(state, after(names, state.channel));
 }

@@ -18,6 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+import app
 from page import fetch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -34,10 +35,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(cta_file, tumour_model, tmp_path_factory):
-    """The address of a page with two tasks, whose sample is a coarse CTA; one job at a time."""
+def address(cta_file, tumour_case, tumour_model, tmp_path_factory):
+    """The address of a page with two tasks, whose samples are coarse; one job at a time."""
     folder = tmp_path_factory.mktemp("served")
-    with browser.served(folder / "jobs", cta_file, tumour_model) as address:
+    with browser.served(folder / "jobs", cta_file, tumour_model, case=tumour_case) as address:
         yield address
 
 
@@ -84,6 +85,20 @@ def test_sample_to_visible_mask_and_its_tools(page):
     assert page.text("[data-plane=axial].tile") != number
     page.press("w")
     assert page.find("[value=bone]").is_selected() and "W 2500 L 500" in page.text("#under")
+    page.press("?")
+    page.until(lambda: page.find("#keys").is_displayed())
+    shown = {key.text for key in page.window.find_elements(By.CSS_SELECTOR, "#keys kbd")}
+    assert {"1", "5", "↑", "Page Down", "W", "M", "O", "]", "+", "−", "0", "?"} <= shown
+    page.find("#keys").send_keys("m", Keys.ESCAPE)
+    assert page.find("#shown").is_selected() != bool(hidden), "keys are for the dialog alone"
+    page.find("#why").click()
+    page.until(lambda: page.find("#meaning").is_displayed())
+    assert page.text("#grades").split()[0] == "ok" and "Do not use this mask" in page.text(
+        "#grades"
+    )
+    (volume, *_) = page.window.find_elements(By.CSS_SELECTOR, "#signs li")
+    assert "volume" in volume.text and "check below 700 or above 1950" in volume.text
+    page.find("#meaning button").click()
     severe = [entry for entry in page.window.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
 
@@ -177,13 +192,97 @@ def test_a_slice_is_shown_as_a_picture(page, cta, tmp_path):
     assert page.text("#size").endswith(" px") and not page.find("#views input").is_enabled()
 
 
-def test_a_result_is_found_again_after_a_reload_and_can_be_deleted(page):
+def test_a_result_is_found_again_by_its_owner_and_by_a_link_until_it_is_deleted(page):
     page.find("#sample").click()
     page.wait_for_result("cta.nii.gz")
+    page.press("2", Keys.ARROW_UP, Keys.ARROW_UP)
+    tile = page.text("[data-plane=axial].tile")
+    number = tile.split()[1]
+    page.until(lambda: page.window.current_url.endswith(f"/axial/{number}"))
+    link = page.window.current_url
+    page.window.refresh()
+    page.wait_for_result("cta.nii.gz")
+    assert page.text("[data-plane=axial].tile") == tile and page.states() == ["done"]
+    (cookie,) = page.window.get_cookies()
+    page.window.delete_all_cookies()  # a colleague
+    page.window.get("about:blank")
+    page.window.get(link)
+    page.wait_for_result("cta.nii.gz")
+    assert page.text("[data-plane=axial].tile") == tile and page.states() == []
+    assert page.text("#message") == "" and page.find("[value=axial]").is_selected()
+    page.js(
+        "location.hash = arguments[0]", link.split("#")[1].replace(f"axial/{number}", "all/9/8/7")
+    )
+    page.until(lambda: page.text("[data-plane=sagittal].tile").split()[1] == "7")
+    assert page.text("[data-plane=axial].tile").split()[1] == "9"
+    page.window.add_cookie(cookie)
     page.window.refresh()
     page.wait_for_result("cta.nii.gz")
     page.find("[aria-label='Delete cta.nii.gz']").click()
     page.until(lambda: page.states() == [] and page.text("#result-name") == "Result")
+    page.js("location.hash = arguments[0]", link.split("#")[1])
+    page.until(lambda: page.text("#message"))
+    assert page.text("#message").startswith("This link has expired: a result is deleted after 24 h")
+
+
+def run_module(page, module, script, *arguments):
+    """What `script` returns, with a module of the page as `m`."""
+    done = "arguments[arguments.length - 1]"
+    body = f"import('/page/{module}').then((m) => {done}((() => {{ {script} }})()))"
+    return page.window.execute_async_script(body, *arguments)
+
+
+def test_an_address_is_read_as_it_was_written_and_no_other_is(page):
+    script = """const write = m.writeAddress("a-_1", "all", {axial: 3, coronal: 2, sagittal: 1});
+        const strange = ["#", "#job/", "#job/../x", "#job/a/top/3", "#job/a/axial/x", "#a"];
+        return [write, m.readAddress(write), m.readAddress("#job/b/axial/139"), m.readAddress("#job/c"),
+                strange.map(m.readAddress).filter(Boolean)];"""
+    written, whole, axial, bare, strange = run_module(page, "address.js", script)
+    assert written == "#job/a-_1/all/3/2/1" and strange == []
+    numbers = {"axial": 3, "coronal": 2, "sagittal": 1}
+    assert whole == {"id": "a-_1", "view": "all", "numbers": numbers}
+    assert axial == {"id": "b", "view": "axial", "numbers": {"axial": 139}}
+    assert bare["id"] == "c" and bare["numbers"] == {}
+
+
+def test_what_is_dropped_together_becomes_a_job_each_and_a_study_stays_whole(page):
+    script = """const entries = arguments[0].map((path) => ({path, file: {}}));
+        const names = (all) => all.map(({name, entries}) => [name, entries.length]);
+        const [brain, tumour] = [m.sorted(entries, false), m.sorted(entries, true)];
+        return [names(brain.jobs), brain.cases, names(tumour.jobs), names(tumour.cases)];"""
+    script = script.replace("arguments[0]", "given")
+    paths = ["a.nii.gz", "b.nii.gz", "p1/s1/1.dcm", "p1/s2/2.dcm", "p2/1", "p2/2", "p2/.DS_Store"]
+    paths += [
+        "im1.dcm",
+        "im2.dcm",
+        "c1/x_flair.nii",
+        "c1/x_t1ce.nii",
+        "c2/y_flair.nii",
+        "c2/y_t1ce.nii",
+    ]
+    given = f"const given = {paths};"
+    jobs, none, rest, cases = run_module(page, "files.js", given + script)
+    studies = [["p1", 2], ["p2", 2], ["im1.dcm and 1 more", 2]]
+    scans = ["a.nii.gz", "b.nii.gz", "x_flair.nii", "x_t1ce.nii", "y_flair.nii", "y_t1ce.nii"]
+    assert jobs == [[name, 1] for name in scans] + studies and none == []
+    assert rest == studies and cases == [["a.nii.gz and 1 more", 2], ["c1", 2], ["c2", 2]]
+
+
+def test_what_does_not_fit_into_the_line_is_said(page, head_slice, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        cv2.imwrite(str(tmp_path / name), head_slice[0])
+    monkeypatch.setattr(app, "MOST_WAITING", 1)
+    page.open()
+    page.drop(*sorted(tmp_path.iterdir()))
+    said = "2 left out, for up to 1 can wait in line: b.png, c.png. Drop them again later."
+    page.until(lambda: page.text("#message") == said)
+    page.wait_for_result("a.png")
+    assert page.states() == ["done"], "the first that is there is opened"
+    monkeypatch.setattr(app, "MOST_WAITING", 0)  # others have filled it meanwhile
+    page.drop(tmp_path / "a.png")
+    said = "1 left out, for too many jobs wait or are kept: a.png. Drop them again later."
+    page.until(lambda: page.text("#message") == said)
+    assert page.states() == ["done"]
 
 
 def test_regions_of_a_tumour_have_a_legend_and_can_be_chosen(page):
@@ -243,7 +342,7 @@ def test_a_case_is_corrected_sent_and_shown_by_region(page, tumour_case, tmp_pat
     for name, kind in (("scan_t1ce.nii.gz", "flair"), ("other.nii.gz", "t1ce")):
         shutil.copy(tumour_case / f"BraTS_7_{kind}.nii.gz", tmp_path / name)
     Select(page.find("#task")).select_by_value("tumour")
-    assert not page.find("#sample").is_enabled() and "FLAIR, T1CE" in page.text("#kinds")
+    assert page.find("#sample").is_enabled() and "FLAIR, T1CE" in page.text("#kinds")
     page.drop(*tmp_path.iterdir())
     page.until(lambda: page.find("#channels").is_displayed())
     rows = {
@@ -267,7 +366,13 @@ def test_a_case_is_corrected_sent_and_shown_by_region(page, tumour_case, tmp_pat
         "oedema",
         "enhancing tumour",
     ] and all(row.endswith(" mL") for row in rows[1:])
-    assert not page.find("#windows input").is_enabled(), "an MRI has no HU"
+    assert not page.find("#windows").is_displayed(), "an MRI has no HU"
+    flair = page.text("#under")
+    page.press("w")
+    page.until(lambda: page.text("#under") != flair)
+    assert page.find("#modalities [value=t1ce]").is_selected()
+    page.press("w")
+    page.until(lambda: page.text("#under") == flair)
     page.press("2", "0")
     both = reds_and_greens(page)
     choose_region(page, "oedema")
