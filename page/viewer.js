@@ -149,7 +149,8 @@ function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
   state.scan?.close();
   Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null, channels: {} });
-  for (const id of ["picture", "fallback"]) element(id).hidden = true;
+  for (const id of ["picture", "fallback", "modalities"]) element(id).hidden = true;
+  element("windows").hidden = false;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
   all("#slices input").forEach((slider) => (slider.disabled = true));
   all("#slices output").forEach((output) => (output.textContent = ""));
