@@ -142,8 +142,9 @@ def write(target: Target, source: MRI, result: Result, wanted: Wanted, card: Car
 
 def show(source: MRI, folder: Path, card: Card) -> None:
     """Write what a viewer shows below the labels: each modality, by the names that follow."""
-    for channel, name in enumerate(name_shown(card).values()):
-        write_scan(source.show(channel), folder / name)
+    files = enumerate(name_shown(card).values())
+    for channel, name in sorted(files, key=lambda file: file[0] != card.shown_channel):
+        write_scan(source.show(channel), folder / name)  # the first of them is waited for
 
 
 def name_shown(card: Card) -> dict[str, str]:
