@@ -50,7 +50,7 @@ from scan.cases import get_stem
 from server import uploads
 from server.access import HEADERS, digest, is_loopback, is_same_origin, names_this_server
 from server.jobs import STAGES, Job, Jobs
-from server.samples import SAMPLE, SAMPLE_CASE, Samples, find_sample, take_sample
+from server.samples import SAMPLE, SAMPLE_CASE, Samples
 from server.serve import make_server, open_socket
 from server.uploads import Refused, SizeLimit, clean_name, last_part
 from server.words import words
@@ -220,7 +220,7 @@ def describe_task(name: str, model: Path) -> dict:
         "name": name,
         "kind": INPUT_NAMES[card.is_mri],
         "channels": card.channels,
-        "sample": find_sample(get_settings().samples, card) is not None,
+        "sample": get_settings().samples.find(card) is not None,
         "model": {"name": model.name} | told,
     }
 
@@ -313,7 +313,7 @@ def receive_job(jobs: Jobs, owner: str) -> Job:
         task = get_task(request.form)
         card = read_card(jobs.tasks[task])
         if request.form.get("sample") == "1":
-            upload = take_sample(get_settings().samples, folder / "input", card)
+            upload = get_settings().samples.take(folder / "input", card)
         else:
             parts = request.files.getlist("files")
             channels = match_channels(parts, card) if card.is_mri else None
@@ -418,21 +418,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_samples(samples: Samples, models: Sequence[Path]) -> None:
-    """Write the samples that are not there yet; that of MRI only where a network takes MRI."""
-    lacks_case = not list(samples.case.glob("*_seg.nii.gz"))  # which is written last
-    lacks_case = lacks_case and any(read_card(model).is_mri for model in models)
-    if samples.scan.exists() and not lacks_case:
-        return
-    from synthetic import write_sample, write_sample_case  # a second; each worker would wait, too
-
-    print("making a sample, once ...", flush=True)
-    if not samples.scan.exists():
-        write_sample(samples.scan)
-    if lacks_case:
-        write_sample_case(samples.case)
-
-
 def main(argv: list[str] | None = None) -> int:
     settings = PageSettings(**vars(parse(argv)))
     if not is_loopback(settings.host):
@@ -440,7 +425,16 @@ def main(argv: list[str] | None = None) -> int:
             f"{settings.host} is open to your network: whoever reaches it can send scans, with no "
             "password, and what travels is not encrypted"
         )
-    make_samples(settings.samples, settings.models)
+    if not settings.sample.exists():
+        from synthetic import write_sample  # a second, for this alone; each worker would wait, too
+
+        print("making the sample scan, once ...", flush=True)
+        write_sample(settings.sample)
+    is_mri = any(read_card(model).is_mri for model in settings.models)
+    if is_mri and settings.samples.lacks_case:
+        from synthetic import write_sample_case  # as above
+
+        settings.samples.make_case(write_sample_case)
     serve(settings)
     return 0
 

@@ -57,11 +57,9 @@ def write_sample(path: str | Path, seed: int = SAMPLE_SEED) -> Path:
     return mask_path
 
 
-def write_sample_case(folder: str | Path) -> None:
-    """Write an MRI with a tumour that grew in the phantom, its labels last: coarse, so as to be
-    made in seconds."""
-    case = make_tumour(SAMPLE_SEED, spacing=1.5)
-    write_case(case, Path(folder), LAYOUTS["plain"])
+def write_sample_case(folder: Path) -> None:
+    """Write an MRI of the phantom with a tumour, its labels last: coarse, so as to be made soon."""
+    write_case(make_tumour(SAMPLE_SEED, spacing=1.5), folder, LAYOUTS["plain"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ask import MOST_MB, dicom, png, raw_nifti, small_nifti, zipped
-from make import write_dicom
+from make import egg, layers, write_dicom
 
 import app
 import pred
 import synthetic
-from app import make_samples, parse
+from app import parse
+from common.card import read_card
 from common.errors import InputError
 from common.files import read_json
 from predict.network import MODEL, Network
@@ -31,6 +33,7 @@ from server.jobs import STAGES, name_tasks
 from server.samples import Samples
 from server.serve import open_socket
 from server.worker import FILES
+from synthesis.tumour import Tumour
 
 STEP = 2.5  # mm: the fixture's cubes
 
@@ -269,20 +272,29 @@ def test_the_sample_of_a_case_is_one_request_away(site, tumour_case, tmp_path):
     assert status == 400 and "no sample for this task" in said["error"]
 
 
-def test_samples_are_made_once_and_of_mri_only_where_a_network_takes_it(
-    tmp_path, cta_file, tumour_model, monkeypatch
+def test_the_sample_case_is_made_once_and_where_a_network_takes_it(
+    tmp_path, cta_file, tumour_model, monkeypatch, capsys
 ):
     made = []
-    monkeypatch.setattr(synthetic, "write_sample_case", lambda folder: made.append(folder))
-    samples = Samples(cta_file, tmp_path / "case")
-    make_samples(samples, [MODEL])
-    assert made == []
-    make_samples(samples, [MODEL, tumour_model])
-    assert made == [samples.case]
-    samples.case.mkdir()
-    (samples.case / "x_seg.nii.gz").touch()
-    make_samples(samples, [MODEL, tumour_model])
+    small = Tumour({"flair": layers(), "t1ce": layers()}, layers(), egg(), np.eye(4), {})
+    monkeypatch.setattr(synthetic, "make_tumour", lambda *_, **__: made.append(1) or small)
+    monkeypatch.setattr(app, "serve", lambda settings: None)
+
+    def start(case, *models):
+        settings = partial(app.PageSettings, sample=cta_file, sample_case=case)
+        monkeypatch.setattr(app, "PageSettings", settings)
+        app.main(["--model", *map(str, models)])
+        monkeypatch.setattr(app, "PageSettings", settings.func)
+
+    case = tmp_path / "case"
+    start(case, MODEL)
+    assert not made and not case.exists()
+    start(case, MODEL, tumour_model)
+    start(case, MODEL, tumour_model)
     assert len(made) == 1
+    assert len(Samples(case=case).find(read_card(tumour_model))) == 2
+    start(cta_file / "case", tumour_model)
+    assert "no sample of MRI" in capsys.readouterr().err, "and the page is served without one"
 
 
 def test_what_a_verdict_means_is_told_of_every_grade_and_sign(site, done):
@@ -458,10 +470,10 @@ def test_several_scans_at_once_are_refused(site):
     assert status == 400 and "2 files came at once (a.nii, b.nii)" in said["error"]
 
 
-def test_an_address_for_others_is_warned_of(monkeypatch, capsys):
+def test_an_address_for_others_is_warned_of(monkeypatch, capsys, cta_file):
     served = []
     monkeypatch.setattr(app, "serve", served.append)
-    monkeypatch.setattr(app, "make_samples", lambda *_: None)
+    monkeypatch.setattr(app, "SAMPLE", cta_file)
     app.main(["--host", "0.0.0.0", "--max-mb", "10"])
     assert "no password" in capsys.readouterr().err and served[0].limit.bytes == 10 << 20
     app.main([])
