@@ -20,10 +20,11 @@ const element = (id) => document.getElementById(id);
 const room = {
   about: null, jobs: [], sending: [], current: null, awaited: [], timer: 0, asked: 0, sent: 0, said: [], moved: 0,
 };
-const viewer = openViewer(say, follow);
+const viewer = openViewer(say);
 
 async function start() {
   listenForFiles();
+  viewer.whenMoved(follow);
   element("task").addEventListener("change", showTask);
   window.addEventListener("hashchange", openNamed);
   try {

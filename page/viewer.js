@@ -14,14 +14,15 @@ const all = (selector) => [...document.querySelectorAll(selector)];
 
 /**
  * The viewer: open(job, place), close(), goTo(place), setRegion(region). `say` speaks to those who
- * hear the page; `looked` gets the place that is shown, {view, numbers}: slices by plane, from 1.
+ * hear the page. A function given to whenMoved() gets each place that is shown, {view, numbers}:
+ * slices by plane, from 1.
  */
-export function openViewer(say, looked = () => {}) {
+export function openViewer(say) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
-    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say, looked,
-    channels: {}, channel: "",
+    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+    channels: {}, channel: "", moved: () => {},
   };
   listenToTools(state);
   listenToKeys(state);
@@ -32,6 +33,7 @@ export function openViewer(say, looked = () => {}) {
   return {
     open: (job, place) => open(state, job, place),
     goTo: (place) => goTo(state, place),
+    whenMoved: (moved) => (state.moved = moved),
     prepare: (url) => prepare(state, url),
     close: () => close(state),
     setRegion: (region) => setRegion(state, region),
@@ -92,9 +94,9 @@ function goTo(state, { view, numbers = {} }) {
 }
 
 /** Tell what is shown, for the address. */
-function tellPlace({ view, voxel, sizes, looked }) {
+function tellPlace({ view, voxel, sizes, moved }) {
   if (!sizes.axial) return;
-  looked({ view, numbers: Object.fromEntries(PLANES.map((plane, axis) => [plane, voxel[axis] + 1])) });
+  moved({ view, numbers: Object.fromEntries(PLANES.map((plane, axis) => [plane, voxel[axis] + 1])) });
 }
 
 /** Make the viewer, for which the person then need not wait, and load a scan if there is one yet. */
