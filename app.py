@@ -49,6 +49,7 @@ from predict.network import MODEL
 from scan.cases import get_stem
 from server import uploads
 from server.access import HEADERS, digest, is_loopback, is_same_origin, names_this_server
+from server.corrections import corrections
 from server.jobs import STAGES, Job, Jobs
 from server.serve import make_server, open_socket
 from server.uploads import Refused, SizeLimit, Upload, clean_name, last_part
@@ -131,6 +132,7 @@ def create_app(settings: PageSettings) -> Flask:
     app.url_map.merge_slashes = False
     app.json.sort_keys = False
     app.register_blueprint(page)
+    app.register_blueprint(corrections)
     jobs = Jobs(settings.models, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
     return app
@@ -268,7 +270,7 @@ def drop_job(job_id: str):
 def give_file(job_id: str, name: str):
     """A file of a job that is done, or its scan as soon as that is there."""
     job = get_job(job_id)
-    path = job.folder / FILES.get(name, "no such file")
+    path = job.find_file(name)
     if not (path.exists() and (job.state == "done" or name == "scan.nii.gz")):
         if name in FILES and job.state in ("queued", "running"):
             raise Refused("the job is not done yet", 409)

@@ -15,7 +15,7 @@ const ACTIVE = ["sending", "queued", "running"];
 
 const element = (id) => document.getElementById(id);
 const room = { about: null, jobs: [], sending: [], current: null, awaited: null, timer: 0, asked: 0, sent: 0 };
-const viewer = openViewer(say);
+const viewer = openViewer(say, renew);
 
 async function start() {
   listenForFiles();
@@ -210,6 +210,14 @@ function openNamed() {
   showResult(job, viewer.setRegion);
   viewer.open(job);
   lookAtViewer();
+}
+
+/** Show what the server says of a job that was corrected, and return it. */
+async function renew({ id }) {
+  await refresh();
+  room.current = room.jobs.find((job) => job.id === id) ?? room.current;
+  showResult(room.current, viewer.setRegion);
+  return room.current;
 }
 
 /** Bring the viewer into sight and under the keys, unless the person is at something else. */

@@ -1,5 +1,7 @@
 // The right-hand panel: verdict, volume, reasons, regions, downloads.
 
+import { wordsOf } from "./pen.js";
+
 const element = (id) => document.getElementById(id);
 
 const MEANS = {
@@ -8,6 +10,7 @@ const MEANS = {
   failed: "Do not use this mask.",
 };
 const DOWNLOADS = [ // in this order, those that the result has
+  ["corrected_mask.nii.gz", "Corrected mask", "NIfTI"],
   ["mask.nii.gz", "Mask", "NIfTI"],
   ["mask.dcm", "Mask", "DICOM SEG"],
   ["mask.png", "Mask", "PNG"],
@@ -39,17 +42,25 @@ function showSize(result) {
   const isSlice = result?.kind === "slice";
   const pixels = result?.brain_pixels ?? result?.labelled_pixels;
   element("size-name").textContent = isSlice ? "Area" : "Volume";
-  element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${result.volume_ml} mL`;
+  const ml = newest(result)?.volume_ml.toFixed(1) ?? result?.volume_ml;
+  element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${ml} mL`;
   element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
 }
 
+const newest = (result) => result?.corrections?.at(-1);
+
 function showReasons(result) {
+  const correction = newest(result);
   const lines = [
+    ...(correction ? [line(correctionOf(correction), "note")] : []),
     ...(result?.reasons ?? []).map((text) => line(text, "reason")),
     ...(result?.notes ?? []).map((text) => line(text, "note")),
   ];
   element("reasons").replaceChildren(...lines);
 }
+
+const correctionOf = (entry) =>
+  `Corrected${entry.who && ` by ${entry.who}`}: ${wordsOf(entry)}. Verdict, reasons and all other files are those of the mask as it was predicted.`;
 
 function line(text, className) {
   const item = document.createElement("li");
@@ -94,7 +105,9 @@ function regionRow({ name, ml, colour, choose }, i) {
 
 function showDownloads(result) {
   const files = result?.files ?? {};
-  const links = DOWNLOADS.filter(([name]) => files[name]).map(([name, ...said]) => link(files[name], ...said));
+  const nameOf = (name, text) => (newest(result) && name !== DOWNLOADS[0][0] ? `${text}, as predicted` : text);
+  const links = DOWNLOADS.filter(([name]) => files[name])
+    .map(([name, text, kind]) => link(files[name], nameOf(name, text), kind));
   element("files").replaceChildren(...(links.length ? links : [line("Nothing yet.", "none")]));
 }
 

@@ -1,5 +1,7 @@
 // A scan and its mask in NiiVue: three planes and a rendering, drawn with WebGL 2.
 
+import { openDrawing } from "./drawing.js";
+
 export const PLANES = ["sagittal", "coronal", "axial"]; // the plane across x, y and z
 export const WINDOWS = { brain: [0, 80], cta: [-100, 500], bone: [-750, 1750] }; // HU
 
@@ -36,7 +38,7 @@ const OPTIONS = {
 
 /**
  * NiiVue on a canvas. `heard` are functions called when the person moved something: moved(place)
- * with {voxel, mm, value, label, plane}, windowed([low, high]).
+ * with {voxel, mm, value, label, plane}, windowed([low, high]), drawn() after a stroke.
  * Throws where the module is missing or the browser has no WebGL 2.
  */
 export async function openScanViewer(canvas, heard) {
@@ -44,9 +46,10 @@ export async function openScanViewer(canvas, heard) {
   const nv = new Niivue(OPTIONS);
   await nv.attachToCanvas(canvas, false);
   nv.scene.volScaleMultiplier = CLOSE;
-  const state = { nv, NVImage, labels: null, prepared: null, surface: 1, changes: 0 };
+  const state = { nv, NVImage, labels: null, drawing: null, prepared: null, surface: 1, changes: 0 };
   makeLighter(nv, ({ cal_min: low, cal_max: high }) => heard.windowed([low, high]));
   keepRendering(state);
+  const drawing = openDrawing(state, heard.drawn);
   nv.onLocationChange = (place) => heard.moved(placeOf(state, place));
   return {
     prepare: (url) => prepare(state, url),
@@ -62,6 +65,7 @@ export async function openScanViewer(canvas, heard) {
     zoom: (factor) => zoom(state, factor),
     toMask: () => setSlices(state, middle(nv.drawBitmap, nv.volumes[0].dimsRAS.slice(1, 4))),
     close: () => close(state),
+    drawing,
   };
 }
 
@@ -92,6 +96,7 @@ function show(state, { volume, drawing }, { range, labels, regions }) {
   nv.drawLut = lookUp(labels, regions);
   nv.addVolume(volume);
   if (!nv.loadDrawing(drawing)) throw new Error("The mask does not fit the scan.");
+  state.drawing = { hdr: drawing.hdr, permRAS: drawing.permRAS };
   state.labels = regions.length ? nv.drawBitmap.slice() : null;
   return Object.fromEntries(PLANES.map((plane, axis) => [plane, volume.dimsRAS[axis + 1]]));
 }

@@ -1,5 +1,6 @@
 // The middle of the page: tools, stage, slice sliders and keys, for a scan as for a picture.
 
+import { maskOf, openPen } from "./pen.js";
 import { openPicture } from "./picture.js";
 import { regionsOf } from "./result.js";
 import { openScanViewer, PLANES, WINDOWS } from "./scan.js";
@@ -11,13 +12,17 @@ const FOCUSED = "input, select, button, a, summary"; // what has its own use for
 const element = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 
-/** The viewer: open(job), close(), setRegion(region). `say` speaks to those who hear the page. */
-export function openViewer(say) {
+/**
+ * The viewer: open(job), close(), setRegion(region). `say` speaks to those who hear the page; `renew(job)` shows the
+ * job as the server tells of it once it was corrected, and promises it.
+ */
+export function openViewer(say, renew = async (job) => job) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
     region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
   };
+  state.pen = openPen({ reopen: (job) => open(state, job), renew, say });
   listenToTools(state);
   listenToKeys(state);
   showTools(state);
@@ -41,6 +46,7 @@ async function open(state, job) {
   element("stage").setAttribute("aria-label", `${name} and its mask`);
   try {
     await (result.kind === "slice" ? openSlice : openScan)(state, result, isWanted);
+    if (isWanted() && result.kind !== "slice") state.pen.offer(job, state.scan);
   } catch (error) {
     if (isWanted()) fallBack(job, error);
   }
@@ -60,7 +66,7 @@ async function openSlice(state, { files, labels }, isWanted) {
 async function openScan(state, result, isWanted) {
   element("scan").hidden = false;
   state.scan = await scanViewer(state);
-  const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: result.files["mask.nii.gz"] });
+  const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: maskOf(result) });
   if (!isWanted()) return;
   state.unit = result.kind === "case" ? "" : "HU";
   const range = state.unit ? rangeOf(state) : null;
@@ -91,6 +97,7 @@ async function newScanViewer(state) {
   const scan = await openScanViewer(canvas, {
     moved: (place) => showPlace(state, place),
     windowed: (range) => showWindow(state, range),
+    drawn: () => state.pen.drawn(),
   });
   canvas.tabIndex = -1; // the stage around it takes the keys
   canvas.addEventListener("webglcontextlost", () => showCurtain("The browser has no memory left to show this scan."));
@@ -120,6 +127,7 @@ function fallBack({ name, result }, error) {
 
 function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
+  state.pen.withdraw();
   state.scan?.close();
   Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null });
   for (const id of ["picture", "fallback"]) element(id).hidden = true;

@@ -75,7 +75,7 @@ def save_correction(json_path: Path, mask: bytes, who: str, seen: str | None = N
             "sha256": checksum(path),
             "when": tell_time(),
             "who": printable(who)[:MOST_WHO],
-            **compare(before[1], after[1], before[0].voxel_ml, about.get("label_values") or {}),
+            **compare(before[0], before[1], after[1], about.get("label_values") or {}),
             "predicted_sha256": checksum(original),
             "scan": describe_source(about),
         }
@@ -280,20 +280,23 @@ def check_values(voxels: np.ndarray, about: dict) -> None:
         raise InputError(f"the corrected mask has values other than {said}")
 
 
-def compare(before: np.ndarray, after: np.ndarray, ml: float, labels: dict[str, int]) -> dict:
-    """What an entry says of the difference of two masks; a voxel has `ml`."""
+def compare(
+    grid: MaskHeader, before: np.ndarray, after: np.ndarray, labels: dict[str, int]
+) -> dict:
+    """What an entry says of the difference of two masks on a grid."""
     differs = before != after
+    across = tuple(axis for axis in range(3) if axis != find_slice_axis(grid.affine))
     added, removed = (before == 0) & differs, (after == 0) & differs
     counts = np.bincount(after.ravel(order="K"), minlength=256)
 
     def measure(count: int) -> float:
-        return round(float(count) * ml, 3)
+        return round(float(count) * grid.voxel_ml, 3)
 
     number = {"added": np.count_nonzero(added), "removed": np.count_nonzero(removed)}
     number["relabelled"] = np.count_nonzero(differs) - sum(number.values())
     said = {f"{name}_ml": measure(count) for name, count in number.items()}
     said |= {
-        "slices": int(np.count_nonzero(differs.any(axis=(0, 1)))),
+        "slices": int(np.count_nonzero(differs.any(axis=across))),
         "volume_ml": measure(counts[1:].sum()),
     }
     if labels:

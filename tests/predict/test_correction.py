@@ -57,7 +57,7 @@ def mask_of(path):
 def drawn_on(path, *strokes, affine=None, kind=np.uint8):
     """A mask's NIfTI file with `strokes`, (place, value), drawn into its own voxels."""
     image = nib.load(path)
-    voxels = np.array(image.dataobj).astype(kind)
+    voxels = np.asarray(image.dataobj).astype(kind)
     for place, value in strokes:
         voxels[place] = value
     return nib.Nifti1Image(voxels, image.affine if affine is None else affine).to_bytes()
