@@ -1,7 +1,7 @@
 """Corrections: masks that people have mended, beside the mask that was predicted.
 
-    entry = save_correction(folder / "scan.json", mask_bytes, "AB")   # NIfTI, on the mask's own grid
-    entry = undo_correction(folder / "scan.json")                     # the newest one counts no more
+    entry = save_correction(folder / "scan.json", mask_bytes, "AB")  # NIfTI, on the mask's grid
+    entry = undo_correction(folder / "scan.json")                    # the newest counts no more
 
 No mask is ever written over. A result's JSON lists its corrections, newest last, once their files
 are whole. They are a person's work: a new prediction of the same scan keeps them.
@@ -32,6 +32,7 @@ MOST_HEADER = 1 << 24  # bytes before a mask's voxels. A round number
 MOST_WHO = 80  # characters of a name. A round number
 CLOSE = 1e-3  # mm by which two grids may differ: a float32 holds less
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the header's size in bytes
+UNREADABLE = (AttributeError, ValueError, OSError, nib.spatialimages.HeaderDataError)
 BRAIN_VALUE = 1  # of a brain mask, beside 0
 
 
@@ -213,7 +214,10 @@ class MaskHeader:
     def __init__(self, start: bytes, header: nib.Nifti1Header):
         self.start, self.shape = start, header.get_data_shape()
         self.affine = header.get_best_affine()
-        self.voxel_ml = float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
 def read_mask_file(
@@ -259,7 +263,8 @@ def read_header(raw: bytes, name: str) -> nib.Nifti1Header:
     try:
         header = kind.from_fileobj(io.BytesIO(raw))
         slope, shift = header.get_slope_inter()
-    except (AttributeError, ValueError, OSError, nib.spatialimages.HeaderDataError) as error:
+        header.get_best_affine()
+    except UNREADABLE as error:
         raise InputError(f"{name} is no NIfTI file") from error
     if (slope, shift) not in ((1, 0), (None, None)):
         raise InputError(f"{name} has values that are scaled, which no mask has")
@@ -313,15 +318,20 @@ def choose_file(original: Path, state: str) -> Path:
     Of BIDS `…_desc-corrected_mask.nii.gz`, `…_desc-corrected2_mask.nii.gz`. `state` is corrected,
     or undone.
     """
-    named = re.fullmatch(r"(.+)_desc-[a-zA-Z0-9]+_(mask|dseg)\.nii\.gz", original.name)
-    start = original.name.removesuffix(".nii.gz").removesuffix("_mask").removesuffix("_predicted")
+    paths = (original.with_name(name) for name in list_names(original.name, state))
+    return next(path for path in paths if not os.path.lexists(path))
+
+
+def list_names(original: str, state: str) -> Iterator[str]:
+    """The names that `choose_file` tries, in order."""
+    named = re.fullmatch(r"(.+)_desc-[a-zA-Z0-9]+_(mask|dseg)\.nii\.gz", original)
+    start = original.removesuffix(".nii.gz").removesuffix("_mask").removesuffix("_predicted")
     for number in itertools.count(1):
         more = "" if number == 1 else str(number)
-        name = f"{start}_{state}{more and '_'}{more}_mask.nii.gz"
         if named:
-            name = f"{named[1]}_desc-{state}{more}_{named[2]}.nii.gz"
-        if not os.path.lexists(path := original.with_name(name)):
-            return path
+            yield f"{named[1]}_desc-{state}{more}_{named[2]}.nii.gz"
+        else:
+            yield f"{start}_{state}{more and '_'}{more}_mask.nii.gz"
 
 
 def write_durably(path: Path, content: bytes) -> None:

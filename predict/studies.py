@@ -187,7 +187,9 @@ class Masking:
 
     def has_failed(self, target: Target, about: dict) -> bool:
         """Whether a JSON says that the study, as it is now, has failed already."""
-        return "error" in about and about == keep_people(about) | self.describe_failure(target, about["error"])
+        return "error" in about and about == keep_people(about) | self.describe_failure(
+            target, about["error"]
+        )
 
     def describe_failure(self, target: Target, error: str) -> dict:
         """What the JSON says of a study that failed."""

@@ -1,9 +1,9 @@
 """Corrections of a job's mask: what the page sends is written beside the mask, or taken back.
 
-    app.register_blueprint(corrections)      # of an app with a queue, app.extensions["jobs"]
+app.register_blueprint(corrections)      # of an app with a queue, app.extensions["jobs"]
 
-    POST   /api/jobs/ID/correction?who=AB&seen=SHA256     the body is the mask, NIfTI
-    DELETE /api/jobs/ID/correction?seen=SHA256            the newest one counts no more
+POST   /api/jobs/ID/correction?who=AB&seen=SHA256     the body is the mask, NIfTI
+DELETE /api/jobs/ID/correction?seen=SHA256            the newest one counts no more
 """
 
 from __future__ import annotations
