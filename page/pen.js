@@ -156,12 +156,14 @@ function listenToTools(state) {
   element("pen-undo").addEventListener("click", () => undo(state));
   element("pen-save").addEventListener("click", () => save(state));
   element("pen-back").addEventListener("click", () => takeBack(state));
-  element("pen").addEventListener("input", ({ target }) => {
-    if (target.name === "pen-mode") state.mode = target.value;
-    if (target.id === "pen-size") state.size = +target.value;
-    if (target.id === "pen-label") state.value = +target.value;
-    setTool(state);
-  });
+  for (const kind of ["input", "change"]) element("pen").addEventListener(kind, ({ target }) => choose(state, target));
+}
+
+function choose(state, { name, id, value }) {
+  if (name === "pen-mode") state.mode = value;
+  if (id === "pen-size") state.size = +value;
+  if (id === "pen-label") state.value = +value;
+  setTool(state);
 }
 
 function setMode(state, mode) {
@@ -207,6 +209,7 @@ function show(state) {
   element("correct").setAttribute("aria-pressed", on);
   element("correct").textContent = on ? "Leave" : "Correct";
   element("pen").hidden = !on;
+  if (!on) hideBrush();
   for (const radio of document.getElementsByName("pen-mode")) radio.checked = radio.value === state.mode;
   element("pen-label").closest("label").hidden = !(job?.result.labels.length > 1);
   element("pen-bone").closest("label").hidden = !isCt(state);

@@ -1,6 +1,6 @@
 // The right-hand panel: verdict, volume, reasons, regions, downloads.
 
-import { wordsOf } from "./pen.js";
+import { maskOf, wordsOf } from "./pen.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -72,11 +72,19 @@ function line(text, className) {
 /* ------------------------------------------------ regions: for masks of several labels */
 
 function showRegions(result, onRegion) {
-  const regions = result ? regionsOf(result) : [];
+  const regions = result ? regionsOf(result).map((region) => ({ ...region, ml: mlOf(result, region) })) : [];
   element("regions").hidden = !regions.length;
   const all = { name: "All", choose: () => onRegion(null) };
   const each = regions.map((region, index) => ({ ...region, choose: () => onRegion({ ...region, index }) }));
   element("region-rows").replaceChildren(...[all, ...each].map(regionRow));
+}
+
+/** The mL of a region: of the mask that counts. */
+function mlOf(result, { values, ml }) {
+  const volumes = newest(result)?.volumes_ml;
+  if (!volumes) return ml;
+  const labels = result.labels.filter(({ value }) => values.includes(value));
+  return +labels.reduce((sum, { name }) => sum + volumes[name], 0).toFixed(2);
 }
 
 const asRegion = ({ value, ...label }) => ({ ...label, values: [value] });
@@ -105,7 +113,8 @@ function regionRow({ name, ml, colour, choose }, i) {
 
 function showDownloads(result) {
   const files = result?.files ?? {};
-  const nameOf = (name, text) => (newest(result) && name !== DOWNLOADS[0][0] ? `${text}, as predicted` : text);
+  const isOlder = (name) => newest(result) && name !== "result.json" && files[name] !== maskOf(result);
+  const nameOf = (name, text) => (isOlder(name) ? `${text}, as predicted` : text);
   const links = DOWNLOADS.filter(([name]) => files[name])
     .map(([name, text, kind]) => link(files[name], nameOf(name, text), kind));
   element("files").replaceChildren(...(links.length ? links : [line("Nothing yet.", "none")]));
