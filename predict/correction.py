@@ -80,15 +80,20 @@ def save_correction(json_path: Path, mask: bytes, who: str, seen: str | None = N
             "predicted_sha256": checksum(original),
             "scan": describe_source(about),
         }
-        try:
-            if about.get("bids"):
-                write_sidecar(path, original, entry)
-            change_json(json_path, about, [*about.get("corrections", ()), entry])
-        except BaseException:
-            for file in (path, find_sidecar(path)):
-                file.unlink(missing_ok=True)
-            raise
+        add_entry(json_path, about, path, original, entry)
     return entry
+
+
+def add_entry(json_path: Path, about: dict, path: Path, original: Path, entry: dict) -> None:
+    """Name a correction that lies at `path` in the result's JSON; if that fails, remove it."""
+    try:
+        if about.get("bids"):
+            write_sidecar(path, original, entry)
+        change_json(json_path, about, [*about.get("corrections", ()), entry])
+    except BaseException:
+        for file in (path, find_sidecar(path)):
+            file.unlink(missing_ok=True)
+        raise
 
 
 def undo_correction(json_path: Path, seen: str | None = None) -> dict:
