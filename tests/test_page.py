@@ -118,17 +118,19 @@ def distance_to(line, places):
 def test_a_stroke_of_the_pen_changes_what_it_covers_and_nothing_else(page, downloads):
     page.find("#sample").click()
     page.wait_for_result("cta.nii.gz")
-    ends = []
-    for point in STROKE:  # where it will be drawn
-        page.drag("axial", point)
-        page.until(lambda: not ends or tuple(place_of(page)) != tuple(ends[-1]))
-        ends.append(place_of(page))
     page.press("e")  # the pen
     page.until(lambda: page.find("#pen").is_displayed())
+    before = page.text("#under")
+    page.drag("axial", STROKE[0])
+    page.until(lambda: page.find("#pen-save").is_enabled() and page.text("#under") != before)
+    ends = [place_of(page)]
+    page.press(Keys.CONTROL + "z")
+    page.until(lambda: not page.find("#pen-save").is_enabled())
+    before = page.text("#under")
     page.drag("axial", *STROKE)
-    page.until(lambda: page.find("#pen-save").is_enabled())
-    page.press("e")  # now it erases
-    page.drag("coronal", (0.4, 0.5), (0.6, 0.5))
+    page.until(lambda: page.find("#pen-save").is_enabled() and page.text("#under") != before)
+    ends.append(place_of(page))
+    page.drag("coronal", (0.4, 0.3), (0.6, 0.3))
     page.press(Keys.CONTROL + "z")
     for part in ("#intake", "#result"):  # no click takes away what is not saved
         assert page.find(part).get_attribute("inert")
