@@ -30,6 +30,7 @@ export function openViewer(say, renew = async (job) => job) {
   return {
     open: (job) => open(state, job),
     prepare: (url) => prepare(state, url),
+    preload: (url) => state.scan?.prepare(url), // behind what is shown
     close: () => close(state),
     setRegion: (region) => setRegion(state, region),
   };
@@ -66,7 +67,9 @@ async function openSlice(state, { files, labels }, isWanted) {
 async function openScan(state, result, isWanted) {
   element("scan").hidden = false;
   state.scan = await scanViewer(state);
-  const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: maskOf(result) });
+  const scan = result.files["scan.nii.gz"] ?? result.files["scan.nii"];
+  if (!scan) throw new Error(result.no_scan);
+  const images = await state.scan.load({ scan, mask: maskOf(result) });
   if (!isWanted()) return;
   state.unit = result.kind === "case" ? "" : "HU";
   const range = state.unit ? rangeOf(state) : null;
@@ -122,7 +125,8 @@ function fallBack({ name, result }, error) {
   picture.src = result.files["overlay.png"];
   picture.alt = `Slices of ${name} with the mask`;
   picture.hidden = false;
-  showCurtain("This browser cannot show the scan itself, so here is its overlay.", true);
+  const why = result.no_scan || "this browser cannot show the scan itself";
+  showCurtain(`Here is the overlay: ${why}.`, true);
 }
 
 function close(state, curtain = "Drop a scan, or open the sample.") {

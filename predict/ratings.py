@@ -143,15 +143,16 @@ class Ratings:
 
     newest: dict[str, dict[str, Rating]]
 
-    def find(self, result: str, mask: Path | None) -> Rating | None:
+    def find(self, result: str, mask: Path | None, digest=checksum) -> Rating | None:
         """What was said last of a result's mask as it is now; None where nobody rated it.
 
-        result: its folder, as `name_result` writes it. Only a mask that may be rated is read.
+        result: its folder, as `name_result` writes it. Only a mask that may be rated is read;
+        `digest` is checksum, or what remembers its answers.
         """
         rated = self.newest.get(result)
         if not rated or mask is None or not mask.is_file():
             return None
-        return rated.get(checksum(mask))
+        return rated.get(digest(mask))
 
 
 def sort_ratings(ratings: Iterable[Rating]) -> Ratings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -90,16 +90,17 @@ def collect_anew(out: Path) -> str:
 # ---------------------------------------------------------------- what lies there
 
 
-def find_results(out: Path) -> Iterator[Row]:
+def find_results(out: Path, read: Callable | None = None) -> Iterator[Row]:
     """A row for each complete result in a folder and in all below, hidden ones and links apart.
 
-    Each level of the tree is read by several threads, since a file server takes its time.
+    `read` is read_result, or what remembers its rows. Each level of the tree is read by several
+    threads, since a file server takes its time.
     """
     folders = [out]
     with ThreadPoolExecutor(READERS) as pool:
         while folders:
             below = list(chain.from_iterable(pool.map(list_folders, folders)))
-            rows = list(pool.map(read_result, below))
+            rows = list(pool.map(read or read_result, below))
             yield from (row for row in rows if row and row.mask)
             folders = [folder for folder, row in zip(below, rows, strict=True) if row is None]
 
