@@ -67,13 +67,15 @@ export function fillRow(result) {
 }
 
 function newRow({ id }) {
-  const row = { item: make("li", "result"), open: make("button", "open"), picture: make("img", "picture") };
+  const row = { item: make("li", "result"), open: make("button", "open"), picture: make("span", "picture") };
   for (const part of ["name", "state", "grade", "size", "rating"]) row[part] = make("span", part);
   row.state.append(row.grade, row.size, row.rating);
   row.open.append(row.picture, row.name, row.state);
   row.open.type = "button";
-  Object.assign(row.picture, { loading: "lazy", decoding: "async", alt: "", src: `api/results/${id}/thumbnail` });
-  row.picture.onerror = () => (row.picture.hidden = true);
+  const image = Object.assign(make("img", ""), { loading: "lazy", decoding: "async", alt: "" });
+  image.src = `api/results/${id}/thumbnail`;
+  image.onerror = () => image.remove();
+  row.picture.append(image);
   row.item.append(row.open);
   rows.set(id, row);
   return row;

@@ -177,7 +177,7 @@ async function preloadNext() {
   const next = room.shown[room.shown.indexOf(room.current) + 1];
   if (!next) return;
   const { files } = await ask(`api/results/${next.id}`);
-  const scan = files["scan.nii.gz"] ?? files["scan.nii"];
+  const scan = files["coarse_scan.nii"] ?? files["scan.nii.gz"] ?? files["scan.nii"];
   if (scan) viewer.preload(scan);
 }
 

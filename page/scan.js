@@ -12,6 +12,7 @@ const QUARTERS = ["axial", "coronal", "sagittal", "render"].map((view, i) => ({
 }));
 const CLOSE = 1.25; // the rendering fills its quarter
 const CROSS = 0.9; // mm: how wide the cross is
+const FEW = 1 << 21; // voxels that show an image's range of grey
 const REGION = 200; // a region's number in the drawing: above those of the labels
 const OPTIONS = {
   backColor: [0, 0, 0, 1],
@@ -43,6 +44,7 @@ const OPTIONS = {
  */
 export async function openScanViewer(canvas, heard) {
   const { Niivue, NVImage } = await import("./vendor/niivue.js");
+  measureLess(NVImage);
   const nv = new Niivue(OPTIONS);
   await nv.attachToCanvas(canvas, false);
   nv.scene.volScaleMultiplier = CLOSE;
@@ -63,6 +65,7 @@ export async function openScanViewer(canvas, heard) {
     step: (plane, count) => step(state, plane, count),
     turn: (degrees) => turn(state, degrees),
     zoom: (factor) => zoom(state, factor),
+    moveTo: (voxel) => setSlices(state, voxel),
     toMask: () => setSlices(state, middle(nv.drawBitmap, nv.volumes[0].dimsRAS.slice(1, 4))),
     close: () => close(state),
     drawing,
@@ -230,6 +233,24 @@ function makeLighter(nv, heard) {
   };
   nv.rgbaTex = (old, unit, dims, ...rest) =>
     texture(old, unit, [gl.TEXTURE6, gl.TEXTURE8].includes(unit) ? [3, 1, 1, 1] : dims, ...rest);
+}
+
+/** NiiVue looks for the range of grey at every second voxel: of a large image, at FEW in some slices. */
+function measureLess({ prototype }) {
+  const measure = prototype.calMinMax;
+  if (measure.name === "measureFew") return;
+  prototype.calMinMax = function measureFew(...given) {
+    const [rank, width, height, depth, ...more] = this.hdr.dims;
+    const every = Math.ceil(width * height * depth / FEW), size = width * height;
+    if (every < 2 || this.nFrame4D > 1) return measure.apply(this, given);
+    const count = Math.floor(depth / every), img = new this.img.constructor(size * count);
+    for (let i = 0; i < count; i++) img.set(this.img.subarray(size * i * every, size * (i * every + 1)), size * i);
+    const hdr = Object.assign(Object.create(this.hdr), { dims: [rank, width, height, count, ...more] });
+    const part = Object.assign(Object.create(this), { img, hdr });
+    const found = measure.apply(part, given);
+    for (const name of Object.keys(part)) if (!["img", "hdr"].includes(name)) this[name] = part[name];
+    return found;
+  };
 }
 
 /** `work` with what was given last, when the next frame is drawn. */

@@ -7,6 +7,7 @@ import { openScanViewer, PLANES, WINDOWS } from "./scan.js";
 
 const VIEWS = ["all", "axial", "coronal", "sagittal", "render"];
 const NAMES = { axial: "Axial", coronal: "Coronal", sagittal: "Sagittal", render: "3-D" };
+const WHOLE_AFTER = 1500; // ms between a coarse view of a large scan and the whole
 const FOCUSED = "input, select, button, a, summary"; // what has its own use for arrows
 
 const element = (id) => document.getElementById(id);
@@ -20,7 +21,7 @@ export function openViewer(say, renew = async (job) => job) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
-    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+    region: null, step: 1, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
   };
   state.pen = openPen({ reopen: (job) => open(state, job), renew, say });
   listenToTools(state);
@@ -67,17 +68,34 @@ async function openSlice(state, { files, labels }, isWanted) {
 async function openScan(state, result, isWanted) {
   element("scan").hidden = false;
   state.scan = await scanViewer(state);
-  const scan = result.files["scan.nii.gz"] ?? result.files["scan.nii"];
+  const { files } = result, scan = files["scan.nii.gz"] ?? files["scan.nii"];
   if (!scan) throw new Error(result.no_scan);
-  const images = await state.scan.load({ scan, mask: maskOf(result) });
+  if (files["coarse_scan.nii"]) {
+    await showScan(state, result, { scan: files["coarse_scan.nii"], mask: files["coarse_mask.nii"] }, isWanted, 2);
+    element("stage").removeAttribute("aria-busy");
+    await pause(WHOLE_AFTER); // while who goes on at once need not wait for what nobody sees
+    if (!isWanted()) return;
+  }
+  await showScan(state, result, { scan, mask: maskOf(result) }, isWanted);
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Load and show a scan, of which every `step`-th voxel along each axis is there. */
+async function showScan(state, result, urls, isWanted, step = 1) {
+  const images = await state.scan.load(urls);
   if (!isWanted()) return;
+  const place = state.step > 1 && state.voxel.map((index) => index * state.step); // of the coarse one
   state.unit = result.kind === "case" ? "" : "HU";
   const range = state.unit ? rangeOf(state) : null;
+  state.step = step;
   state.sizes = state.scan.show(images, { range, labels: result.labels, regions: regionsOf(result) });
+  if (step > 1) PLANES.forEach((plane, axis) => (state.sizes[plane] = result.shape[axis]));
   state.scan.setView(state.view);
   showLook(state);
   limitSliders(state);
-  state.scan.toMask();
+  if (place) state.scan.moveTo(place);
+  else state.scan.toMask();
   reveal(state, "scan");
 }
 
@@ -133,7 +151,7 @@ function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
   state.pen.withdraw();
   state.scan?.close();
-  Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null });
+  Object.assign(state, { drawPicture: null, region: null, step: 1, sizes: {}, place: null });
   for (const id of ["picture", "fallback"]) element(id).hidden = true;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
   all("#slices input").forEach((slider) => (slider.disabled = true));
@@ -163,7 +181,7 @@ function listenToTools(state) {
   for (const slider of all("#slices input")) {
     slider.addEventListener("input", () => {
       setPlane(state, slider.dataset.plane);
-      state.scan.setSlice(slider.dataset.plane, +slider.value);
+      state.scan.setSlice(slider.dataset.plane, Math.floor(slider.value / state.step));
     });
   }
 }
@@ -264,13 +282,13 @@ function showPlace(state, place) {
   showUnder(state);
   for (const slider of all("#slices input")) {
     const index = place.voxel[PLANES.indexOf(slider.dataset.plane)];
-    slider.value = index;
+    slider.value = index * state.step;
     slider.nextElementSibling.textContent = numberOf(state, slider.dataset.plane);
   }
 }
 
-function numberOf({ sizes, voxel }, plane) {
-  const index = voxel[PLANES.indexOf(plane)];
+function numberOf({ sizes, voxel, step }, plane) {
+  const index = voxel[PLANES.indexOf(plane)] * step;
   return sizes[plane] ? `${index + 1} / ${sizes[plane]}` : `${index + 1}`;
 }
 
@@ -285,15 +303,16 @@ function showTiles(state, isScan) {
 }
 
 /** The line below the slices: place in mm, value, label, window. */
-function showUnder({ place, unit, window }) {
+function showUnder({ place, unit, window, step }) {
   if (!place) return;
   const [low, high] = rangeOf({ window });
   const letters = ["LR", "PA", "IS"].map(([less, more], axis) =>
     `${place.mm[axis] < 0 ? less : more} ${Math.abs(place.mm[axis]).toFixed(1)}`);
   const width = unit && `W ${Math.round(high - low)} L ${Math.round((high + low) / 2)}`;
   const value = `${Math.round(place.value)} ${unit}`;
+  const coarse = step > 1 && "every second voxel; the whole follows";
   element("under").textContent =
-    [`${letters.join(" ")} mm`, value, place.label || "outside the mask", width].filter(Boolean).join("   ·   ");
+    [`${letters.join(" ")} mm`, value, place.label || "outside the mask", width, coarse].filter(Boolean).join("   ·   ");
 }
 
 /* ------------------------------------------------ keys */

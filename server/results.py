@@ -4,7 +4,7 @@
     for result_id, row in results.list_rows().items(): …
     said = results.describe(result_id)             # what the viewer shows
     path = results.find_file(result_id, "mask.nii.gz")
-    content = results.read_scan(result_id)
+    content = results.make_file(result_id, "scan.nii")
 
 A request names a result by an id, and a file by a word of FILES: no path of a request ever reaches
 the file system. What a result's JSON names is given out only where it lies in the folder, links
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 import cv2
+import numpy as np
 
 from common.card import Card
 from common.errors import InputError
@@ -40,11 +41,17 @@ from predict.ratings import (
 )
 from predict.result import Target, Wanted, find_json, input_version
 from predict.summary import Row, find_results, read_result
-from scan.nifti import pack_scan
+from scan.nib import nib
+from scan.nifti import pack_scan, read_drawn
 from server.uploads import MOST_NIFTI_VOXELS, Refused
 from server.worker import INPUT_NAMES, PRIVATE, describe_areas
 
 LOOK = 5.0  # s between two looks at a folder. A round number
+# Voxels of a scan that is shown as a whole at once: 150 slices of 512 x 512. Before a larger one, a
+# browser without a GPU shows every second voxel along each axis
+MOST_AT_ONCE = 150 << 18
+COARSE = ("coarse_scan.nii", "coarse_mask.nii")
+MADE = ("scan.nii", "picture.png", *COARSE)  # files of a result that are made of its input
 KEPT_SCAN = "scan.nii.gz"  # beside a mask, where somebody has kept it there
 GONE = "the scan is not where it was when it was masked, or has changed"
 NO_NETWORK = "the scan's modalities are not known: start app.py with --model and its network, too"
@@ -59,6 +66,7 @@ class Results:
         self.root, self.cards = Path(os.path.realpath(root)), cards
         self.lock, self.reading = threading.Lock(), threading.Lock()
         self.rows: dict[str, Row] = {}
+        self.last: tuple = (None, None)  # (result and version, what was read)
         self.looked, self.told, self.ratings = -math.inf, None, Ratings({})
         self.read, self.digest = remember(self.read_row, find_json), remember(checksum)
 
@@ -87,8 +95,8 @@ class Results:
     def find_ratings(self) -> Ratings:
         """The ratings, read anew when the file has changed."""
         told = fingerprint(self.root / NAME)
-        if told != self.told:
-            self.told, self.ratings = told, sort_ratings(read_ratings(self.root))
+        if told is None or told != self.told:  # None: no file, or a link that leads nowhere
+            self.ratings, self.told = sort_ratings(read_ratings(self.root)), told
         return self.ratings
 
     def find_rating(self, row: Row, ratings: Ratings) -> Rating | None:
@@ -113,7 +121,9 @@ class Results:
         files = [name for name, path in found.items() if path and self.is_ours(path)]
         reason = "" if "scan.nii.gz" in files else self.doubt_scan(row, about)
         if not reason and "scan.nii.gz" not in files:
-            files.append("picture.png" if is_slice(about) else "scan.nii")
+            files += ["picture.png"] if is_slice(about) else ["scan.nii"]
+            if "mask.nii.gz" in files and math.prod(about["shape"]) > MOST_AT_ONCE:
+                files += COARSE
         mask = row.newest if self.is_ours(row.newest) else None
         return {
             "kind": "slice" if is_slice(about) else INPUT_NAMES["label_values" in about],
@@ -167,24 +177,38 @@ class Results:
         except OSError:
             return GONE
 
-    def read_scan(self, result_id: str) -> bytes:
-        """The scan that was masked, as it was understood then, as NIfTI; or a slice, as PNG.
+    def make_file(self, result_id: str, name: str) -> bytes:
+        """A file of MADE: the scan that was masked, as it was understood then.
 
-        One scan is read at a time, since each may take a GB of memory. Raises Refused where it has
-        changed since, and InputError where it cannot be read.
+        Raises Refused where it has changed since, and InputError where it cannot be read.
         """
         row, about = self.get(result_id)
+        if name == "coarse_mask.nii":
+            mask = self.find_file(result_id, "mask.nii.gz")
+            return pack_coarse(read_drawn(mask, None), about["affine"])
+        source = self.read_scan(result_id, row, about)
+        if is_slice(about):
+            grey = picture.as_grey(source[0], self.choose_card(about).shown_channel)
+            return cv2.imencode(".png", grey)[1].tobytes()
+        scan = source.shown if isinstance(source, tumour.MRI) else source
+        return pack_scan(scan) if name == "scan.nii" else pack_coarse(scan.hu, scan.affine)
+
+    def read_scan(self, result_id: str, row: Row, about: dict):
+        """What the input of a result holds, as its kind reads it; the last one is kept.
+
+        One is read at a time, since each may take a GB of memory.
+        """
         card, asked = self.choose_card(about), about.get("wanted", {})
         wanted = Wanted(series=asked.get("series"), volume=asked.get("volume"))
         with self.reading:
             if reason := self.doubt_scan(row, about):
                 raise Refused(reason, 404)
-            kind = choose_reader(about)
-            source = kind.read(Path(about["input"]), wanted, card)
-            if kind is picture:
-                grey = picture.as_grey(source[0], card.shown_channel)
-                return cv2.imencode(".png", grey)[1].tobytes()
-            return pack_scan(source.shown if kind is tumour else source)
+            key = result_id, about["input_version"]
+            if self.last[0] != key:
+                self.last = None, None  # two would take twice the memory
+                kind = choose_reader(about)
+                self.last = key, kind.read(Path(about["input"]), wanted, card)
+            return self.last[1]
 
     # ------------------------------------------------------------ what people say
 
@@ -223,6 +247,15 @@ def fingerprint(path: Path | None) -> tuple | None:
     except (OSError, TypeError):
         return None
     return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def pack_coarse(array: np.ndarray, affine: np.ndarray | list) -> bytes:
+    """Every second voxel of a canonical array (X, Y, Z) along each axis, as NIfTI."""
+    part = np.ascontiguousarray(array[::2, ::2, ::2].T).T
+    if part.dtype.kind == "f":
+        part = np.clip(np.rint(part), -32768, 32767).astype(np.int16)
+    scaled = np.asarray(affine) @ np.diag([2, 2, 2, 1])
+    return nib.Nifti1Image(part, scaled).to_bytes()
 
 
 def list_files(row: Row, about: dict) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from common.errors import printable
 from predict.ratings import Rating
 from predict.summary import Row
 from server.access import rules
-from server.results import Results
+from server.results import MADE, Results
 from server.uploads import Refused
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -137,10 +137,10 @@ def show_result(result_id: str):
 
 @review.get("/api/results/<result_id>/<name>")
 def give_file(result_id: str, name: str):
-    """A file of a result; `scan.nii` and `picture.png` are the scan that was masked."""
+    """A file of a result, or of the scan that was masked."""
     results = get_results()
-    if name in ("scan.nii", "picture.png"):
-        content = io.BytesIO(results.read_scan(result_id))  # a file: waitress would copy bytes to disk
+    if name in MADE:  # as a file, since waitress would write bytes to a disk first
+        content = io.BytesIO(results.make_file(result_id, name))
         return send_file(content, "image/png" if name == "picture.png" else TYPES[".nii"])
     path = results.find_file(result_id, name)
     saved = f"{path.parent.name}_{name}" if name == "scan.nii.gz" else path.name
