@@ -199,7 +199,7 @@ async function rate(rating) {
   const who = element("who").value.trim(), result = room.current;
   if (!who) {
     room.wanted = rating;
-    complain("Who is looking? Your name or initials, once, then Enter.");
+    complain("Who is looking? Your initials or name, once, then Enter.");
     return element("who").focus();
   }
   if (await send(result, { rating, who, note: element("note").value.trim() }) && element("go-on").checked) go(1);

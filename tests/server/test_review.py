@@ -52,14 +52,18 @@ def add_result(out, scan, **about):
 
 @pytest.fixture
 def out(tmp_path):
-    """A folder with two results, one of which lies deeper."""
+    return make_folder(tmp_path)
+
+
+def make_folder(place):
+    """A folder with two results, one of which lies deeper, and their scans beside it."""
     noise = np.random.default_rng(0)
-    (tmp_path / "scans").mkdir()
-    for name, place in (("a", ""), ("b", "site 1")):
+    (place / "scans").mkdir()
+    for name, inner in (("a", ""), ("b", "site 1")):
         hu = noise.integers(-900, 900, (9, 8, 7)).astype(np.int16)
-        scan = save_nifti(tmp_path / "scans" / f"{name}.nii.gz", hu, AFFINE)
-        add_result(tmp_path / "out" / place, scan, notes=["tilt"])
-    return tmp_path / "out"
+        scan = save_nifti(place / "scans" / f"{name}.nii.gz", hu, AFFINE)
+        add_result(place / "out" / inner, scan, notes=["tilt"])
+    return place / "out"
 
 
 @contextlib.contextmanager
@@ -262,8 +266,15 @@ def run_server(app, listener):
     make_server(app, listener, app.config["PAGE"].limit).run()
 
 
-def test_no_rating_is_lost_when_the_server_is_killed(out, kills=5):
-    """The server runs in a process of its own, and is killed while two people rate."""
+def test_no_rating_is_lost_when_the_server_is_killed(out):
+    rate_and_kill(out, 5)
+
+
+def rate_and_kill(out, kills):
+    """Kill a server, which runs in a process of its own, again and again while two people rate.
+
+    Returns how many ratings were acknowledged, and how many are on the disk.
+    """
     chance, told = random.Random(0), {"AB": [], "CD": []}
     app = create_review(PageSettings(review=out))
 
@@ -300,6 +311,7 @@ def test_no_rating_is_lost_when_the_server_is_killed(out, kills=5):
         assert all(len(note.split()[1]) == 900 for note in mine)
     lines = (out / NAME).read_bytes().split(b"\n")
     assert all(line.count(b"\t") == 6 for line in lines[:-1])
+    return sum(map(len, told.values())), len(rows)
 
 
 # ---------------------------------------------------------------- what is refused
