@@ -22,7 +22,7 @@ const element = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("#ratings button")];
 // current: the result that is open, of `results`; said: what the server says of it, once it is here
 const room = { version: "", results: [], shown: [], current: null, said: null, saving: false, wanted: null };
-const viewer = openViewer(say);
+const viewer = openViewer(say, renew);
 
 async function start() {
   element("curtain").textContent = "Loading …";
@@ -170,6 +170,15 @@ async function open(result) {
   } catch (error) {
     if (room.current.id === result.id) complain(error.message);
   }
+}
+
+/** Show what the server says of a result whose mask was corrected, and return it as a job. */
+async function renew({ id, name }) {
+  const job = { id, name, result: await ask(`api/results/${id}`) };
+  room.said = job.result;
+  await refresh();
+  showResult(job, viewer.setRegion);
+  return job;
 }
 
 /** Load the scan that comes next, for which nobody then waits. */

@@ -19,7 +19,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +52,7 @@ LOOK = 5.0  # s between two looks at a folder. A round number
 MOST_AT_ONCE = 150 << 18
 COARSE = ("coarse_scan.nii", "coarse_mask.nii")
 MADE = ("scan.nii", "picture.png", *COARSE)  # files of a result that are made of its input
+CORRECTED = "corrected_mask.nii.gz"  # what the newest correction is called
 KEPT_SCAN = "scan.nii.gz"  # beside a mask, where somebody has kept it there
 GONE = "the scan is not where it was when it was masked, or has changed"
 NO_NETWORK = "the scan's modalities are not known: start app.py with --model and its network, too"
@@ -125,6 +126,7 @@ class Results:
             if "mask.nii.gz" in files and math.prod(about["shape"]) > MOST_AT_ONCE:
                 files += COARSE
         mask = row.newest if self.is_ours(row.newest) else None
+        entries = about.get("corrections", ())
         return {
             "kind": "slice" if is_slice(about) else INPUT_NAMES["label_values" in about],
             **describe_areas(about, card),
@@ -132,6 +134,7 @@ class Results:
             "no_scan": reason,
             "mask_sha256": checksum(mask) if mask else None,
             **{key: value for key, value in about.items() if key not in PRIVATE},
+            "corrections": [{k: v for k, v in e.items() if k != "scan"} for e in entries],
         }
 
     def choose_card(self, about: dict) -> Card:
@@ -184,7 +187,9 @@ class Results:
         """
         row, about = self.get(result_id)
         if name == "coarse_mask.nii":
-            mask = self.find_file(result_id, "mask.nii.gz")
+            mask = row.newest if self.is_ours(row.newest) else None
+            if mask is None:
+                raise Refused("there is no such file of this result", 404)
             return pack_coarse(read_drawn(mask, None), about["affine"])
         source = self.read_scan(result_id, row, about)
         if is_slice(about):
@@ -224,6 +229,13 @@ class Results:
         rating = Rating(result=name, mask=row.newest.name, sha256=seen, **said)
         return add_rating(self.root, rating)
 
+    def correct(self, result_id: str, change: Callable[[Path], dict]) -> dict:
+        """Do something with the corrections of a result, whose JSON `change` is given."""
+        row, _ = self.get(result_id)
+        entry = change(find_json(row.folder))
+        self.looked = -math.inf  # its newest mask is another
+        return entry
+
 
 def remember(function, find=lambda path: path):
     """A function of a path that keeps its answers until the file that `find` names changes."""
@@ -260,10 +272,12 @@ def pack_coarse(array: np.ndarray, affine: np.ndarray | list) -> bytes:
 
 def list_files(row: Row, about: dict) -> dict[str, Path]:
     """Where the files lie that a result gives out by these names, if they are there."""
-    mask = row.newest
-    ending = "".join(mask.suffixes[-2:]) if mask.name.endswith(".nii.gz") else mask.suffix
+    mask = row.mask
+    ending = ".nii.gz" if mask.name.endswith(".nii.gz") else mask.suffix
+    corrected = {CORRECTED: row.newest} if row.newest != mask else {}
     return {
         f"mask{ending}": mask,
+        **corrected,
         "overlay.png": row.overlay,
         "thumbnail": row.picture,
         "result.json": find_json(row.folder),

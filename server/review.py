@@ -3,7 +3,8 @@
     app = create_review(settings)      # settings.review is the folder
     print(make_address(app, "http://127.0.0.1:8000/"))
 
-It gives out what server/results.py finds, and writes ratings (predict/ratings.py), nothing else.
+It gives out what server/results.py finds, and writes ratings (predict/ratings.py) and corrections
+(predict/correction.py), nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from flask import Blueprint, Flask, current_app, jsonify, make_response, request
 
 from common.card import read_card
 from common.errors import printable
+from predict.correction import save_correction, undo_correction
 from predict.ratings import Rating
 from predict.summary import Row
 from server.access import rules
@@ -132,7 +134,9 @@ def show_result(result_id: str):
     """What the viewer shows of a result."""
     said = get_results().describe(result_id)
     url = f"{request.script_root}/api/results/{result_id}/"
-    return said | {"files": {name: url + name for name in said["files"]}}
+    is_whole = {"scan.nii", "scan.nii.gz"} & set(said["files"]) and "mask.nii.gz" in said["files"]
+    correction = {"correction": f"{url}correction"} if is_whole else {}
+    return said | {"files": {name: url + name for name in said["files"]}} | correction
 
 
 @review.get("/api/results/<result_id>/<name>")
@@ -162,3 +166,22 @@ def rate_result(result_id: str):
     words = {name: said.get(name, "") for name in ("rating", "who", "note")}
     rating = get_results().rate(result_id, said.get("mask_sha256", ""), words)
     return jsonify(describe_rating(rating))
+
+
+@review.post("/api/results/<result_id>/correction")
+def add_correction(result_id: str):
+    """Write a corrected mask, which is the body, beside the mask; `who` and `seen` say the rest."""
+    mask, who, seen = request.get_data(cache=False), request.args.get("who", ""), get_seen()
+    return get_results().correct(result_id, lambda path: save_correction(path, mask, who, seen))
+
+
+@review.delete("/api/results/<result_id>/correction")
+def drop_correction(result_id: str):
+    """Take the newest correction back."""
+    seen = get_seen()
+    return get_results().correct(result_id, lambda path: undo_correction(path, seen))
+
+
+def get_seen() -> str | None:
+    """Checksum of the newest correction that the asker knows."""
+    return request.args.get("seen")

@@ -20,6 +20,7 @@ from app import PageSettings
 from common.files import checksum
 from predict.ratings import Rating, add_rating, read_ratings
 from predict.result import Target, input_version
+from server import results
 from server.review import create_review, make_address
 
 EVIL = "<img src=x onerror=alert(1)>.nii.gz"
@@ -144,10 +145,26 @@ def test_what_others_rate_and_what_changes_is_seen(page, folder):
     page.press("j")
     wait_for(page, "b.nii.gz")
     assert page.text("#rated").startswith("pass by B") and page.find("#who").get_property("value")
-    path.write_bytes(path.read_bytes() + b"\0")  # another mask since
+    before = path.read_bytes()
+    path.write_bytes(before + b"\0")  # another mask since
     page.press("x")
     page.until(lambda: "look at it again" in page.text("#message"))
+    path.write_bytes(before)
     assert read_ratings(folder)[-1].who == "B"
+
+
+def test_of_a_large_scan_every_second_voxel_comes_first(page, monkeypatch):
+    monkeypatch.setattr(results, "MOST_AT_ONCE", 100)
+    page.window.refresh()
+    page.until(lambda: "every second voxel" in page.text("#under"))
+    assert page.text("[data-plane=axial].tile").endswith("/ 30")
+    page.press("2", Keys.ARROW_UP, Keys.ARROW_UP)
+    coarse, seen = page.text("[data-plane=axial].tile"), page.cyan()
+    page.until(lambda: "every second voxel" not in page.text("#under"))
+    assert page.text("[data-plane=axial].tile") == coarse, "the same slice"
+    assert page.find("#slices [data-plane=axial]").get_property("max") == "29"
+    assert 0.8 * seen < page.cyan() < 1.25 * seen and seen > 500
+    page.press("1")
 
 
 @pytest.mark.parametrize("size", browser.SIZES.values(), ids=list(browser.SIZES))

@@ -1,6 +1,7 @@
 """`app.py --review DIR`, asked as a program asks it: what is shown, written and refused."""
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -220,6 +221,33 @@ def test_a_rating_is_of_the_mask_that_was_seen(site, out):
     status, said = site.rate(result_id, "pass", mask_sha256=seen)
     assert status == 409 and "look at it again" in said["error"]
     assert not (out / NAME).exists()
+
+
+def test_a_correction_lies_beside_the_mask_and_waits_for_a_rating(site, out):
+    result_id = site.id("a.nii.gz")
+    said = site.get(f"/api/results/{result_id}")
+    site.rate(result_id, "fix", mask_sha256=said["mask_sha256"])
+    path = out / "a_prediction/a_predicted_mask.nii.gz"
+    before, drawn = path.read_bytes(), np.asarray(nib.load(path).dataobj).copy()
+    drawn[4, 4, 3] ^= 1
+    body = nib.Nifti1Image(drawn, AFFINE).to_bytes()
+    evil = site.ask("POST", said["correction"], body, Origin="http://evil.example")
+    assert evil[0] == 403 and site.ask("POST", said["correction"], b"no mask")[0] == 400
+    status, _, answer = site.ask("POST", f"{said['correction']}?who=AB&seen=", body)
+    assert status == 200 and json.loads(answer)["who"] == "AB"
+    now = site.get(f"/api/results/{result_id}")
+    (entry,) = now["corrections"]
+    sent = site.ask("GET", now["files"]["corrected_mask.nii.gz"])[2]
+    assert now["mask_sha256"] == entry["sha256"] == hashlib.sha256(sent).hexdigest()
+    (out / "corrected.nii.gz").write_bytes(sent)
+    assert np.array_equal(nib.load(out / "corrected.nii.gz").dataobj, drawn)
+    assert path.read_bytes() == before
+    row = site.get("/api/results")["results"][0]
+    assert row["corrected"] and row["rating"] is None
+    assert site.rate(result_id, "pass", mask_sha256=entry["sha256"])[0] == 200
+    assert site.ask("DELETE", f"{said['correction']}?seen={entry['sha256']}")[0] == 200
+    row = site.get("/api/results")["results"][0]
+    assert not row["corrected"] and row["rating"]["rating"] == "fix"
 
 
 @pytest.mark.parametrize(
