@@ -55,6 +55,7 @@ MADE = ("scan.nii", "picture.png", *COARSE)  # files of a result that are made o
 CORRECTED = "corrected_mask.nii.gz"  # what the newest correction is called
 KEPT_SCAN = "scan.nii.gz"  # beside a mask, where somebody has kept it there
 GONE = "the scan is not where it was when it was masked, or has changed"
+NO_MASK = "there is no mask in NIfTI to lay over the scan"
 NO_NETWORK = "the scan's modalities are not known: start app.py with --model and its network, too"
 
 
@@ -118,24 +119,33 @@ class Results:
         """What the viewer needs to know of a result, with the names of its files; `no_scan` says
         why the scan is not among them."""
         row, about = self.get(result_id)
-        found, card = list_files(row, about), self.choose_card(about)
-        files = [name for name, path in found.items() if path and self.is_ours(path)]
-        reason = "" if "scan.nii.gz" in files else self.doubt_scan(row, about)
-        if not reason and "scan.nii.gz" not in files:
-            files += ["picture.png"] if is_slice(about) else ["scan.nii"]
-            if "mask.nii.gz" in files and math.prod(about["shape"]) > MOST_AT_ONCE:
-                files += COARSE
+        files, reason = self.list_shown(row, about)
         mask = row.newest if self.is_ours(row.newest) else None
         entries = about.get("corrections", ())
         return {
             "kind": "slice" if is_slice(about) else INPUT_NAMES["label_values" in about],
-            **describe_areas(about, card),
+            **describe_areas(about, self.choose_card(about)),
             "files": files,
             "no_scan": reason,
             "mask_sha256": checksum(mask) if mask else None,
             **{key: value for key, value in about.items() if key not in PRIVATE},
             "corrections": [{k: v for k, v in e.items() if k != "scan"} for e in entries],
         }
+
+    def list_shown(self, row: Row, about: dict) -> tuple[list[str], str]:
+        """The names of a result's files, those made of its input among them; why these are not."""
+        files = [name for name, path in list_files(row, about).items() if self.is_ours(path)]
+        if is_slice(about):
+            reason = self.doubt_scan(row, about)
+            return (files, reason) if reason else ([*files, "picture.png"], "")
+        if "mask.nii.gz" not in files:
+            return [name for name in files if name != "scan.nii.gz"], NO_MASK
+        if "scan.nii.gz" in files:
+            return files, ""
+        if reason := self.doubt_scan(row, about):
+            return files, reason
+        is_large = math.prod(about.get("shape", [])) > MOST_AT_ONCE
+        return [*files, "scan.nii", *(COARSE if is_large else ())], ""
 
     def choose_card(self, about: dict) -> Card:
         """The card of the network that made a result, or one of what its JSON says."""

@@ -169,6 +169,9 @@ def test_labels_of_a_case_are_shown_where_the_network_is_known(tumour_case, tumo
         "model": card.sha256,
     }
     make_result(tmp_path, "case", **about, shape=[9, 9, 9])
+    with serving(tmp_path) as site:
+        assert "no mask" in site.get(f"/api/results/{site.id('BraTS_7')}")["no_scan"]
+    (folder / "case_predicted_mask.nii.gz").write_bytes(raw_nifti())
     with serving(tmp_path, models=(tumour_model,)) as site:
         result = site.get(f"/api/results/{site.id('BraTS_7')}")
         assert result["kind"] == "case" and [r["name"] for r in result["regions"]]
