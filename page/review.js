@@ -122,7 +122,7 @@ function take({ version, folder, results }) {
 
 function showAll() {
   room.shown = chosen(room.results, room.current);
-  showList(room.shown, room.current, open);
+  showList(room.shown, room.current, choose);
   const [count, all] = [room.shown.length, room.results.length];
   element("shown-count").textContent = all ? `${count} of ${all} shown` : "There are no results in this folder.";
   if (!all) element("curtain").textContent = "";
@@ -143,10 +143,15 @@ function openNamed() {
   if (named && named.id !== room.current?.id) open(named);
 }
 
+/** Open a result by its name in the address, so that the viewer may ask whether what was drawn goes. */
+function choose({ id }) {
+  location.hash = id;
+}
+
 /** Open the result that is `by` places further down the list. */
 function go(by) {
   const next = room.shown[room.shown.indexOf(room.current) + by];
-  if (next) open(next);
+  if (next) choose(next);
   else say(by > 0 ? "This is the last one." : "This is the first one.");
 }
 
