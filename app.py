@@ -4,6 +4,7 @@
     python app.py --port 9000 --keep-hours 1
     python app.py --model files/model.keras files/tumour_net/model.keras   # tumours in MRI, too
     python app.py --behind-proxy --prefix /brain         # for a proxy that adds sign-in and TLS
+    python app.py --review results      # look at what pred.py has masked, and rate it
 
 A scan that you send goes into a folder that only you can read. A process of its own predicts it as
 pred.py does. It is deleted after --keep-hours, and when the page is stopped. server/README.md
@@ -30,7 +31,6 @@ from flask import (
     Blueprint,
     Flask,
     Request,
-    Response,
     current_app,
     jsonify,
     redirect,
@@ -39,17 +39,18 @@ from flask import (
 )
 from werkzeug import formparser
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.multipart import MultipartDecoder
 
 from common.card import Card, read_card
-from common.errors import InputError, run, warn
+from common.errors import run, warn
 from predict.inputs import find_channel
 from predict.network import MODEL
 from scan.cases import get_stem
 from server import uploads
-from server.access import HEADERS, digest, is_loopback, is_same_origin, names_this_server
+from server.access import digest, is_loopback, rules
+from server.corrections import corrections
 from server.jobs import STAGES, Job, Jobs
+from server.review import create_review, make_address
 from server.samples import SAMPLE, SAMPLE_CASE, Samples
 from server.serve import make_server, open_socket
 from server.uploads import Refused, SizeLimit, clean_name, last_part
@@ -83,6 +84,7 @@ class PageSettings:
     sample_case: Path = SAMPLE_CASE
     proxy: str = ""  # its address, or * for any
     prefix: str = ""  # as in /brain
+    review: Path | None = None  # a folder of results, which is served in place of the queue
 
     @property
     def limit(self) -> SizeLimit:
@@ -137,8 +139,10 @@ def create_app(settings: PageSettings) -> Flask:
     app.config["PAGE"] = settings
     app.url_map.merge_slashes = False
     app.json.sort_keys = False
+    app.register_blueprint(rules)
     app.register_blueprint(page)
     app.register_blueprint(words)
+    app.register_blueprint(corrections)
     jobs = Jobs(settings.models, settings.root, settings.workers, settings.keep_hours)
     app.extensions["jobs"] = jobs
     return app
@@ -152,37 +156,6 @@ def get_settings() -> PageSettings:
 def get_jobs() -> Jobs:
     """The queue of the app that answers."""
     return current_app.extensions["jobs"]
-
-
-@page.before_app_request
-def check_origin() -> None:
-    """Refuse what other sites' pages ask, by our name or by one that leads here."""
-    settings = get_settings()
-    # make_server drops the header of everybody but the proxy, which answers for the name
-    is_forwarded = settings.proxy and "X-Forwarded-Host" in request.headers
-    if not (is_forwarded or names_this_server(request.host, settings.host)):
-        raise Refused("this address is not the page's own; open it as it was printed", 403)
-    if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
-        raise Refused("only the page itself may ask for this", 403)
-
-
-@page.after_app_request
-def protect(response: Response) -> Response:
-    """The answer with HEADERS; nothing of the API is kept by a browser."""
-    response.headers.update(HEADERS)
-    response.headers["Cache-Control"] = "no-store" if "/api/" in request.path else "no-cache"
-    return response
-
-
-@page.app_errorhandler(HTTPException)
-def explain(error: HTTPException):
-    reason = get_settings().limit.reason if error.code == 413 else error.description
-    return jsonify(error=reason), error.code
-
-
-@page.app_errorhandler(InputError)
-def refuse(error: InputError):
-    return jsonify(error=str(error)), getattr(error, "status", 400)
 
 
 @page.get("/")
@@ -282,8 +255,7 @@ def drop_job(job_id: str):
 def give_file(job_id: str, name: str):
     """A file of a job that is done, or its scan as soon as that is there."""
     job = get_job(job_id)
-    of_channels = (job.result or {}).get("channels", {}).values()
-    path = job.folder / (name if name in of_channels else FILES.get(name, "no such file"))
+    path = job.find_file(name)
     if not (path.exists() and (job.state == "done" or name == "scan.nii.gz")):
         if name in FILES and job.state in ("queued", "running"):
             raise Refused("the job is not done yet", 409)
@@ -357,20 +329,24 @@ def match_channels(parts: Sequence, card: Card) -> dict[str, str]:
 
 
 def serve(settings: PageSettings) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, then delete every result."""
-    os.umask(0o077)
+    """Serve the page until Ctrl-C or SIGTERM, then delete every result; none of --review's."""
+    if not settings.review:  # whose folder may be shared
+        os.umask(0o077)
     listener = open_socket(settings.host, settings.port)
-    app = create_app(settings)
+    app = create_review(settings) if settings.review else create_app(settings)
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda *_: sys.exit())
     try:
-        server = make_server(app, listener, settings.limit, settings.prefix, settings.proxy)
+        limit = app.config["PAGE"].limit
+        server = make_server(app, listener, limit, settings.prefix, settings.proxy)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}{settings.prefix}/"
-        print(f"{address}  (Ctrl-C ends it and deletes all results)", flush=True)
+        end = "Ctrl-C ends it" if settings.review else "Ctrl-C ends it and deletes all results"
+        print(f"{make_address(app, address)}  ({end})", flush=True)
         server.run()
     finally:
-        app.extensions["jobs"].close()
+        if jobs := app.extensions.get("jobs"):
+            jobs.close()
 
 
 def above_zero(text: str) -> int:
@@ -415,6 +391,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     prefix = "the path at which the proxy shows the page, such as /brain (default: none)"
     add("--prefix", type=clean_prefix, default=default.prefix, metavar="PATH", help=prefix)
+    review = "serve a folder of pred.py's results, to look at them and rate them, and nothing else"
+    add("--review", type=Path, metavar="DIR", help=review)
     return parser.parse_args(argv)
 
 
@@ -425,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{settings.host} is open to your network: whoever reaches it can send scans, with no "
             "password, and what travels is not encrypted"
         )
-    if not settings.sample.exists():
+    if not (settings.review or settings.sample.exists()):
         from synthetic import write_sample  # a second, for this alone; each worker would wait, too
 
         print("making the sample scan, once ...", flush=True)

@@ -24,6 +24,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -188,6 +189,24 @@ class Page:
     def press(self, *keys: str) -> None:
         """Press keys while the viewer has the focus."""
         self.find("#stage").send_keys(*keys)
+
+    def drag(self, plane: str, *points: tuple[float, float]) -> None:
+        """Press the mouse at the first point of a plane, (across, down) as shares of its tile, and
+        let go at the last."""
+        tile, canvas = (self.find(s).rect for s in (f".tile[data-plane={plane}]", "#scan"))
+        middle = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
+        places = [
+            (
+                round(tile["x"] + across * tile["width"] - middle[0]),
+                round(tile["y"] + down * tile["height"] - middle[1]),
+            )
+            for across, down in points
+        ]
+        hand, canvas = ActionChains(self.window, duration=20), self.find("#scan")
+        hand.move_to_element_with_offset(canvas, *places[0]).click_and_hold()
+        for place in places[1:]:
+            hand.move_to_element_with_offset(canvas, *place)
+        hand.release().perform()
 
     def download(self, name: str, folder: Path) -> Path:
         """Click the link to a file of the result; return the file when it is whole."""

@@ -44,7 +44,8 @@ function form(entries, fields) {
   return body;
 }
 
-async function ask(url, options) {
+/** The JSON that the server answers to a request, as fetch() takes it. */
+export async function ask(url, options) {
   let answer;
   try {
     answer = await fetch(url, options);

@@ -7,9 +7,12 @@ const SHOWN = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: 
 const UNSHOWN = ["="]; // + without the shift
 let words = null; // a promise of what the server says of verdicts
 
-/** Fill the list of keys from `rows`, [what they do, {key: action} or the name of a button]. */
+/** What a key does by rows of [in words, {key: action}]; undefined for none. */
+export const actionIn = (rows, key) => rows.map(([, keys]) => keys[key]).find(Boolean);
+
+/** Put `rows`, [what they do, {key: action} or the name of a button], at the top of the list of keys. */
 export function listKeys(rows) {
-  element("keys-text").replaceChildren(...rows.flatMap(([does, keys]) => {
+  element("keys-text").prepend(...rows.flatMap(([does, keys]) => {
     const names = typeof keys === "string" ? [keys] : Object.keys(keys).filter((key) => !UNSHOWN.includes(key));
     const tag = typeof keys === "string" ? "span" : "kbd";
     return pair(names.map((name) => make(tag, SHOWN[name] ?? nameOf(name))), does);

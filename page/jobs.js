@@ -69,6 +69,7 @@ function stateOf({ state, stage, progress, error, result }) {
   if (state === "sending" || state === "running") return `${stage || "starting"}, ${Math.round(100 * (progress ?? 0))} %`;
   if (state === "failed") return error || "failed";
   if (state !== "done") return STATES[state] ?? state;
-  const size = result.volume_ml == null ? null : `${Math.round(result.volume_ml)} mL`;
+  const ml = result.corrections?.at(-1)?.volume_ml ?? result.volume_ml;
+  const size = ml == null ? null : `${Math.round(ml)} mL`;
   return [size, result.verdict, `${(+result.seconds).toFixed(1)} s`].filter(Boolean).join(" · ");
 }

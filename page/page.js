@@ -20,7 +20,7 @@ const element = (id) => document.getElementById(id);
 const room = {
   about: null, jobs: [], sending: [], current: null, awaited: [], timer: 0, asked: 0, sent: 0, said: [], moved: 0,
 };
-const viewer = openViewer(say);
+const viewer = openViewer(say, renew);
 
 async function start() {
   listenForFiles();
@@ -306,6 +306,14 @@ function follow({ view, numbers }) {
     const id = room.current?.id;
     if (id && readAddress(location.hash)?.id === id) history.replaceState(null, "", writeAddress(id, view, numbers));
   }, PAUSE);
+}
+
+/** Show what the server says of a job that was corrected, and return it. */
+async function renew({ id }) {
+  await refresh();
+  room.current = room.jobs.find((job) => job.id === id) ?? room.current;
+  showResult(room.current, viewer.setRegion);
+  return room.current;
 }
 
 /** Bring the viewer into sight and under the keys, unless the person is at something else. */

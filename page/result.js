@@ -1,10 +1,12 @@
 // The right-hand panel: verdict, volume, reasons, regions, downloads.
 
 import { explainVerdict, verdictWords } from "./help.js";
+import { maskOf, wordsOf } from "./pen.js";
 
 const element = (id) => document.getElementById(id);
 
 const DOWNLOADS = [ // in this order, those that the result has
+  ["corrected_mask.nii.gz", "Corrected mask", "NIfTI"],
   ["mask.nii.gz", "Mask", "NIfTI"],
   ["mask.dcm", "Mask", "DICOM SEG"],
   ["mask.png", "Mask", "PNG"],
@@ -45,17 +47,25 @@ function showSize(result) {
   const isSlice = result?.kind === "slice";
   const pixels = result?.brain_pixels ?? result?.labelled_pixels;
   element("size-name").textContent = isSlice ? "Area" : "Volume";
-  element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${result.volume_ml} mL`;
+  const ml = newest(result)?.volume_ml.toFixed(1) ?? result?.volume_ml;
+  element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${ml} mL`;
   element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
 }
 
+const newest = (result) => result?.corrections?.at(-1);
+
 function showReasons(result) {
+  const correction = newest(result);
   const lines = [
+    ...(correction ? [line(correctionOf(correction), "note")] : []),
     ...(result?.reasons ?? []).map((text) => line(text, "reason")),
     ...(result?.notes ?? []).map((text) => line(text, "note")),
   ];
   element("reasons").replaceChildren(...lines);
 }
+
+const correctionOf = (entry) =>
+  `Corrected${entry.who && ` by ${entry.who}`}: ${wordsOf(entry)}. Verdict, reasons and all other files are those of the mask as it was predicted.`;
 
 function line(text, className) {
   const item = document.createElement("li");
@@ -67,11 +77,19 @@ function line(text, className) {
 /* ------------------------------------------------ regions: for masks of several labels */
 
 function showRegions(result, onRegion) {
-  const regions = result ? regionsOf(result) : [];
+  const regions = result ? regionsOf(result).map((region) => ({ ...region, ml: mlOf(result, region) })) : [];
   element("regions").hidden = !regions.length;
   const all = { name: "All", choose: () => onRegion(null) };
   const each = regions.map((region, index) => ({ ...region, choose: () => onRegion({ ...region, index }) }));
   element("region-rows").replaceChildren(...[all, ...each].map(regionRow));
+}
+
+/** The mL of a region: of the mask that counts. */
+function mlOf(result, { values, ml }) {
+  const volumes = newest(result)?.volumes_ml;
+  if (!volumes) return ml;
+  const labels = result.labels.filter(({ value }) => values.includes(value));
+  return +labels.reduce((sum, { name }) => sum + volumes[name], 0).toFixed(2);
 }
 
 const asRegion = ({ value, ...label }) => ({ ...label, values: [value] });
@@ -100,7 +118,10 @@ function regionRow({ name, ml, colour, choose }, i) {
 
 function showDownloads(result) {
   const files = result?.files ?? {};
-  const links = DOWNLOADS.filter(([name]) => files[name]).map(([name, ...said]) => link(files[name], ...said));
+  const isOlder = (name) => newest(result) && name !== "result.json" && files[name] !== maskOf(result);
+  const nameOf = (name, text) => (isOlder(name) ? `${text}, as predicted` : text);
+  const links = DOWNLOADS.filter(([name]) => files[name])
+    .map(([name, text, kind]) => link(files[name], nameOf(name, text), kind));
   element("files").replaceChildren(...(links.length ? links : [line("Nothing yet.", "none")]));
 }
 

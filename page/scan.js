@@ -1,5 +1,7 @@
 // A scan and its mask in NiiVue: three planes and a rendering, drawn with WebGL 2.
 
+import { openDrawing } from "./drawing.js";
+
 export const PLANES = ["sagittal", "coronal", "axial"]; // the plane across x, y and z
 export const WINDOWS = { brain: [0, 80], cta: [-100, 500], bone: [-750, 1750] }; // HU
 
@@ -10,6 +12,7 @@ const QUARTERS = ["axial", "coronal", "sagittal", "render"].map((view, i) => ({
 }));
 const CLOSE = 1.25; // the rendering fills its quarter
 const CROSS = 0.9; // mm: how wide the cross is
+const FEW = 1 << 21; // voxels that show an image's range of grey
 const REGION = 200; // a region's number in the drawing: above those of the labels
 const OPTIONS = {
   backColor: [0, 0, 0, 1],
@@ -36,17 +39,19 @@ const OPTIONS = {
 
 /**
  * NiiVue on a canvas. `heard` are functions called when the person moved something: moved(place)
- * with {voxel, mm, value, label, plane}, windowed([low, high]).
+ * with {voxel, mm, value, label, plane}, windowed([low, high]), drawn() after a stroke.
  * Throws where the module is missing or the browser has no WebGL 2.
  */
 export async function openScanViewer(canvas, heard) {
   const { Niivue, NVImage } = await import("./vendor/niivue.js");
+  measureLess(NVImage);
   const nv = new Niivue(OPTIONS);
   await nv.attachToCanvas(canvas, false);
   nv.scene.volScaleMultiplier = CLOSE;
-  const state = { nv, NVImage, labels: null, prepared: null, surface: 1, changes: 0 };
+  const state = { nv, NVImage, labels: null, drawing: null, prepared: null, surface: 1, changes: 0 };
   makeLighter(nv, ({ cal_min: low, cal_max: high }) => heard.windowed([low, high]));
   keepRendering(state);
+  const drawing = openDrawing(state, heard.drawn);
   nv.onLocationChange = (place) => heard.moved(placeOf(state, place));
   return {
     prepare: (url) => prepare(state, url),
@@ -61,8 +66,10 @@ export async function openScanViewer(canvas, heard) {
     step: (plane, count) => step(state, plane, count),
     turn: (degrees) => turn(state, degrees),
     zoom: (factor) => zoom(state, factor),
+    moveTo: (voxel) => setSlices(state, voxel),
     toMask: () => setSlices(state, middle(nv.drawBitmap, nv.volumes[0].dimsRAS.slice(1, 4))),
     close: () => close(state),
+    drawing,
   };
 }
 
@@ -94,6 +101,7 @@ function show(state, { volume, drawing, url }, { range, labels, regions }) {
   state.pixels = new Map([[url, pixelsOf(volume)]]);
   nv.addVolume(volume);
   if (!nv.loadDrawing(drawing)) throw new Error("The mask does not fit the scan.");
+  state.drawing = { hdr: drawing.hdr, permRAS: drawing.permRAS };
   state.labels = regions.length ? nv.drawBitmap.slice() : null;
   return Object.fromEntries(PLANES.map((plane, axis) => [plane, volume.dimsRAS[axis + 1]]));
 }
@@ -241,6 +249,24 @@ function makeLighter(nv, heard) {
   };
   nv.rgbaTex = (old, unit, dims, ...rest) =>
     texture(old, unit, [gl.TEXTURE6, gl.TEXTURE8].includes(unit) ? [3, 1, 1, 1] : dims, ...rest);
+}
+
+/** NiiVue looks for the range of grey at every second voxel: of a large image, at FEW in some slices. */
+function measureLess({ prototype }) {
+  const measure = prototype.calMinMax;
+  if (measure.name === "measureFew") return;
+  prototype.calMinMax = function measureFew(...given) {
+    const [rank, width, height, depth, ...more] = this.hdr.dims;
+    const every = Math.ceil(width * height * depth / FEW), size = width * height;
+    if (every < 2 || this.nFrame4D > 1) return measure.apply(this, given);
+    const count = Math.floor(depth / every), img = new this.img.constructor(size * count);
+    for (let i = 0; i < count; i++) img.set(this.img.subarray(size * i * every, size * (i * every + 1)), size * i);
+    const hdr = Object.assign(Object.create(this.hdr), { dims: [rank, width, height, count, ...more] });
+    const part = Object.assign(Object.create(this), { img, hdr });
+    const found = measure.apply(part, given);
+    for (const name of Object.keys(part)) if (!["img", "hdr"].includes(name)) this[name] = part[name];
+    return found;
+  };
 }
 
 /** `work` with what was given last, when the next frame is drawn. */

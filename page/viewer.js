@@ -1,32 +1,35 @@
 // The middle of the page: tools, stage, slice sliders and keys, for a scan as for a picture.
 
-import { listenForHelp, listKeys } from "./help.js";
+import { actionIn, listenForHelp, listKeys } from "./help.js";
+import { maskOf, openPen, PEN_KEYS } from "./pen.js";
 import { openPicture } from "./picture.js";
 import { regionsOf } from "./result.js";
 import { openScanViewer, PLANES, WINDOWS } from "./scan.js";
 
 const VIEWS = ["all", "axial", "coronal", "sagittal", "render"];
 const NAMES = { axial: "Axial", coronal: "Coronal", sagittal: "Sagittal", render: "3-D" };
+const WHOLE_AFTER = 1500; // ms between a coarse view of a large scan and the whole
 const FOCUSED = "input, select, button, a, summary"; // what has its own use for arrows
 
 const element = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 
 /**
- * The viewer: open(job, place), close(), goTo(place), setRegion(region). `say` speaks to those who
- * hear the page. A function given to whenMoved() gets each place that is shown, {view, numbers}:
- * slices by plane, from 1.
+ * The viewer: open(job, place), close(), goTo(place), setRegion(region). `say` speaks to those who hear the page;
+ * `renew(job)` shows the job as the server tells of it once it was corrected, and promises it. A function given to
+ * whenMoved() gets each place that is shown, {view, numbers}: slices by plane, from 1.
  */
-export function openViewer(say) {
+export function openViewer(say, renew = async (job) => job) {
   const state = {
     view: "all", plane: "axial", window: "cta", shown: true, mode: "filled",
     opacity: { filled: 20, outline: 90 }, sizes: {}, voxel: [0, 0, 0],
-    region: null, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
+    region: null, step: 1, opened: 0, making: null, scan: null, drawPicture: null, unit: "HU", say,
     channels: {}, channel: "", moved: () => {},
   };
+  state.pen = openPen({ reopen: (job) => open(state, job), renew, say });
   listenToTools(state);
   listenToKeys(state);
-  listKeys([...SCAN_KEYS, ...MASK_KEYS, ["this list", { "?": null }], ...MOUSE]);
+  listKeys([...SCAN_KEYS, ...MASK_KEYS, ...PEN_KEYS, ["this list", { "?": null }], ...MOUSE]);
   listenForHelp();
   showTools(state);
   prepare(state, null);
@@ -35,6 +38,7 @@ export function openViewer(say) {
     goTo: (place) => goTo(state, place),
     whenMoved: (moved) => (state.moved = moved),
     prepare: (url) => prepare(state, url),
+    preload: (url) => state.scan?.prepare(url), // behind what is shown
     close: () => close(state),
     setRegion: (region) => setRegion(state, region),
   };
@@ -51,6 +55,7 @@ async function open(state, job, place = {}) {
   element("stage").setAttribute("aria-label", `${name} and its mask`);
   try {
     await (result.kind === "slice" ? openSlice : openScan)(state, result, isWanted, place);
+    if (isWanted() && result.kind !== "slice") state.pen.offer(job, state.scan);
   } catch (error) {
     if (isWanted()) fallBack(job, error);
   }
@@ -70,17 +75,37 @@ async function openSlice(state, { files, labels }, isWanted) {
 async function openScan(state, result, isWanted, place) {
   element("scan").hidden = false;
   state.scan = await scanViewer(state);
-  const images = await state.scan.load({ scan: result.files["scan.nii.gz"], mask: result.files["mask.nii.gz"] });
+  const { files } = result, scan = files["scan.nii.gz"] ?? files["scan.nii"];
+  if (!scan) throw new Error(result.no_scan);
+  if (files["coarse_scan.nii"]) {
+    const coarse = { scan: files["coarse_scan.nii"], mask: files["coarse_mask.nii"] };
+    await showScan(state, result, coarse, isWanted, { step: 2 });
+    element("stage").removeAttribute("aria-busy");
+    await pause(WHOLE_AFTER); // while who goes on at once need not wait for what nobody sees
+    if (!isWanted()) return;
+  }
+  await showScan(state, result, { scan, mask: maskOf(result) }, isWanted, { place });
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Load and show a scan, of which every `step`-th voxel along each axis is there. */
+async function showScan(state, result, urls, isWanted, { place, step = 1 }) {
+  const images = await state.scan.load(urls);
   if (!isWanted()) return;
+  const before = state.step > 1 && state.voxel.map((index) => index * state.step); // in the coarse one
   state.unit = result.kind === "case" ? "" : "HU";
   const range = state.unit ? rangeOf(state) : null;
+  state.step = step;
   state.sizes = state.scan.show(images, { range, labels: result.labels, regions: regionsOf(result) });
+  if (step > 1) PLANES.forEach((plane, axis) => (state.sizes[plane] = result.shape[axis]));
   listChannels(state, result);
   state.scan.setView(state.view);
   showLook(state);
   limitSliders(state);
-  state.scan.toMask();
-  goTo(state, place);
+  if (before) state.scan.moveTo(before);
+  else state.scan.toMask();
+  if (step === 1) goTo(state, place);
   reveal(state, "scan");
 }
 
@@ -94,8 +119,8 @@ function goTo(state, { view, numbers = {} }) {
 }
 
 /** Tell what is shown, for the address. */
-function tellPlace({ view, voxel, sizes, moved }) {
-  if (!sizes.axial) return;
+function tellPlace({ view, voxel, sizes, step, moved }) {
+  if (!sizes.axial || step > 1) return;
   moved({ view, numbers: Object.fromEntries(PLANES.map((plane, axis) => [plane, voxel[axis] + 1])) });
 }
 
@@ -118,6 +143,7 @@ async function newScanViewer(state) {
   const scan = await openScanViewer(canvas, {
     moved: (place) => showPlace(state, place),
     windowed: (range) => showWindow(state, range),
+    drawn: () => state.pen.drawn(),
   });
   canvas.tabIndex = -1; // the stage around it takes the keys
   canvas.addEventListener("webglcontextlost", () => showCurtain("The browser has no memory left to show this scan."));
@@ -144,13 +170,15 @@ function fallBack({ name, result }, error) {
   picture.src = result.files["overlay.png"];
   picture.alt = `Slices of ${name} with the mask`;
   picture.hidden = false;
-  showCurtain("This browser cannot show the scan itself, so here is its overlay.", true);
+  const why = result.no_scan || "this browser cannot show the scan itself";
+  showCurtain(`Here is the overlay: ${why}.`, true);
 }
 
 function close(state, curtain = "Drop a scan, or open the sample.") {
   state.opened += 1;
+  state.pen.withdraw();
   state.scan?.close();
-  Object.assign(state, { drawPicture: null, region: null, sizes: {}, place: null, channels: {} });
+  Object.assign(state, { drawPicture: null, region: null, step: 1, sizes: {}, place: null, channels: {} });
   for (const id of ["picture", "fallback", "modalities"]) element(id).hidden = true;
   element("windows").hidden = false;
   for (const id of ["views", "windows", "overlay"]) element(id).disabled = true;
@@ -182,7 +210,7 @@ function listenToTools(state) {
   for (const slider of all("#slices input")) {
     slider.addEventListener("input", () => {
       setPlane(state, slider.dataset.plane);
-      state.scan.setSlice(slider.dataset.plane, +slider.value);
+      state.scan.setSlice(slider.dataset.plane, Math.floor(slider.value / state.step));
     });
   }
 }
@@ -311,14 +339,14 @@ function showPlace(state, place) {
   showUnder(state);
   for (const slider of all("#slices input")) {
     const index = place.voxel[PLANES.indexOf(slider.dataset.plane)];
-    slider.value = index;
+    slider.value = index * state.step;
     slider.nextElementSibling.textContent = numberOf(state, slider.dataset.plane);
   }
   tellPlace(state);
 }
 
-function numberOf({ sizes, voxel }, plane) {
-  const index = voxel[PLANES.indexOf(plane)];
+function numberOf({ sizes, voxel, step }, plane) {
+  const index = voxel[PLANES.indexOf(plane)] * step;
   return sizes[plane] ? `${index + 1} / ${sizes[plane]}` : `${index + 1}`;
 }
 
@@ -333,15 +361,16 @@ function showTiles(state, isScan) {
 }
 
 /** The line below the slices: place in mm, value, label, window. */
-function showUnder({ place, unit, window }) {
+function showUnder({ place, unit, window, step }) {
   if (!place) return;
   const [low, high] = rangeOf({ window });
   const letters = ["LR", "PA", "IS"].map(([less, more], axis) =>
     `${place.mm[axis] < 0 ? less : more} ${Math.abs(place.mm[axis]).toFixed(1)}`);
   const width = unit && `W ${Math.round(high - low)} L ${Math.round((high + low) / 2)}`;
   const value = `${Math.round(place.value)} ${unit}`;
+  const coarse = step > 1 && "every second voxel; the whole follows";
   element("under").textContent =
-    [`${letters.join(" ")} mm`, value, place.label || "outside the mask", width].filter(Boolean).join("   ·   ");
+    [`${letters.join(" ")} mm`, value, place.label || "outside the mask", width, coarse].filter(Boolean).join("   ·   ");
 }
 
 /* ------------------------------------------------ keys */
@@ -406,8 +435,6 @@ const MOUSE = [
   ["changes the window", "Right button"],
   ["changes the slice", "Wheel"],
 ];
-
-const actionIn = (rows, key) => rows.map(([, keys]) => keys[key]).find(Boolean);
 
 const after = (list, item, by = 1) => list[(list.indexOf(item) + by + list.length) % list.length];
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # which a picture need not wait for
     from predict.maps import Maps
     from predict.verdict import Verdict
 
+# The files that predict/correction.py writes
+DRAWN = re.compile(r"_((corrected|undone)(_\d+)?|desc-(corrected|undone)\d*)_(mask|dseg)\.nii\.gz$")
 FOR_SCANS = "--border, --brain and --format are for scans: a slice's mask is a PNG as it was found"
 
 
@@ -255,21 +257,24 @@ def claimed(target: Target) -> Iterator[Target]:
 
     Until the result is complete, the JSON there says no more than whose it is, since an earlier
     result does not stand for files that are about to be replaced. If the block fails, all files of
-    the result go, so that no mask lies there without its JSON.
+    the result go, so that no mask lies there without its JSON. What people have corrected
+    (predict/correction.py) stays, and so does what the JSON says of it.
     """
     folders = itertools.chain([target.folder], list_folders(target.name, target.folder.parent))
     with explained(target.folder):
         target = next(t for t in (replace(target, folder=f) for f in folders) if take(t))
-    ours = written_files(read_json(target.json))
+    before = read_json(target.json)
+    ours, kept = written_files(before), keep_people(before)
     others = {path.name: path.stat().st_ino for path in target.folder.iterdir()}
     try:
         with replacing(target.json) as path:
-            path.write_text(json.dumps(target.owner), encoding="utf-8")
+            path.write_text(json.dumps(target.owner | kept), encoding="utf-8")
         yield target
     except BaseException:
         for path in target.folder.iterdir():
             new = others.get(path.name) != path.stat().st_ino
-            if new or path.name in ours or path == target.json:
+            stays = kept and path == target.json
+            if (new or path.name in ours or path == target.json) and not stays:
                 remove(path)
         for path in target.published:
             remove(path)
@@ -290,9 +295,22 @@ def take(target: Target) -> bool:
 
 def remove_unfinished(target: Target) -> None:
     """Remove the result of a target that was claimed by a process which died in the middle."""
-    if read_json(target.json) == target.owner:
-        for path in (*target.published, target.folder):
+    about = read_json(target.json)
+    kept = keep_people(about)
+    if about != target.owner | kept:
+        return
+    for path in target.published:
+        remove(path)
+    for path in target.folder.iterdir():
+        if not (DRAWN.search(path.name) or (kept and path == target.json)):
             remove(path)
+    with suppress(OSError):  # it is not empty
+        target.folder.rmdir()
+
+
+def keep_people(about: dict) -> dict:
+    """The part of a result's JSON that is people's own work: its corrections, if there are any."""
+    return {"corrections": about["corrections"]} if about.get("corrections") else {}
 
 
 def remove_stale(folder: Path, before: dict, about: dict) -> None:

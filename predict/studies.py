@@ -48,6 +48,7 @@ from predict.result import (
     claimed,
     is_done,
     is_ours,
+    keep_people,
     list_folders,
     remove,
     remove_stale,
@@ -186,7 +187,9 @@ class Masking:
 
     def has_failed(self, target: Target, about: dict) -> bool:
         """Whether a JSON says that the study, as it is now, has failed already."""
-        return "error" in about and about == self.describe_failure(target, about["error"])
+        return "error" in about and about == keep_people(about) | self.describe_failure(
+            target, about["error"]
+        )
 
     def describe_failure(self, target: Target, error: str) -> dict:
         """What the JSON says of a study that failed."""
@@ -203,7 +206,7 @@ class Masking:
     def write_failure(self, target: Target, error: str) -> None:
         """Put a failure in the place of the result of the study as it was before."""
         before = read_json(target.json)
-        about = self.describe_failure(target, error)
+        about = self.describe_failure(target, error) | keep_people(before)
         with claimed(target) as target:
             write_json(target.json, about)
         remove_stale(target.folder, before, about)

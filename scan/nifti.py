@@ -83,10 +83,20 @@ def write_scan(volume: Volume, path: str | Path) -> None:
 
     Raises InputError when `path` cannot be written.
     """
+    write_nifti(*to_whole(volume), volume, path)
+
+
+def pack_scan(volume: Volume) -> bytes:
+    """The file that `write_scan` writes, not compressed."""
+    return to_nifti(*to_whole(volume), volume)
+
+
+def to_whole(volume: Volume) -> tuple[np.ndarray, tuple]:
+    """A scan in whole HU, int16, in its source's order; the limits of the window, 0 for none."""
     hu, limits = volume.hu, np.iinfo(np.int16)
     if hu.dtype != np.int16:
         hu = np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)
-    write_nifti(to_source_order(hu, volume), (0, 0), volume, path)
+    return to_source_order(hu, volume), (0, 0)
 
 
 def write_brain(mask: np.ndarray, volume: Volume, path: str | Path) -> None:
@@ -113,6 +123,14 @@ def write_map(parts: Sequence[np.ndarray], volume: Volume, path: str | Path, mos
 
 def write_nifti(data: np.ndarray, shown: tuple, volume: Volume, path: str | Path) -> None:
     """Write an array in the source's order under the source's header, freed of texts."""
+    content = to_nifti(data, shown, volume)
+    with replacing(path) as temporary:
+        compressed = temporary.name.lower().endswith(".gz")
+        temporary.write_bytes(igzip.compress(content, mtime=0) if compressed else content)
+
+
+def to_nifti(data: np.ndarray, shown: tuple, volume: Volume) -> bytes:
+    """What a NIfTI file of an array holds, under the source's header without its texts."""
     header = volume.header.copy()
     header.set_data_shape(data.shape)
     header.set_data_dtype(data.dtype)
@@ -124,7 +142,4 @@ def write_nifti(data: np.ndarray, shown: tuple, volume: Volume, path: str | Path
     for text in {"descrip", "aux_file", "db_name", "intent_name"} & set(header.keys()):
         header[text] = b""
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    content = kind(data, None, header).to_bytes()
-    with replacing(path) as temporary:
-        compressed = temporary.name.lower().endswith(".gz")
-        temporary.write_bytes(igzip.compress(content, mtime=0) if compressed else content)
+    return kind(data, None, header).to_bytes()

@@ -1,4 +1,7 @@
-"""Who may ask the page for something.
+"""Who may ask a page for something, and how it says no.
+
+    app.config["PAGE"] = settings          # its host, proxy and limit (server/uploads.py)
+    app.register_blueprint(rules)
 
 Requests from other sites' pages are refused, and requests whose Host is not the server's own name.
 """
@@ -10,7 +13,11 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-from flask import Request
+from flask import Blueprint, Request, Response, current_app, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from common.errors import InputError
+from server.uploads import Refused
 
 HEADERS = {  # what keeps a browser from doing more with an answer than the page does
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -21,6 +28,39 @@ HEADERS = {  # what keeps a browser from doing more with an answer than the page
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+rules = Blueprint("rules", __name__)
+
+
+@rules.before_app_request
+def check_origin() -> None:
+    """Refuse what other sites' pages ask, by our name or by one that leads here."""
+    settings = current_app.config["PAGE"]
+    # make_server drops the header of everybody but the proxy, which answers for the name
+    is_forwarded = settings.proxy and "X-Forwarded-Host" in request.headers
+    if not (is_forwarded or names_this_server(request.host, settings.host)):
+        raise Refused("this address is not the page's own; open it as it was printed", 403)
+    if request.method not in ("GET", "HEAD", "OPTIONS") and not is_same_origin(request):
+        raise Refused("only the page itself may ask for this", 403)
+
+
+@rules.after_app_request
+def protect(response: Response) -> Response:
+    """The answer with HEADERS; nothing of the API is kept by a browser."""
+    response.headers.update(HEADERS)
+    response.headers["Cache-Control"] = "no-store" if "/api/" in request.path else "no-cache"
+    return response
+
+
+@rules.app_errorhandler(HTTPException)
+def explain(error: HTTPException):
+    limit = current_app.config["PAGE"].limit
+    return jsonify(error=limit.reason if error.code == 413 else error.description), error.code
+
+
+@rules.app_errorhandler(InputError)
+def refuse(error: InputError):
+    return jsonify(error=str(error)), getattr(error, "status", 400)
 
 
 def names_this_server(host: str, bound: str) -> bool:

@@ -38,6 +38,8 @@ STAGES = {  # where each begins, as a share of the whole time; by eye
     "refining": 0.6,
     "writing": 0.85,
 }
+STEM = "scan"  # of the names of a job's files, as server/worker.py calls its target
+CORRECTED = "corrected_mask.nii.gz"  # what the newest correction is called in the API
 KEPT = ("name", "task", "owner", "created")  # of a job, in job.json
 MOST_SECONDS = 600  # of one job: a round number, some fifty times what 300 slices take
 SWEEP = 30  # s between two looks for jobs that were kept long enough: a round number
@@ -90,12 +92,22 @@ class Job:
         file = r"[\w-]+(\.[\w-]+)+"
         return re.sub(file, lambda found: self.given.get(found[0], found[0]), error)
 
+    def find_file(self, name: str) -> Path:
+        """Where a file lies that the API gives out by a name; it may not be there."""
+        result = self.result or {}
+        if name == CORRECTED and result.get("corrections"):
+            return self.folder / result["corrections"][-1]["file"]
+        is_channel = name in result.get("channels", {}).values()
+        return self.folder / (name if is_channel else FILES.get(name, "no such file"))
+
     def public(self, root: str = "") -> dict:
         """What the API says of the job; `root` is the path at which the page lies."""
         url = f"{root}/api/jobs/{self.id}/"
         result = self.result
         if result:
-            result = result | {"files": {name: url + name for name in result["files"]}}
+            names = [*result["files"], *([CORRECTED] if result.get("corrections") else [])]
+            correction = {"correction": f"{url}correction"} if "mask.nii.gz" in names else {}
+            result = result | {"files": {name: url + name for name in names}} | correction
         return {
             "id": self.id,
             "name": self.name,
@@ -267,6 +279,17 @@ def restore_job(folder: Path) -> Job | None:
     about, result = (read_json(folder / name) for name in ("job.json", "result.json"))
     if set(about) == set(KEPT) and result:
         shutil.rmtree(folder / "input", ignore_errors=True)
-        return Job(folder, **about, state="done", progress=1.0, result=result)
+        job = Job(folder, **about, state="done", progress=1.0, result=result)
+        tell_corrections(job)
+        return job
     shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def tell_corrections(job: Job) -> None:
+    """Bring what is told of a job's result in line with the corrections of its mask."""
+    entries = read_json(job.folder / f"{STEM}.json").get("corrections", [])
+    entries = [{key: value for key, value in e.items() if key != "scan"} for e in entries]
+    if entries != job.result.get("corrections", []):
+        job.result = job.result | {"corrections": entries}
+        write_json(job.folder / "result.json", job.result)

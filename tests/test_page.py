@@ -28,6 +28,9 @@ import browser  # noqa: E402
 from common.errors import InputError
 from pred import main
 
+# Of an axial picture, across and down: in the air before the face. A stroke that is drawn there
+STROKE = ((0.2, 0.05), (0.4, 0.08))
+
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *words):
@@ -111,6 +114,62 @@ def test_the_page_works_below_a_path(chromium, cta_file, tmp_path):
         page.wait_for_result("cta.nii.gz")
         links = page.window.find_elements(By.CSS_SELECTOR, "#files a")
         assert {link.get_attribute("href").split("api/")[0] for link in links} == {address}
+
+
+def place_of(page):
+    """Where the cross is, in mm to the right, to the front and to the head, from the line below."""
+    words = page.text("#under").split(" mm")[0].split()
+    signs = [-1 if letter in "LPI" else 1 for letter in words[::2]]
+    return np.multiply(signs, [float(number) for number in words[1::2]])
+
+
+def distance_to(line, places):
+    """mm from places (N, 3) to the straight line between two places."""
+    start, end = line
+    share = np.clip((places - start) @ (end - start) / np.sum((end - start) ** 2), 0, 1)
+    return np.linalg.norm(places - (start + share[:, None] * (end - start)), axis=1)
+
+
+def test_a_stroke_of_the_pen_changes_what_it_covers_and_nothing_else(page, downloads):
+    page.find("#sample").click()
+    page.wait_for_result("cta.nii.gz")
+    page.press("e")  # the pen
+    page.until(lambda: page.find("#pen").is_displayed())
+    before = page.text("#under")
+    page.drag("axial", STROKE[0])
+    page.until(lambda: page.find("#pen-save").is_enabled() and page.text("#under") != before)
+    ends = [place_of(page)]
+    page.press(Keys.CONTROL + "z")
+    page.until(lambda: not page.find("#pen-save").is_enabled())
+    before = page.text("#under")
+    page.drag("axial", *STROKE)
+    page.until(lambda: page.find("#pen-save").is_enabled() and page.text("#under") != before)
+    ends.append(place_of(page))
+    page.drag("coronal", (0.4, 0.3), (0.6, 0.3))
+    page.press(Keys.CONTROL + "z")
+    for part in ("#intake", "#result"):  # no click takes away what is not saved
+        assert page.find(part).get_attribute("inert")
+    page.press(Keys.CONTROL + "s")
+    page.until(lambda: page.find("#files a[href$='/corrected_mask.nii.gz']"))
+    page.until(lambda: not page.find("#intake").get_attribute("inert"))
+    old, new = (
+        nib.load(page.download(name, downloads))
+        for name in ("mask.nii.gz", "corrected_mask.nii.gz")
+    )
+    assert old.header == new.header and (old.affine == new.affine).all()
+    before, after = np.asarray(old.dataobj), np.asarray(new.dataobj)
+    drawn = np.argwhere(before != after)
+    assert len(drawn) > 20 and (after[tuple(drawn.T)] == 1).all()
+    voxel = np.linalg.norm(old.affine[:3, 0])
+    places = nib.affines.apply_affine(old.affine, drawn)
+    assert np.unique(np.round(places[:, 2], 3)).size == 1
+    assert distance_to(ends, places).max() < 3.5 * voxel + voxel
+    for end in ends:
+        assert np.linalg.norm(places - end, axis=1).min() < 1.5 * voxel
+    assert "Corrected: +" in page.text("#reasons")
+    page.find("#pen-back").click()
+    page.window.switch_to.alert.accept()
+    page.until(lambda: not page.window.find_elements(By.CSS_SELECTOR, "[href*=corrected_mask]"))
 
 
 def test_nothing_is_asked_of_another_server(page):

@@ -109,7 +109,7 @@ def test_a_folder_without_results_is_one_line(tmp_path):
             pred.main(["--collect", str(folder)])
     with pytest.raises(InputError, match="--collect DIR"):
         pred.main([])
-    with pytest.raises(InputError, match="--collect DIR alone"):
+    with pytest.raises(InputError, match="--collect DIR or --dicomweb URL alone"):
         pred.main(["x.png", "--collect", str(tmp_path)])
 
 
