@@ -217,6 +217,7 @@ function undo(pen) {
   stroke.at.forEach((at, i) => (pen.nv.drawBitmap[at] = stroke.old[i]));
   showBox(pen, stroke.box);
   pen.nv.drawScene();
+  pen.nv.createOnLocationChange(); // the cross may lie on another label now
   pen.heard();
 }
 
