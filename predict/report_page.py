@@ -26,6 +26,7 @@ from predict.distribution import draw_distribution
 from predict.signs import SIGNS
 
 if TYPE_CHECKING:  # that module imports this one
+    from predict.ratings import Rating
     from predict.summary import Row
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -65,6 +66,8 @@ def to_data(row: Row, measured: list[float], folder: Path) -> list:
     """What the page's script knows of a row: name, verdict, what is said, the addresses of overlay,
     picture and mask, and the measures, None where there is none."""
     said = [row.error] if row.error else row.said
+    if row.rating:
+        said = [tell_rating(row.rating), *said]
     return [
         printable(row.name),
         row.verdict,
@@ -72,6 +75,13 @@ def to_data(row: Row, measured: list[float], folder: Path) -> list:
         *(link(file, folder) for file in (row.overlay, row.picture, row.mask)),
         [float(f"{value:.5g}") if math.isfinite(value) else None for value in measured],
     ]
+
+
+def tell_rating(rating: Rating) -> str:
+    """A rating in one line: rated fix by AB: leaks into the orbit."""
+    by = f" by {rating.who}" if rating.who else ""
+    note = f": {rating.note}" if rating.note else ""
+    return f"rated {rating.rating}{by}{note}"
 
 
 def link(file: Path | None, folder: Path) -> str:

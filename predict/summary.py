@@ -2,7 +2,8 @@
 
     collect(Path("results"))        # results/summary.csv, results/report.html
 
-A result's JSON and the manifests of the runs (predict/manifest.py) are all that is read.
+All that is read are a result's JSON, the manifests of the runs (predict/manifest.py), the ratings
+(predict/ratings.py) and the masks that were rated.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from common.errors import InputError, printable, replacing, warn
 from common.files import read_json
 from predict.manifest import RUNS, read_failures
+from predict.ratings import Rating, find_newest_mask, name_result, read_ratings, sort_ratings
 from predict.report_page import write_report_page
 from predict.result import Target, find_json, is_result
 from predict.signs import FAILED, SIGNS
 
 READERS = 16  # threads that wait for a file server. A round number
-COLUMNS = ("scan", "mL", "verdict", "seconds", "warnings", "mask", "input", *SIGNS)
+MEASURED = ("scan", "mL", "verdict", "seconds", "warnings", "mask", "input", *SIGNS)
+COLUMNS = (*MEASURED, "rating", "rated_by", "rating_note")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Row:
     reasons and notes. ml, seconds: None where not measured. mask, overlay, picture: files of the
     result, None where it failed; the picture is the overlay, small where that is large. signs: of
     the verdict, by name. finished: when the result was complete (UTC, ISO 8601), "" where unknown.
+    folder: the result's. newest: its newest mask, perhaps a correction; rating: what people said of
+    that, None where nobody did.
     """
 
     name: str
@@ -48,6 +53,9 @@ class Row:
     picture: Path | None = None
     signs: dict[str, float] = field(default_factory=dict)
     finished: str = ""
+    folder: Path | None = None
+    newest: Path | None = None
+    rating: Rating | None = None
 
 
 def collect(out: Path) -> str:
@@ -57,7 +65,7 @@ def collect(out: Path) -> str:
     result nor a failure, nothing is written, and "" is returned. Raises InputError where the files
     cannot be written.
     """
-    results = list(find_results(out))
+    results = rate_results(find_results(out), out)
     failures = find_failures(results, out)
     failed = {row.input for row in failures}
     rows = [row for row in results if row.input not in failed] + failures
@@ -138,7 +146,16 @@ def read_result(folder: Path) -> Row | None:
         **{kind: folder / name for kind, name in files.items() if name},
         signs=about.get("signs", {}),
         finished=about.get("finished", ""),
+        folder=folder,
+        newest=find_newest_mask(folder, about),
     )
+
+
+def rate_results(rows: Iterable[Row], out: Path) -> list[Row]:
+    """The rows of results in and below `out`, each with what people said of its newest mask."""
+    ratings = sort_ratings(read_ratings(out))
+    named = ((row, name_result(row.folder, out)) for row in rows)
+    return [replace(row, rating=ratings.find(name, row.newest)) for row, name in named]
 
 
 def find_failures(results: Iterable[Row], out: Path) -> list[Row]:
@@ -186,5 +203,6 @@ def list_cells(row: Row, folder: Path) -> list[str | float]:
     texts = row.name, "; ".join(said), mask, row.input
     name, said, mask, path = map(printable, texts)
     signs = (row.signs.get(sign) for sign in SIGNS)
-    cells = (name, row.ml, row.verdict, row.seconds, said, mask, path, *signs)
+    rated = (row.rating.rating, row.rating.who, row.rating.note) if row.rating else [None] * 3
+    cells = (name, row.ml, row.verdict, row.seconds, said, mask, path, *signs, *rated)
     return ["" if cell is None else cell for cell in cells]
