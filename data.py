@@ -152,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results:
         args.like = args.like or MODEL
     if args.like:
+        require(Path(args.like).is_file(), f"there is no model {args.like}; give one of train.py's")
         imitate(args, read_cards([args.like]))
     options, out = to_options(args), Path(args.out)
     if args.results:

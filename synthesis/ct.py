@@ -151,7 +151,7 @@ def make_bone(space: Space, level: dict[str, float], grain, look: Look, rng) -> 
     vault = (outer < 0) & ~is_any(tissue, "air", "sinus", "mucosa") & ~in_foramen
     bone = (solid | vault | ((inner < shell) & ~canal)) & (inner > -step)
     if not look.plain:
-        bone &= ~make_openings(space, look.surgery, rng)
+        bone &= ~make_openings(space, rng, look.surgery)
     table = rng.uniform(0.9, 2.2)
     depth = np.minimum(inner, -outer)
     dense = np.clip((table - depth) / step + 0.5, 0, 1)
@@ -168,7 +168,7 @@ def tissue_hu(tissue: np.ndarray, level: dict[str, float]) -> np.ndarray:
     return np.array([level[name] for name in TISSUES], np.float32)[tissue]
 
 
-def make_openings(space: Space, surgery: str, rng) -> np.ndarray:
+def make_openings(space: Space, rng, surgery: str = "some") -> np.ndarray:
     """Where a craniectomy or burr holes take the bone away (X, Y, Z) bool.
 
     They do in a few scans of "some" `surgery`, in none, or in all as "large" as a craniectomy.
