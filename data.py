@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common.cluster import add_cluster_options, check_cluster_options, open_cluster
 from common.errors import InputError, run, warn
-from common.files import plain_name
+from common.files import checksum, plain_name
 from dataset.make import make_dataset, remove_dataset
 from dataset.measure import measure_sources
 from dataset.options import (
@@ -140,7 +140,8 @@ def learn_from_results(args: argparse.Namespace, options: Options) -> tuple:
     require(sources, f"nothing of {args.results} can be learned from; see the lines above")
     passed = len(sources) - len(corrected)
     origin = f"{len(corrected)} masks that people corrected and {passed} that they passed"
-    return sources, origin, replace(options, corrected=tuple(sorted(set(corrected))))
+    masks = tuple(checksum(source.mask) for source in sources)
+    return sources, origin, replace(options, corrected=tuple(sorted(corrected)), lessons=masks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -241,7 +241,9 @@ def compare_networks(args: argparse.Namespace) -> int:
     if table.empty:
         raise InputError(f"the networks have no score in common: {' and '.join(args.compare)}")
     with replacing(args.scores) as path:
-        table.round(6).to_csv(path, index=False)
+        table.round(6).drop(columns=[] if table.Region.any() else "Region").to_csv(
+            path, index=False
+        )
     png = args.scores.with_suffix(".png")
     draw_comparison(table, *tables, png)
     print(tabulate(table), *summarise(table), sep="\n")

@@ -4,6 +4,8 @@
     python train.py                                          # files/model.keras, its card, curves
     python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3
     python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
+    python train.py --data files/mine --start-from files/model.keras    # fine-tunes, on what
+        data.py --results or --like made: the new network is kept if it is better
     python train.py --data files/tumour --loss dice_focal --lr 1e-3 --patience 5
     python train.py --folds 5 --output files/folds           # cross-validation: five networks
     KERAS_BACKEND=jax python train.py                        # any backend of Keras will do

@@ -166,6 +166,8 @@ def check_same_options(out: Path, now: dict) -> None:
             continue  # scans that were left out then may be taken now
         if old != new and key == "scans":
             changes.append(f"other scans: {len(old or [])} then, {len(new)} now")
+        elif old != new and key in ("corrected", "lessons"):
+            changes.append("masks have been corrected since")
         elif old != new:
             old, new = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (old, new))
             changes.append(f"--{key} was {old}, is now {new}")

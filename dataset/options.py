@@ -65,6 +65,7 @@ class Options:
     trust_masks: bool = False  # take masks that look wrong: empty, far too small, beside the head
     like: str | None = None  # checksum of the network for whose fine-tuning it is made
     corrected: tuple[str, ...] = ()  # cases whose masks people have corrected
+    lessons: tuple[str, ...] = ()  # checksums of the masks that people corrected or passed
 
     @property
     def is_mri(self) -> bool:
@@ -127,6 +128,7 @@ def to_options(args: argparse.Namespace) -> Options:
         "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
         "like": card.sha256,
         "corrected": None,
+        "lessons": None,
     }
     values = {f.name: given[f.name] for f in fields(Options) if given[f.name] is not None}
     options = Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
