@@ -44,7 +44,7 @@ from scan.mask import doubt_mask
 from scan.nifti import read_labels, read_noted_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
-from testing.compare import compare, draw_comparison, summarise, tabulate
+from testing.compare import compare, draw_comparison, drop_regions, summarise, tabulate
 from testing.find import find
 from testing.summary import draw, order_columns, summary
 
@@ -241,9 +241,7 @@ def compare_networks(args: argparse.Namespace) -> int:
     if table.empty:
         raise InputError(f"the networks have no score in common: {' and '.join(args.compare)}")
     with replacing(args.scores) as path:
-        table.round(6).drop(columns=[] if table.Region.any() else "Region").to_csv(
-            path, index=False
-        )
+        drop_regions(table).round(6).to_csv(path, index=False)
     png = args.scores.with_suffix(".png")
     draw_comparison(table, *tables, png)
     print(tabulate(table), *summarise(table), sep="\n")

@@ -59,10 +59,14 @@ def name_units(table: pd.DataFrame) -> pd.Series:
 def tabulate(table: pd.DataFrame) -> str:
     """The rows in words, those on which the networks differ most first; at most LISTED of them."""
     rows = order_by_difference(table).head(LISTED)
-    rows = rows if rows.Region.any() else rows.drop(columns="Region")
-    text = rows.to_string(index=False, float_format="{:.4f}".format)
+    text = drop_regions(rows).to_string(index=False, float_format="{:.4f}".format)
     more = len(table) - len(rows)
     return text + f"\nand {more} more" * (more > 0)
+
+
+def drop_regions(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the column Region, where it has none."""
+    return table if table.Region.any() else table.drop(columns="Region")
 
 
 def summarise(table: pd.DataFrame) -> list[str]:
