@@ -34,7 +34,7 @@ with quietly():
     import keras
 
 # Chosen on phantoms (benchmarks/README.md): of the samples of an epoch, about half are synthetic
-PLAN = {"lr": 3e-4, "epochs": 6, "steps": 60, "schedule": "cosine"}
+PLAN = {"lr": 1e-4, "epochs": 6, "steps": 60, "schedule": "cosine"}
 PHANTOMS, FIXED, SEED = 8, 4, 4242  # to learn from, to be judged by; the seed of both
 WORSE = 0.002  # of Dice, that the synthetic scans may lose
 HELD_OUT, SYNTHETIC = "held out", "synthetic"
