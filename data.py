@@ -7,6 +7,8 @@
     python data.py --synthetic 400 --labels DIR --window hu --size 192 --slices 12
     python data.py CASES --out files/tumour            MRI, as BraTS': all modalities and labels
     python data.py CASES --channels flair t1ce --labels 1 2 4 --dimensions 3
+    python data.py --results results --out files/mine  what people corrected or rated pass, from
+        which train.py --start-from files/model.keras then learns
 
 Writes Train|Val|Test/images|masks/<scan>_<view>_<index>.png, or Train|Val|Test/<scan>.tfrecord.gz,
 manifest.csv (one row a pair) and dataset.json (what the dataset is). Cases are split, never slices.
@@ -18,15 +20,28 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.cluster import add_cluster_options, check_cluster_options, open_cluster
 from common.errors import InputError, run, warn
+from common.files import checksum, plain_name
 from dataset.make import make_dataset, remove_dataset
 from dataset.measure import measure_sources
-from dataset.options import Options, name_plainly, to_options, to_sources
+from dataset.options import (
+    Options,
+    Source,
+    imitate,
+    name_plainly,
+    require,
+    to_options,
+    to_sources,
+)
 from dataset.plan import describe_plan
 from dataset.read import read_dataset, read_description
+from predict.lessons import find_lessons
+from predict.network import MODEL, read_cards
+from scan.cases import find_case, find_patient, parse_names
 from scan.views import VIEWS
 from scan.volume import POSITIONS
 
@@ -40,6 +55,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("scans", nargs="?", help="folder of NIfTI files or DICOM folders, or one of them")
     add("masks", nargs="?", help="folder of masks of like names, unless SCANS holds them too")
     add("--synthetic", type=int, metavar="N", help="make N synthetic scans instead")
+    said = "take the masks that people corrected, or rated pass, in a folder of pred.py's results"
+    add("--results", metavar="DIR", help=said)
+    said = "make what fine-tunes this network: as it saw it (of --results the shipped network)"
+    add("--like", metavar="MODEL", help=said)
     said = "with --synthetic, the folder of head label maps to make scans from, else phantoms; "
     said += "of MRI, the label values to tell apart, all else being background (all)"
     add("--labels", nargs="+", metavar="LABEL", help=said)
@@ -90,11 +109,39 @@ def add_pictures(add) -> None:
 
 def name_whole_paths(args: argparse.Namespace) -> None:
     """Make the paths of a command line absolute: a cluster's workers stand in other folders."""
-    for name in ("scans", "masks", "necks", "out"):
+    for name in ("scans", "masks", "necks", "out", "results"):
         if given := getattr(args, name):
             setattr(args, name, os.path.abspath(given))
     if args.synthetic is not None and args.labels:
         args.labels = list(map(os.path.abspath, args.labels))
+
+
+def learn_from_results(args: argparse.Namespace, options: Options) -> tuple:
+    """Sources of the masks that people corrected or passed, their origin, and the options with the
+    cases that were corrected; a warning for each mask that is left out."""
+    given = [name for name in ("scans", "masks", "synthetic", "necks") if getattr(args, name)]
+    require(not given, f"--results stands alone: leave {' and '.join(given)} out")
+    lessons, left_out = find_lessons(Path(args.results).resolve())
+    sources, corrected = [], []
+    for lesson in lessons:
+        name = plain_name(lesson.name)
+        chosen = {"series": lesson.series, "volume": lesson.volume}
+        if options.is_mri:
+            try:
+                case = find_case(lesson.scan, options.channels, parse_names(args.names))
+            except InputError as error:
+                left_out.append(f"{error}; left out")
+                continue
+            chosen = {"modalities": replace(case, name=name, labels=lesson.mask)}
+        sources.append(Source(name, find_patient(name), lesson.scan, lesson.mask, **chosen))
+        corrected += [sources[-1].case] * lesson.is_corrected
+    for line in left_out:
+        warn(line)
+    require(sources, f"nothing of {args.results} can be learned from; see the lines above")
+    passed = len(sources) - len(corrected)
+    origin = f"{len(corrected)} masks that people corrected and {passed} that they passed"
+    masks = tuple(checksum(source.mask) for source in sources)
+    return sources, origin, replace(options, corrected=tuple(sorted(corrected)), lessons=masks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +150,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_cluster_options(args)
     if args.scheduler:
         name_whole_paths(args)
+    if args.results:
+        args.like = args.like or MODEL
+    if args.like:
+        require(Path(args.like).is_file(), f"there is no model {args.like}; give one of train.py's")
+        imitate(args, read_cards([args.like]))
     options, out = to_options(args), Path(args.out)
-    sources, origin = to_sources(args, options)
+    if args.results:
+        sources, origin, options = learn_from_results(args, options)
+    else:
+        sources, origin = to_sources(args, options)
     sources = name_plainly(sources)
     with open_cluster(min(args.workers, len(sources)), args.scheduler) as client:
         options = measure_sources(sources, options, client)
@@ -118,7 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"fewer than 10 cases: shares can only be met roughly; cases are {counts}")
     pairs = sum(map(len, read_dataset(out).values()))
     print(f"{out}: {pairs} pairs of {len(sources) - left_out} scans (cases: {counts})")
-    print(f"plan of training: {describe_plan(card.plan)}")
+    if args.like:
+        print(f"to learn from it: python train.py --data {out} --start-from {args.like}")
+    else:
+        print(f"plan of training: {describe_plan(card.plan)}")
     if left_out:
         raise InputError(f"{left_out} of {len(sources)} scans could not be used; see above")
     return 0

@@ -160,7 +160,8 @@ def save_model(model: keras.Model, path: str | Path, said: dict) -> None:
         raise InputError(f"a model file ends in .keras: rename {path}")
     plain = keras.Model(model.input, model.output)  # without loss and optimiser
     with replacing(path) as new_model, replacing(path.with_suffix(".json")) as new_card:
-        copy_network(plain, lambda layer: {"dtype": "float32"}).save(new_model)
+        free = {"dtype": "float32", "trainable": True}  # whatever was kept still in training
+        copy_network(plain, lambda layer: free).save(new_model)
         write_json(new_card, default_card(model) | said | {"sha256": checksum(new_model)})
 
 

@@ -4,6 +4,7 @@
     python test.py FOLDER                              # pairs of pictures, or of NIfTI scans
     python test.py SCANS MASKS --model files/model.keras --out results
     python test.py files/tumour --model files/tumour_net/model.keras  # MRI cases, or their folder
+    python test.py FOLDER --compare A.keras B.keras     # two networks side by side
 
 FOLDER is a dataset (its Test split is taken), or holds images/ and masks/, or X.png beside
 X_mask.png, or X.nii.gz beside X_mask.nii.gz. Every mask is the one that pred.py would write.
@@ -43,6 +44,7 @@ from scan.mask import doubt_mask
 from scan.nifti import read_labels, read_noted_mask, write_mask
 from scan.views import stack
 from scan.volume import Volume, measure_ml
+from testing.compare import compare, draw_comparison, drop_regions, summarise, tabulate
 from testing.find import find
 from testing.summary import draw, order_columns, summary
 
@@ -213,13 +215,44 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     networks = "networks of train.py, of which the mean is taken (default: the shipped one)"
     add("--model", nargs="+", default=[MODEL], help=networks)
     add("--out", default="results", help="where the result folders go (default: %(default)s)")
-    scores_help = "the table; the picture goes beside it (default: %(default)s)"
-    add("--scores", default="files/score.csv", type=Path, help=scores_help)
-    return parser.parse_args(put_paths_first(sys.argv[1:] if argv is None else argv))
+    said = "two networks side by side: both scores of each scan or case, and how they differ"
+    add("--compare", nargs=2, metavar=("A", "B"), help=said)
+    scores_help = "the table; the picture goes beside it (files/score.csv, or files/compare.csv)"
+    add("--scores", type=Path, help=scores_help)
+    args = parser.parse_args(put_paths_first(sys.argv[1:] if argv is None else argv))
+    args.scores = args.scores or Path("files", "compare.csv" if args.compare else "score.csv")
+    return args
+
+
+def compare_networks(args: argparse.Namespace) -> int:
+    """Score two networks on the same pairs, write and print how they differ; the exit code."""
+    tables, failed = [], []
+    for name, model in zip("AB", args.compare, strict=True):
+        pairs = find(args.folder, args.masks, read_cards(model))
+        print(f"{name}: {model}")
+        table, lines = score_all(pairs, Path(args.out, name), Network(model))
+        tables.append(table)
+        failed += [line for line in lines if line not in failed]
+    for line in failed:
+        tell(f"error: {line}")
+    if not all(map(len, tables)):
+        raise InputError(f"none of the {len(pairs)} pairs could be scored; see above")
+    table = compare(*tables)
+    if table.empty:
+        raise InputError(f"the networks have no score in common: {' and '.join(args.compare)}")
+    with replacing(args.scores) as path:
+        drop_regions(table).round(6).to_csv(path, index=False)
+    png = args.scores.with_suffix(".png")
+    draw_comparison(table, *tables, png)
+    print(tabulate(table), *summarise(table), sep="\n")
+    print(f"each scan: {args.scores}, {png}; masks: {args.out}/A, {args.out}/B")
+    return 2 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.compare:
+        return compare_networks(args)
     card = read_cards(args.model)
     pairs = find(args.folder, args.masks, card)
     table, failed = score_all(pairs, Path(args.out), Network(args.model))

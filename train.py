@@ -4,6 +4,8 @@
     python train.py                                          # files/model.keras, its card, curves
     python train.py --size 256 --width 24 --epochs 60 --schedule cosine --lr 1e-3
     python train.py --start-from files/model.keras --lr 1e-5 # goes on from finished weights
+    python train.py --data files/mine --start-from files/model.keras    # fine-tunes, on what
+        data.py --results or --like made: the new network is kept if it is better
     python train.py --data files/tumour --loss dice_focal --lr 1e-3 --patience 5
     python train.py --folds 5 --output files/folds           # cross-validation: five networks
     KERAS_BACKEND=jax python train.py                        # any backend of Keras will do
@@ -18,7 +20,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common import SOFTWARE
-from common.card import BRAIN, HEAD, Card, read_card
+from common.card import Card, read_card
 from common.errors import InputError, explained, quietly, run
 from common.files import read_json
 from common.report import plot_curves
@@ -43,7 +43,6 @@ from model import (
     load_model,
     save_model,
 )
-from scan.views import WINDOW
 from training.batches import Slices, TrainingSlices, check_masks, read_pairs, split_by_case
 from training.callbacks import (
     AveragedWeights,
@@ -58,12 +57,14 @@ from training.callbacks import (
     round_figures,
     validate,
 )
+from training.describe import choose_window, compose_card
 from training.devices import choose_devices, feed, share_batches
 from training.folds import describe_fold, finish_fold, plan_folds, read_cases, report_folds
 from training.memory import check_memory, explained_memory
 from training.options import PLANNED, list_gpus, parse, settle
 from training.progress import Progress
 from training.trackers import make_trackers
+from training.tuning import Tuning, adopt_window, is_tuning, plan_tuning
 
 with quietly():
     import keras
@@ -96,21 +97,23 @@ def build_network(options: Namespace, steps: int, card: Card) -> keras.Model:
             advice = f"give --size {given[0]}" if len(given) == len(shape) == 3 else "take another"
             raise InputError(f"{start} takes {given}, the dataset gives {shape}: {advice}")
         if model.output_shape[-1] != classes:
-            raise InputError(f"{start} was not made for {label_count} labels: take another")
+            said = f"{start} was not made for {label_count} labels: take another"
+            raise InputError(f"{said}, or make the dataset with data.py --like {start}")
     else:
         model = build_unet(shape, classes, options.width, options.depth, options.dropout)
-    return prepare_for_training(model, options.precision, steps, options.devices)
+    is_few = is_tuning(options, card)
+    return prepare_for_training(model, options.precision, steps, options.devices, is_few)
 
 
 def prepare_for_training(
-    model: keras.Model, precision: str, steps: int, devices: int = 1
+    model: keras.Model, precision: str, steps: int, devices: int = 1, keeps_statistics: bool = False
 ) -> keras.Model:
     """A copy of the network that computes in `precision`; its output stays float32.
 
     Batch normalisation averages over about a third of an epoch of `steps` batches: with far fewer,
     validation would go up and down with the samples of the last ones; with more, it would show
     nonsense after the first epochs, for what the averages begin with takes long to go. It is of the
-    whole batch, also where several devices share it.
+    whole batch, also where several devices share it. With `keeps_statistics`, it stays as it is.
     """
     momentum = average_over(steps // 3)
     policy = precision if precision == "float32" else f"mixed_{precision}"
@@ -122,7 +125,10 @@ def prepare_for_training(
         normalising = {"momentum": momentum, "synchronized": apart}
         return dtype | (normalising if hasattr(layer, "momentum") else {})
 
-    return copy_network(model, change, fused=not apart)
+    copy = copy_network(model, change, fused=not apart)
+    for layer in copy.layers:
+        layer.trainable = not (keeps_statistics and hasattr(layer, "momentum"))
+    return copy
 
 
 def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card) -> None:
@@ -168,8 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse(argv, __doc__)
     folds = given.folds
     pairs = (read_cases(given), []) if folds else read_pairs(given.data, given.views)
-    card = read_description(given.data) or Card()
-    options = settle(given, card, len(pairs[0]))
+    card = adopt_window(read_description(given.data) or Card(), given.start_from)
+    options = settle(given, card, len(pairs[0]), plan_tuning(given, card))
     print(describe_choice(given, options))
     devices = prepare_device(options)
     for one in plan_folds(options, pairs[0]) if folds else [(options, *pairs)]:
@@ -194,7 +200,13 @@ def train_and_tell(
         print(f"{len(pairs)} {things} to {purpose}")
         check_masks(pairs, options.seed, card.labels.values(), count)
     with explained(options.output), explained_memory(), share_batches(devices):
-        path = train(options, train_pairs, val_pairs, card)
+        tuning = None
+        if is_tuning(options, card) and not options.fold:
+            tuning = Tuning(options, card, lambda path: load_to_judge(path, options, card))
+            train_pairs = tuning.mix(train_pairs)
+        path = train(options, train_pairs, val_pairs, card, tuning)
+    if path is None:
+        return
     best = read_json(path.with_suffix(".json"))
     print(
         f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
@@ -228,10 +240,22 @@ def prepare_device(options: Namespace) -> list[str]:
     return devices
 
 
+def load_to_judge(path: Path, options: Namespace, card: Card) -> keras.Model:
+    """The network of a file, compiled, so that it can be validated."""
+    model = prepare_for_training(load_model(path)[0], options.precision, 1)
+    compile_model(model, options, 1, card)
+    return model
+
+
 def train(
-    options: Namespace, train_pairs: Sequence[Pair], val_pairs: Sequence[Pair], card: Card
-) -> Path:
-    """Fit, from the start or the last finished epoch; return the path of the best model."""
+    options: Namespace,
+    train_pairs: Sequence[Pair],
+    val_pairs: Sequence[Pair],
+    card: Card,
+    tuning: Tuning | None = None,
+) -> Path | None:
+    """Fit, from the start or the last finished epoch; return the path of the best model, None where
+    `tuning` does not keep it."""
     if options.onnx:
         check_onnx_export()  # refused now, not at the end
     keras.utils.set_random_seed(options.seed)
@@ -253,7 +277,7 @@ def train(
     cut_log(output / "data.csv", backup.epoch)
     said = compose_card(options, card, backup.state["run"])
     said |= describe_fold(options, train_pairs, val_pairs)
-    best = BestModel(output / "model.keras", said)
+    best = tuning.watch(said) if tuning else BestModel(output / "model.keras", said)
     callbacks = [best, *patience, *make_observers(options, said), backup]
     if not backup.state.get("over"):
         fit_network(model, slices, validation, options.epochs, backup.epoch, callbacks)
@@ -261,10 +285,12 @@ def train(
     refuse_burst(output / "data.csv", best, backup)
     if options.blend and not read_card(best.path).blend:
         blend_best(options, best.path, validation, card)
-    export_best(options, best.path, validation, card)
-    finish_fold(options, best.path)
+    path = tuning.choose_network(best.path) if tuning else best.path
+    if path:
+        export_best(options, path, validation, card)
+        finish_fold(options, path)
     backup.remove()
-    return best.path
+    return path
 
 
 def export_best(options: Namespace, path: Path, validation: Slices, card: Card) -> None:
@@ -370,64 +396,6 @@ def average_weights(model: keras.Model, other: keras.Model, name: str) -> list[n
             f"{name} is not a network of the size that is trained: give --blend another"
         )
     return [(a + b) / 2 for a, b in pairs]
-
-
-# ---------------------------------------------------------------- the model's card
-
-
-def compose_card(options: Namespace, card: Card, run_id: str) -> dict:
-    """The JSON of the model's card, by its dataset's `card`, but for what training finds out."""
-    window, start = choose_window(card), options.start_from
-    return {
-        "channels": card.channels,
-        **describe_labels(card),
-        "window": window,
-        "spacing_mm": options.spacing_mm or seen_spacing(options, card),
-        "sure": options.sure,
-        "views": options.views or card.views,
-        "training_data": card.source or f"the pictures in {options.data}",
-        "licence": card.licence,
-        "start_from": start and (read_card(start).sha256 or start),
-        "command": options.command,
-        "seed": options.seed,
-        "backend": f"{keras.backend.backend()}, keras {keras.version()}, {options.precision}",
-        "python": sys.version.split()[0],
-        "software": SOFTWARE,
-        "run": run_id,
-    }
-
-
-def describe_labels(card: Card) -> dict:
-    """The part of a model's card about scaling and labels; no keys that its dataset leaves open."""
-    if card.labels == HEAD:  # both together are the mask, which has one label
-        names, values, regions = {1: BRAIN}, {1: 1}, {}
-    else:
-        names, values, regions = card.labels, card.label_values or None, card.regions or None
-    said = {
-        "normalise": card.normalise if card.label_values else None,
-        "names": card.names if card.is_mri else None,
-        "label_values": values,
-        "regions": regions,
-        "fit": card.fit,
-        "labels": names,
-        "classes": list(HEAD.values()) if card.labels == HEAD else None,
-    }
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def choose_window(card: Card) -> tuple[float, float] | None:
-    """Window in HU of what the network sees: the dataset's, or the default for stored HU; None
-    where the dataset holds no HU."""
-    if card.is_mri:
-        return None
-    return WINDOW if card.window in (None, "hu") else card.window
-
-
-def seen_spacing(options: Namespace, card: Card) -> float | None:
-    """Size in mm of what the network sees as a pixel or voxel; None where cases differ."""
-    if card.is_3d or not card.spacing_mm:
-        return card.spacing_mm
-    return card.spacing_mm * card.size / options.size
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Card:
     None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
     volumes' where they differ; pictures: the folder of pictures that it was made of; plan: how
     train.py shall learn from it; sha256: of the model's file, or of the files of all models that
-    are averaged; export, onnx: checksums of what was made of it for OpenVINO and ONNX Runtime.
+    are averaged; export, onnx: checksums of what was made of it for OpenVINO and ONNX Runtime;
+    like: of a dataset, the checksum of the network for whose fine-tuning it was made.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -78,6 +79,7 @@ class Card:
     cases: dict[str, dict] = field(default_factory=dict)
     pictures: str | None = None
     source: str | None = None
+    like: str | None = None
 
     @property
     def is_mri(self) -> bool:

@@ -241,16 +241,46 @@ def plot_ranking(examples: Sequence[tuple], values: Sequence[float], png: str | 
     best; `values` all scores in 0..1. Raises InputError when `png` cannot be written.
     """
     figure, axes = make_figure(3.4 * (len(examples) + 1), 3.9, 1, len(examples) + 1)
-    for axis, (title, picture, truth, prediction) in zip(axes, examples, strict=False):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
-        for mask, colour in ((truth, ORANGE), (prediction, CYAN)):
-            if 0 < np.count_nonzero(mask) < mask.size:
-                axis.contour(mask, [0.5], colors=[to_hex(colour)], linewidths=1.2)
-        axis.set_title(title, color=INK, fontsize=9)
-        axis.set_axis_off()
+    for axis, example in zip(axes, examples, strict=False):
+        show_example(axis, *example)
     plot_histogram(axes[-1], np.asarray(values, float))
     figure.supxlabel("orange: true mask    cyan: predicted mask", color=MUTED, fontsize=9)
     save_figure(figure, png)
+
+
+def plot_comparison(first, second, examples: Sequence[tuple], png: str | Path) -> None:
+    """Draw the scores of two networks, A and B, on the same scans, and some examples.
+
+    Above the diagonal B is better. `examples` are as in `plot_ranking`, first A's, then B's of each
+    scan. Raises InputError when `png` cannot be written.
+    """
+    columns = 1 + len(examples) // 2
+    figure, axes = make_figure(3.6 * columns, 7.2, 2, columns)
+    rows = axes[:columns], axes[columns:]
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    ends = np.array([min(a.min(), b.min()), max(a.max(), b.max())]) + (-0.01, 0.01)
+    rows[0][0].plot(ends, ends, color=MUTED, lw=1)
+    rows[0][0].plot(a, b, "o", color=to_hex(CYAN), ms=4, alpha=0.8)
+    rows[0][0].set_title("Dice: A across, B upwards", color=INK, fontsize=9)
+    change = b - a
+    rows[1][0].axhline(0, color=MUTED, lw=1)
+    rows[1][0].bar(range(len(change)), np.sort(change), color=to_hex(CYAN))
+    rows[1][0].set_title("difference of each scan (B - A)", color=INK, fontsize=9)
+    rows[1][0].set_xticks([])
+    for number, example in enumerate(examples):
+        show_example(rows[number % 2][1 + number // 2], *example)
+    figure.supxlabel("orange: true mask    cyan: predicted mask", color=MUTED, fontsize=9)
+    save_figure(figure, png)
+
+
+def show_example(axis, title: str, picture, truth, prediction) -> None:
+    """Show a picture (H, W) uint8 with the outlines of both masks."""
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    for mask, colour in ((truth, ORANGE), (prediction, CYAN)):
+        if 0 < np.count_nonzero(mask) < mask.size:
+            axis.contour(mask, [0.5], colors=[to_hex(colour)], linewidths=1.2)
+    axis.set_title(title, color=INK, fontsize=9)
+    axis.set_axis_off()
 
 
 def plot_histogram(axis, values: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def make_dataset(sources, out: str | Path, options: Options, origin: str, client
     other options, or when nothing came out.
     """
     out = Path(out)
-    splits = split_cases([s.case for s in sources], options.seed, options.split)
+    splits = split_apart([s.case for s in sources], options)
     split_of = {case: split for split, cases in splits.items() for case in cases}
     content = describe_dataset(sources, options, origin, splits)
     start_dataset(out, content)
@@ -85,6 +85,16 @@ def split_cases(cases, seed: int = 0, shares=(80, 10, 10)) -> dict[str, list[str
     return {s: sorted(order[e - n : e]) for s, n, e in zip(SPLITS, counts, ends, strict=True)}
 
 
+def split_apart(cases, options: Options) -> dict[str, list[str]]:
+    """As `split_cases`; each split has its share of the corrected cases, and of the others."""
+    corrected = set(options.corrected)
+    parts = [
+        split_cases(part, options.seed, options.split)
+        for part in ([c for c in cases if c in corrected], [c for c in cases if c not in corrected])
+    ]
+    return {split: sorted(part for found in parts for part in found[split]) for split in SPLITS}
+
+
 def describe_dataset(sources: list[Source], options: Options, origin: str, splits: dict) -> dict:
     """The content of dataset.json: enough to train on the dataset and to make it again."""
     names = options.label_names
@@ -119,6 +129,7 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         "source": origin,
         "software": SOFTWARE,
         "licence": options.licence,
+        "like": options.like,
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
     }
     return json.loads(json.dumps(content))
@@ -155,6 +166,8 @@ def check_same_options(out: Path, now: dict) -> None:
             continue  # scans that were left out then may be taken now
         if old != new and key == "scans":
             changes.append(f"other scans: {len(old or [])} then, {len(new)} now")
+        elif old != new and key in ("corrected", "lessons"):
+            changes.append("masks have been corrected since")
         elif old != new:
             old, new = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (old, new))
             changes.append(f"--{key} was {old}, is now {new}")
@@ -183,7 +196,7 @@ def finish_dataset(out: Path, content: dict, options: Options) -> None:
         said = f"not one of the {len(rows)} images in {out} has a label; look at the masks"
         raise InputError(f"{said} (see the lines above), or give other --labels with --overwrite")
     order = {scan: place for place, scan in enumerate(content["options"]["scans"])}
-    splits = split_cases([row["case"] for row in rows], options.seed, options.split)
+    splits = split_apart([row["case"] for row in rows], options)
     rows = [to_split(row, splits, out) for row in sorted(rows, key=lambda row: order[row["scan"]])]
     write_rows(out / MANIFEST, rows)
     found = {"splits": splits}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.card import BRAIN, HEAD, name_labels
+from common.card import BRAIN, HEAD, Card, name_labels
 from common.errors import InputError
 from common.files import plain_name
 from dataset.read import warn_of_rest
@@ -32,6 +32,9 @@ from scan.views import SCALES, VIEWS, WINDOW
 from synthesis.head import find_label_maps
 
 CT = ("ct",)  # the channels of a scan that is not an MRI
+# Of a dataset like that of the shipped network: slices a view and scan, and their size over that
+# which the network sees
+LIKE_SLICES, LIKE_SIZE = 28, 1.2
 DRAWN = ("slice",)  # the views of MRI that are slices in pictures
 
 
@@ -60,6 +63,9 @@ class Options:
     spacing: float | None = 1.0  # mm: voxels of volumes and pixels of MRI; None likewise
     format: str = "png"  # or "tfrecord"
     trust_masks: bool = False  # take masks that look wrong: empty, far too small, beside the head
+    like: str | None = None  # checksum of the network for whose fine-tuning it is made
+    corrected: tuple[str, ...] = ()  # cases whose masks people have corrected
+    lessons: tuple[str, ...] = ()  # checksums of the masks that people corrected or passed
 
     @property
     def is_mri(self) -> bool:
@@ -94,6 +100,8 @@ class Source:
     seed: int | None = None
     modalities: Case | None = None  # the files of an MRI
     pictures: tuple[tuple[int, Path, Path], ...] = ()  # (index, image, mask), if it has only those
+    series: int | None = None  # of DICOM, and volume of a 4-D file: those to take, if not usual
+    volume: int | None = None
 
 
 # ---------------------------------------------------------------- options
@@ -108,7 +116,9 @@ def to_options(args: argparse.Namespace) -> Options:
     files = Path(args.scans or ".").rglob("*") if is_mri else ()
     is_drawn = is_mri and bool(args.scans) and not any(has_ending(file, SCANS) for file in files)
     refuse_useless(args, is_drawn)
-    labels = parse_labels(args.labels, is_drawn) if is_mri else HEAD if args.synthetic else ()
+    card = getattr(args, "card", Card())  # of --like
+    is_head = bool(args.synthetic or card.classes)
+    labels = parse_labels(args.labels, is_drawn) if is_mri else HEAD if is_head else ()
     given = vars(args) | {
         "views": DRAWN if is_drawn else tuple(dict.fromkeys(args.views or VIEWS)),
         "window": "minmax" if is_drawn else parse_window(args.window, is_mri),
@@ -116,6 +126,9 @@ def to_options(args: argparse.Namespace) -> Options:
         "labels": tuple(labels),
         "grid": args.grid and args.grid * (3 // len(args.grid)),
         "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
+        "like": card.sha256,
+        "corrected": None,
+        "lessons": None,
     }
     values = {f.name: given[f.name] for f in fields(Options) if given[f.name] is not None}
     options = Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -125,6 +138,27 @@ def to_options(args: argparse.Namespace) -> Options:
     # pictures are predicted one by one, and most of a patient's show nothing to find
     empty = args.empty if args.empty is not None else 1.0 if is_drawn else options.empty
     return replace(options, size=args.size, spacing=args.spacing, empty=empty)
+
+
+def imitate(args: argparse.Namespace, card: Card) -> None:
+    """Set what a command line leaves open so that the dataset suits a network with this card.
+
+    Slices of CT are stored in HU, a fifth larger than the network sees them, as those that the
+    shipped one learned from: augmentation then has something to zoom into.
+    """
+    size = card.input_shape[0] if card.input_shape else None
+    given = {"views": None if card.is_3d else card.views}
+    if card.is_mri:
+        given |= {"channels": card.channels, "labels": card.label_values.values()}
+        given |= {"window": [card.normalise], "dimensions": card.dimensions, "names": card.names}
+        given |= {"spacing": card.spacing_mm, "size": None if card.is_3d else size}
+    else:
+        given |= {"window": ["hu"], "slices": LIKE_SLICES}
+        given |= {"size": int(LIKE_SIZE * size) if size else None}
+    for name, value in given.items():
+        if value is not None and not getattr(args, name):
+            setattr(args, name, value if isinstance(value, int | float) else list(value))
+    args.card = card
 
 
 def check_options(o: Options) -> None:

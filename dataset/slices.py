@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from common.card import to_contiguous
 from common.errors import InputError
 from dataset.options import Options, Source
+from scan.hu import to_hu
 from scan.mask import doubt_mask
 from scan.mask_picture import read_asked_labels
 from scan.nifti import read_labels, read_noted_mask
@@ -23,8 +25,10 @@ from scan.read import read_case, read_volume
 from scan.resample import straighten, straighten_labels
 from scan.views import fit_labels, fit_square, normalise, pixel_spacing, stack
 from scan.volume import Volume, make_volume, measure_box
-from synthesis.ct import make_scan
+from synthesis.ct import HYPERDENSE_HU, make_scan
 
+# mm: noise is blurred by a voxel or so, and this far from a mask's edge no bone shines in. By eye
+BLUR, EDGE = 0.7, 2.0
 IN_BLACK = 0.5  # of an MRI's labels, a round number: with more, they were drawn on another scan
 SHOWN = 0.01  # a slice without label is kept if this share of it, a round number, shows something
 
@@ -52,16 +56,21 @@ def load_source(source: Source, options: Options) -> tuple[Volume, np.ndarray, n
     """
     if source.seed is not None:
         made = make_scan(source.seed, source.path, options.necks)
-        return make_volume(made.hu, made.affine, source.scan), made.hu, made.labels
+        mask = made.labels if options.labels else made.mask
+        return make_volume(made.hu, made.affine, source.scan), made.hu, mask
     if source.modalities:
         scan, image = read_case(source.modalities)
         image = normalise(image, options.window)
     else:
-        scan = read_volume(source.path, options.position)
-        image = scan.hu
-    if not options.labels:
+        chosen = {"series": source.series, "number": source.volume}
+        scan = read_volume(source.path, options.position, **chosen)
+        image, mended = to_hu(scan.hu)  # as a prediction sees it
+        scan = replace(scan, notes=(*scan.notes, *mended))
+    if not options.is_mri:
         mask, said = read_noted_mask(source.mask, scan)
         doubt, notes = doubt_mask(mask, image), [f"{source.mask.name}: {note}" for note in said]
+        if options.labels:
+            mask = mask + find_hyperdense(mask, image, scan.spacing).astype(np.uint8)
     else:
         labels = read_labels(source.mask, scan)
         notes = note_other_labels(labels, source.mask, options)
@@ -69,6 +78,19 @@ def load_source(source: Source, options: Options) -> tuple[Volume, np.ndarray, n
         doubt = doubt_labels(labels, image)
     ask_about(source.mask, doubt, options)
     return replace(scan, notes=(*scan.notes, *notes)), image, mask
+
+
+def find_hyperdense(mask: np.ndarray, hu: np.ndarray, spacing) -> np.ndarray:
+    """Where a brain mask (X, Y, Z), bool, is bright without any bone, as `make_scan` tells it.
+
+    Noise is blurred away. At the mask's edge bone shines in, so that counts as bright only which
+    goes on inwards.
+    """
+    blurred = ndimage.gaussian_filter(hu.astype(np.float32), BLUR / np.asarray(spacing))
+    bright = mask & (blurred > HYPERDENSE_HU)
+    depth = ndimage.distance_transform_edt(mask, sampling=spacing)
+    deep = bright & (depth > max(EDGE, 1.01 * min(spacing))) & ndimage.binary_erosion(mask)
+    return bright & (ndimage.distance_transform_edt(~deep, sampling=spacing) <= EDGE)
 
 
 def load_pictures(source: Source, options: Options) -> tuple[np.ndarray, np.ndarray, list[str]]:

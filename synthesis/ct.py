@@ -127,8 +127,9 @@ def paint_tissues(space: Space, look: Look, rng) -> tuple[np.ndarray, ...]:
     within = add_vessels(bloodless, space, contrast, rng)
     blood = is_any(tissue, "artery", "vein")
     vessels = blood | (within > bloodless + 20)
-    bone = make_bone(space, level, grain, look.plain, rng)
-    beyond = np.where(np.isnan(bone), hu, bone)
+    bone = make_bone(space, level, grain, look, rng)
+    opened = np.isnan(bone) & is_any(tissue, "cortical", "cancellous")  # scalp takes its place
+    beyond = np.where(opened, level["muscle"] + 6 * grain, np.where(np.isnan(bone), hu, bone))
     # what the smooth cavity leaves out becomes dura; blood flows on, the cord and its CSF too
     dura = brain & ~blood & (space.inner > 0) & (space.along < 0) & np.isnan(bone)
     beyond = np.where(dura, level["muscle"], beyond)
@@ -136,10 +137,10 @@ def paint_tissues(space: Space, look: Look, rng) -> tuple[np.ndarray, ...]:
     return share * within + (1 - share) * beyond, share, within, vessels
 
 
-def make_bone(space: Space, level: dict[str, float], grain, plain: bool, rng) -> np.ndarray:
+def make_bone(space: Space, level: dict[str, float], grain, look: Look, rng) -> np.ndarray:
     """HU (X, Y, Z) float32 of bone, NaN where there is none.
 
-    `level` is this scan's HU of each tissue, `grain` a noise (X, Y, Z), `plain` without surgery.
+    `level` is this scan's HU of each tissue, `grain` a noise (X, Y, Z).
     """
     shape, step, inner, tissue = grain.shape, space.spacing, space.inner, space.tissue
     outer = space.outer + rng.uniform(-1.2, 1.0)
@@ -149,14 +150,14 @@ def make_bone(space: Space, level: dict[str, float], grain, plain: bool, rng) ->
     in_foramen = (tissue == INDEX["vein"]) & (inner > 1.5)  # mm: nearer, a vein is a sinus
     vault = (outer < 0) & ~is_any(tissue, "air", "sinus", "mucosa") & ~in_foramen
     bone = (solid | vault | ((inner < shell) & ~canal)) & (inner > -step)
-    if not plain:
-        bone &= ~make_openings(space, rng)
+    if not look.plain:
+        bone &= ~make_openings(space, rng, look.surgery)
     table = rng.uniform(0.9, 2.2)
     depth = np.minimum(inner, -outer)
     dense = np.clip((table - depth) / step + 0.5, 0, 1)
     hu = dense * (level["cortical"] + 90 * grain) + (1 - dense) * (level["cancellous"] + 80 * grain)
     hu = np.where(solid & (depth < -1), tissue_hu(tissue, level), hu)
-    if not plain and rng.random() < 0.5:  # air cells in the skull base
+    if not look.plain and rng.random() < 0.5:  # air cells in the skull base
         cells = smooth_noise(shape, rng, rng.uniform(2, 6) / step) > rng.uniform(0.2, 1.2)
         hu = np.where(cells & (inner > rng.uniform(1, 3)) & (space.along > -55), AIR_HU, hu)
     return np.where(bone, hu, np.nan).astype(np.float32)
@@ -167,10 +168,13 @@ def tissue_hu(tissue: np.ndarray, level: dict[str, float]) -> np.ndarray:
     return np.array([level[name] for name in TISSUES], np.float32)[tissue]
 
 
-def make_openings(space: Space, rng) -> np.ndarray:
-    """Where a craniectomy or burr holes take the bone away (X, Y, Z) bool; nowhere in most."""
+def make_openings(space: Space, rng, surgery: str = "some") -> np.ndarray:
+    """Where a craniectomy or burr holes take the bone away (X, Y, Z) bool.
+
+    They do in a few scans of "some" `surgery`, in none, or in all as "large" as a craniectomy.
+    """
     hole = np.zeros(space.inner.shape, bool)
-    draw = rng.random()
+    draw = {"none": 1.0, "large": 0.0}.get(surgery, rng.random())
     if draw > 0.15:
         return hole
     large = draw < 0.07

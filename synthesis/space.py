@@ -21,6 +21,7 @@ class Look:
     phase: str = "none"  # of the contrast: "none", "arterial" or "venous"
     tilt: float = 5.0  # standard deviation of the head's angles, degrees; above ANY_WAY, any
     plain: bool = True  # neither disease, surgery nor metal
+    surgery: str = "some"  # that opened the skull, where not plain: "some" have it, "none", "large"
     above: float = 10.0  # how far above the vertex the field of view begins
     thickness: float = 1.0  # of the slices
     sharpness: float = 0.5  # standard deviation of the blur

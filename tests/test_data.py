@@ -1,5 +1,6 @@
 """The command: what it makes from nothing, and how it refuses."""
 
+import json
 import math
 import os
 import subprocess
@@ -15,6 +16,7 @@ from make import (
     head,
     image_at,
     make_ct_set,
+    make_network,
     mri,
     save_mri,
     save_mri_pictures,
@@ -23,12 +25,14 @@ from make import (
     touch,
 )
 
-from common.card import HEAD
+from common.card import HEAD, read_card
 from common.errors import InputError, run
 from common.files import read_json
 from data import main, parse
 from dataset.options import Source, name_plainly, to_options, to_sources
 from dataset.read import read_dataset, read_description, read_pair
+from predict.network import MODEL
+from predict.result import Target, input_version
 from scan.cases import get_stem
 
 
@@ -133,6 +137,10 @@ def test_an_atlas_of_labels_is_asked_about(tmp_path):
         (["scans", "--range", "1", "0"], "--range"),
         (["scans", "--least", "2"], "--least"),
         (["--synthetic", "1", "--labels", "1", "2"], "--synthetic"),
+        (["scans", "--results", "scans"], "--results stands alone: leave scans out"),
+        (["--results", "scans"], "scans holds no mask to learn from"),
+        (["--results", "nowhere"], "there is no folder"),
+        (["scans", "--like", "nowhere.keras"], "nowhere.keras"),
     ],
 )
 def test_a_wrong_command_ends_with_one_line_and_2(tmp_path, monkeypatch, capsys, words, said):
@@ -180,3 +188,36 @@ def test_names_that_would_become_one_are_refused():
     sources = [Source(os.fsdecode(name), "case") for name in (b"x\xe9", b"x\xff")]
     with pytest.raises(InputError, match="2 scans would be called x_; rename"):
         name_plainly(sources)
+
+
+def test_a_dataset_like_a_network_suits_it(tmp_path):
+    """That of the shipped network tells what is bright in the brain from the rest of it."""
+    save_scans(tmp_path / "scans", 3)
+    words = [tmp_path / "scans", "--like", MODEL, "--out", tmp_path / "set", "--trust-masks"]
+    main([*map(str, words), "--workers", "1"])
+    card, shipped = read_description(tmp_path / "set"), read_card(MODEL)
+    assert card.labels == HEAD and card.window == "hu" and card.size == 192
+    assert card.like == shipped.sha256 and card.views == shipped.views
+    rows = pd.read_csv(tmp_path / "set/manifest.csv")
+    assert (rows.tissue_pixels > 0).any() and rows.groupby(["scan", "view"]).size().max() <= 28
+
+
+def test_corrected_labels_of_an_mri_are_learned_from(tmp_path):
+    """The case is the input's, its labels are the corrected ones."""
+    save_mri(tmp_path / "cases", 2)
+    make_network(tmp_path / "net.keras", (32, 32), {"spacing_mm": 1.0, "views": ["axial"]})
+    for name in ("case0", "case1"):
+        case, folder = tmp_path / "cases" / name, tmp_path / f"out/{name}_prediction"
+        folder.mkdir(parents=True)
+        (case / f"{name}_seg.nii.gz").rename(folder / "corrected.nii.gz")
+        version = input_version(Target(case, name, folder))
+        about = {"input": str(case), "input_version": version, "mask": "m.nii.gz"}
+        about["corrections"] = [{"file": "corrected.nii.gz", "when": "2026"}]
+        (folder / f"{name}.json").write_text(json.dumps(about))
+    words = ["--results", tmp_path / "out", "--like", tmp_path / "net.keras", "--workers", "1"]
+    main([*map(str, words), "--out", str(tmp_path / "set")])
+    card = read_description(tmp_path / "set")
+    assert card.channels == ("flair", "t1ce") and card.normalise == "minmax" and card.size == 32
+    assert card.label_values == {1: 1, 2: 2, 3: 4}
+    rows = pd.read_csv(tmp_path / "set/manifest.csv")
+    assert set(rows["view"]) == {"axial"} and (rows.enhancing_tumour_pixels > 0).any()

@@ -137,29 +137,30 @@ class StandstillWarning(keras.callbacks.Callback):
 class BestModel(keras.callbacks.Callback):
     """ModelCheckpoint on validation Dice that writes model and card at once and atomically.
 
-    A model at `path` that is not of this run (`said["run"]`) is kept under another name. The best
-    value so far is read from the card on disk, so that a resumed run never replaces a better
-    network by a worse one. `said` is the JSON of the card, but for what is found out here.
+    `figure` is the Dice that counts. A model at `path` that is not of this run (`said["run"]`) is
+    kept under another name. The best value so far is read from the card on disk, so that a resumed
+    run never replaces a better network by a worse one. `said` is the JSON of the card, but for what
+    is found out here.
     """
 
-    def __init__(self, path: str | Path, said: dict):
+    def __init__(self, path: str | Path, said: dict, figure: str = "dice"):
         super().__init__()
-        self.path, self.said = Path(path), said
+        self.path, self.said, self.figure = Path(path), said, figure
         before = read_card(path)
         self.ours = before.run == said["run"]
         # a kill between model and card leaves two that do not fit: that epoch is repeated
         is_whole = self.ours and self.path.exists() and before.sha256 == checksum(self.path)
-        self.best = before.validation["dice"] if is_whole else -math.inf
+        self.best = before.validation[figure] if is_whole else -math.inf
 
     def on_epoch_end(self, epoch, logs=None):
         figures = {n.removeprefix("val_"): v for n, v in logs.items() if n.startswith("val_")}
         # a loss that is NaN counts, too: the empty masks of a burst network may look right
-        if not (figures["dice"] > self.best and math.isfinite(figures["loss"])):
+        if not (figures[self.figure] > self.best and math.isfinite(figures["loss"])):
             return
         if not self.ours:
             keep_aside(self.path)
             self.ours = True
-        self.best = float(figures["dice"])
+        self.best = float(figures[self.figure])
         found = {"epochs": epoch + 1, "validation": round_figures(figures)}
         save_model(self.model, self.path, self.said | found)
 
@@ -170,10 +171,15 @@ def keep_aside(path: Path) -> None:
         return
     names = (path.with_name(f"{path.stem}.previous{n or ''}.keras") for n in itertools.count())
     kept = next(name for name in names if not name.exists())
-    for ending in (".keras", ".json", ".xml", ".bin", ".onnx"):
-        if path.with_suffix(ending).exists():
-            os.replace(path.with_suffix(ending), kept.with_suffix(ending))
+    rename_model(path, kept)
     print(f"the model that was in {path} is kept as {kept}")
+
+
+def rename_model(path: Path, name: Path) -> None:
+    """Rename a model with its card and exports."""
+    for ending in (".json", ".xml", ".bin", ".onnx", ".keras"):
+        if path.with_suffix(ending).exists():
+            os.replace(path.with_suffix(ending), name.with_suffix(ending))
 
 
 def round_figures(figures: dict[str, float]) -> dict[str, float]:

@@ -42,7 +42,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     )
     add = parser.add_argument
     add("--data", default="files/dataset", help="dataset folder (default: %(default)s)")
-    add("--output", default="files", help="where model, data.csv, curves go (%(default)s)")
+    output = "where model, data.csv, curves go (files; files/tuned of a fine-tuned network)"
+    add("--output", help=output)
     add("--views", nargs="+", choices=(*VIEWS, "mip"), help="of these views only")
     planned = "of the options below, those not given are as the dataset's plan says"
     parser.epilog = f'{planned}: see "plan" in its dataset.json'
@@ -52,14 +53,14 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     add("--width", type=int, help="filters on the first level (planned)")
     add("--depth", type=int, help="number of poolings (planned)")
     add("--dropout", type=float, default=0.0, help="within each block (%(default)s)")
-    add("--start-from", metavar="MODEL", help="begin with the weights of this .keras file")
+    add_start(add)
     add_training_options(add)
     folds = "cross-validate: N networks, each validated on another part of Train and Val's patients"
     add("--folds", type=int, metavar="N", help=folds)
     add("--fold", type=int, metavar="K", help="train the K-th of these alone")
     add("--spacing-mm", type=float, help="voxel size of the pictures, for the card")
     sure = "the mask of a single slice is empty where its mean probability is less, for the card"
-    add("--sure", type=float, default=0.5, help=sure)
+    add("--sure", type=float, help=f"{sure} (0.5)")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--threads", type=int, default=2, help="that read pictures (%(default)s)")
     track = "also keep the run for these, below --output (pip install mlflow, wandb)"
@@ -74,6 +75,15 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.
     check_run(options)
     options.command = "python train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     return options
+
+
+def add_start(add) -> None:
+    """The options that say which network to begin with, for a parser's `add_argument`."""
+    start = "begin with this network; on a dataset that data.py made for one (--results, --like), "
+    start += "fine-tune it: the new one is kept if it is better on the scans held out of training"
+    add("--start-from", metavar="MODEL", help=start)
+    said = "dataset that fine-tuning mixes in; made of phantoms where it lacks (%(default)s)"
+    add("--synthetic", default="files/synthetic", metavar="FOLDER", help=said)
 
 
 def add_training_options(add) -> None:
@@ -111,7 +121,8 @@ def check_run(options: argparse.Namespace) -> None:
         raise InputError("--label-weights are 0 or more, and not all 0")
     if blend and not options.start_from:
         raise InputError("--blend is for tuning: name the weights to begin with by --start-from")
-    if blend and Path(blend).resolve() == Path(options.output, "model.keras").resolve():
+    output = Path(options.output or "files", "model.keras")
+    if blend and Path(blend).resolve() == output.resolve():
         raise InputError(f"--blend needs {blend} at the end, too: move it elsewhere")
 
 
@@ -127,7 +138,7 @@ def check_numbers(options: argparse.Namespace) -> None:
         raise InputError(f"--patch {given}: give one or three numbers of voxels, 1 or more")
     for name in ("sure", "dropout"):
         value = getattr(options, name)
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             raise InputError(f"--{name} {value}: give a share, 0 or more and less than 1")
     for name, example in (("lr", "1e-4"), ("spacing_mm", "1.5")):
         value = getattr(options, name)
@@ -136,10 +147,13 @@ def check_numbers(options: argparse.Namespace) -> None:
             raise InputError(f"--{option} {value}: give a number above 0, such as {example}")
 
 
-def settle(options: argparse.Namespace, card: Card, count: int = 0) -> argparse.Namespace:
+def settle(
+    options: argparse.Namespace, card: Card, count: int = 0, tuning: dict | None = None
+) -> argparse.Namespace:
     """The options with what the dataset, its plan and the device decide.
 
     `count` is the number of training pairs, by which a plan is made for a dataset that has none.
+    `tuning` is what fine-tuning has in its place.
     Raises InputError for options that the dataset has no use for.
     """
     names = card.labels.values()
@@ -155,6 +169,7 @@ def settle(options: argparse.Namespace, card: Card, count: int = 0) -> argparse.
         what = "volumes of one grid" if card.is_3d else "slices"
         raise InputError(f"{options.data} holds {what}: leave --patch out")
     plan = card.plan or make_plan(card, count, Machine.here())
+    plan = {"output": "files/tuned" if tuning else "files", "sure": 0.5} | plan | (tuning or {})
     given = {name: value for name, value in vars(options).items() if value is not None}
     decided = {name: plan.get(name) for name in vars(options)} | given
     if card.is_3d:

@@ -26,7 +26,8 @@ from scipy import ndimage
 
 from common.errors import InputError
 from common.files import read_json
-from dataset.make import split_cases, write_rows
+from dataset.make import split_apart, split_cases, write_rows
+from dataset.options import Options
 from dataset.read import SPLITS, read_dataset, read_description, read_pair
 from dataset.records import write_records
 from scan.picture import write_picture
@@ -47,6 +48,20 @@ def test_splits_are_by_case_whole_and_repeatable():
         if count >= 3:
             assert min(sizes) >= 1
     assert split_cases(cases, 1) != split_cases(cases, 2)
+
+
+def test_corrected_cases_are_in_training_and_some_are_held_out():
+    passed = [f"p{number}" for number in range(40)]
+    for count in (1, 2, 3, 8, 20):
+        corrected = [f"c{number}" for number in range(count)]
+        splits = split_apart(corrected + passed, Options(corrected=tuple(corrected)))
+        ours = [sum(case in corrected for case in splits[s]) for s in ("Train", "Val", "Test")]
+        assert sum(map(len, splits.values())) == 40 + count and sum(ours) == count
+        assert ours[0] >= max(ours[1:]) and [min(n, 1) for n in ours] == [
+            1,
+            int(count > 1),
+            int(count > 2),
+        ]
 
 
 def test_a_share_of_nothing_gets_nothing():

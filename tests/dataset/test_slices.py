@@ -24,7 +24,7 @@ from common.card import to_stored_values
 from common.files import read_json
 from dataset.options import Options
 from dataset.read import read_dataset, read_description, read_pair
-from dataset.slices import choose_box, choose_slices
+from dataset.slices import choose_box, choose_slices, find_hyperdense
 from scan.cases import find_cases
 from scan.picture import read_channels
 from scan.read import read_case
@@ -56,6 +56,16 @@ def test_all_slices_with_brain_are_kept_without_a_limit():
 
 
 # ---------------------------------------------------------------- slices of CT
+
+
+def test_what_is_bright_in_a_mask_is_found_as_a_synthetic_scan_tells_it(cta, plain_ct):
+    """Vessels full of contrast are; bone that shines into the mask's edge is not."""
+    found = find_hyperdense(cta.mask, cta.hu, np.diag(cta.affine)[:3])
+    assert not (found & ~cta.mask).any()
+    both = np.count_nonzero(found & cta.hyperdense)
+    assert 2 * both / (np.count_nonzero(found) + np.count_nonzero(cta.hyperdense)) > 0.5
+    found = find_hyperdense(plain_ct.mask, plain_ct.hu, np.diag(plain_ct.affine)[:3])
+    assert np.count_nonzero(found) < 0.005 * np.count_nonzero(plain_ct.mask)
 
 
 def test_pictures_show_the_scan_in_its_window_and_square_pixels(tmp_path):

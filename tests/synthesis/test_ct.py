@@ -143,12 +143,14 @@ def test_vessels_of_the_neck_shine_as_those_of_the_brain(cta, plain_ct):
 def test_bone_is_taken_away_and_the_mask_stays(coarse, monkeypatch):
     """The same head whole, and with the bone gone above a plane through its vertex."""
     whole, opened = (
-        open_head(coarse, monkeypatch, lambda space, rng, h=height: space.offset[2] > h)
+        open_head(coarse, monkeypatch, lambda space, *_, h=height: space.offset[2] > h)
         for height in (1e6, 90)
     )
     np.testing.assert_array_equal(whole.mask, opened.mask)
     gone = (whole.hu > 600) & (opened.hu < 200)
     assert gone.sum() > 200
+    vertex = np.argwhere(whole.hu > 600)[:, 2].max()
+    assert not (opened.hu[..., vertex - 5 :] > 600).any(), "no bone of the label map is left"
     assert np.argwhere(gone)[:, 2].min() > np.argwhere(whole.mask)[:, 2].mean()
 
 
@@ -164,6 +166,9 @@ def test_some_heads_have_a_craniectomy_or_burr_holes_and_most_none():
     share = np.mean(np.array(sizes) > 0)
     assert 0.05 < share < 0.25
     assert max(sizes) > 80, "a craniectomy takes mL of bone by the hundred"
+    rngs = [np.random.default_rng(seed) for seed in range(8)]
+    assert not any(make_openings(space, rng, "none").any() for rng in rngs)
+    assert min(make_openings(space, rng, "large").sum() for rng in rngs) * 0.512 > 60
 
 
 def test_plain_scans_have_no_surgery_disease_or_metal(cta, coarse, monkeypatch):
