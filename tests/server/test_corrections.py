@@ -12,6 +12,7 @@ from flask import Flask
 from app import PageSettings, page
 from common.files import read_json, write_json
 from server import corrections
+from server.access import rules
 from server.jobs import Job, restore_job
 from server.serve import make_server, open_socket
 
@@ -46,6 +47,7 @@ def served(tmp_path):
     settings = PageSettings()
     app = Flask("app")
     app.config["PAGE"] = settings
+    app.register_blueprint(rules)
     app.register_blueprint(page)
     app.register_blueprint(corrections.corrections)
     app.extensions["jobs"] = FinishedJobs(tmp_path)
