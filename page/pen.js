@@ -19,7 +19,7 @@ const WHILE_ON = [
 export const PEN_KEYS = [
   ["correct the mask", { e: null }],
   ...WHILE_ON,
-  ["correcting: undo a stroke; save", "Ctrl Z, Ctrl S"],
+  ["correcting: undo a stroke; save", { "Ctrl Z": null, "Ctrl S": null }],
   ["correcting: smaller and larger brush", "Shift and wheel"],
 ];
 const WITH_CONTROL = { z: (state) => undo(state), s: (state) => save(state) };
