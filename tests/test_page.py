@@ -173,7 +173,8 @@ def test_a_stroke_of_the_pen_changes_what_it_covers_and_nothing_else(page, downl
     voxel = np.linalg.norm(old.affine[:3, 0])
     places = nib.affines.apply_affine(old.affine, drawn)
     assert np.unique(np.round(places[:, 2], 3)).size == 1
-    assert distance_to(ends, places).max() < 3.5 * voxel + voxel, ends
+    # half of the brush, and what rounding to voxels moves the cross and the stroke
+    assert distance_to(ends, places).max() < (3.5 + 2**0.5) * voxel, ends
     for end in ends:
         assert np.linalg.norm(places - end, axis=1).min() < 1.5 * voxel
     assert "Corrected: +" in page.text("#reasons")
