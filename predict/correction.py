@@ -186,9 +186,7 @@ def keep_corrections(folder: Path, before: dict, about: dict) -> dict:
     Those that were drawn on this scan still count, before the new mask. Of all others the files
     stay. Both are told in the notes.
     """
-    earlier = before.get("corrections")
-    if not earlier:
-        return about
+    earlier = before["corrections"]
     kept = [entry for entry in earlier if still_fits(folder, entry, about)]
     notes = list(about.get("notes", ()))
     if kept:

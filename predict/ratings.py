@@ -11,7 +11,6 @@ ever added. What counts of a result is the newest row about its newest mask.
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Iterable
@@ -25,6 +24,7 @@ from predict.manifest import tell_time
 NAME = "ratings.tsv"
 RATINGS = ("pass", "fix", "fail")
 MOST_WHO, MOST_NOTE = 80, 1000  # characters. Round numbers
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # the file may not be a link to somewhere else
 LONGEST = 20_000  # characters of a line, whose paths have up to 4096 bytes each. A round number
 
 
@@ -59,17 +59,18 @@ def add_rating(out: Path, rating: Rating) -> Rating:
     left of a row that nobody was told of; it is cut off. Raises InputError where the rating is none
     of RATINGS or the file cannot be written.
     """
+    import fcntl  # which Windows has not: there ratings are only read
+
     if rating.rating not in RATINGS:
         raise InputError(f"a rating is {', '.join(RATINGS)}, not {printable(rating.rating)}")
     *start, note = map(printable, astuple(rating))
     start[1] = start[1][:MOST_WHO]
     row, path = Rating(*start, note[:MOST_NOTE]), out / NAME
     try:
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
         try:
-            fcntl.flock(
-                file, fcntl.LOCK_EX
-            )  # of this opened file: threads wait for each other, too
+            # of this opened file: threads wait for each other, too
+            fcntl.flock(file, fcntl.LOCK_EX)
             append_row(file, row)
         finally:
             os.close(file)
@@ -121,7 +122,7 @@ def read_ratings(out: Path) -> list[Rating]:
     left. Raises InputError where the file cannot be read.
     """
     try:
-        file = os.open(out / NAME, os.O_RDONLY | os.O_NOFOLLOW)
+        file = os.open(out / NAME, os.O_RDONLY | NO_LINK)
         with open(file, encoding="utf-8-sig", errors="replace", newline="") as text:
             *lines, _ = text.read().split("\n")
     except FileNotFoundError:

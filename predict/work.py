@@ -27,7 +27,6 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from predict import picture
 from predict.bids import publish
-from predict.correction import keep_corrections
 from predict.manifest import tell_time
 from predict.network import Network
 from predict.result import Result, Target, Wanted, claimed, input_version, remove_stale
@@ -160,7 +159,10 @@ def write(work: Work, card: Card, wanted: Wanted) -> None:
         }
         if target.bids:
             about = publish(target, about, card)
-        about = keep_corrections(target.folder, before, about)
+        if before.get("corrections"):
+            from predict.correction import keep_corrections  # which brings nibabel
+
+            about = keep_corrections(target.folder, before, about)
         write_json(target.json, about)
     remove_stale(target.folder, before, about)
     work.about, work.source, work.result = about, None, None

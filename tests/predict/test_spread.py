@@ -152,7 +152,7 @@ def test_a_worker_uses_its_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("predict.network.CORES", 1)
     Network(MODEL)
-    assert asked == [{}, {"INFERENCE_NUM_THREADS": 1}]
+    assert [settings.get("INFERENCE_NUM_THREADS") for settings in asked] == [None, 1]
 
 
 # ---------------------------------------------------------------- the jobs of an array
