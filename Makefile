@@ -22,7 +22,7 @@ app: .venv/installed page/vendor/niivue.js  ## serve the page to this machine's 
 	$(BIN)/python app.py
 
 test: lint page/vendor/niivue.js  ## check the style, run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev  ## check the style alone
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import pytest
 from ask import MOST_MB, MOST_PARTS, Site, files_in
 from make import egg, layers, make_network, save_nifti, write_case
 
+import model
 from dataset import plan
 from model import export_model
 from predict import brain
@@ -22,11 +23,38 @@ SHARED = Path(__file__).parents[2] / "shared/data"
 COARSE = {"spacing": 2.5, "thickness": 2.5, "width": 200.0, "length": 180.0}  # mm: soon made
 
 
+# Files that take a minute and more, in seconds. They come first, so that no worker ends with one
+SLOW = {
+    "test_train": 200,
+    "test_page": 140,
+    "test_mri_path": 100,
+    "test_tools": 80,
+    "test_devices": 80,
+    "test_bad_input": 80,
+    "test_dicomweb": 60,
+    "test_pred": 60,
+    "test_learn": 50,
+    "test_folds": 50,
+}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: -SLOW.get(item.path.stem, 0))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def steady_machine():
     """How fast a machine is differs from time to time; here it never does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "time_matrix", lambda: 1e11)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_export():
+    """A network is not exported in 8 bits, which takes seconds and changes little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "in_eight_bits", lambda *_: None)
         yield
 
 

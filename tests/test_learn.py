@@ -10,7 +10,6 @@ import pytest
 from make import SHAPE, head, save_scan
 
 import data
-import model
 import test as scoring
 import train
 from common.card import read_card
@@ -19,6 +18,7 @@ from common.files import read_json
 from dataset.read import read_dataset, read_description
 from predict.result import Target, input_version
 
+pytestmark = pytest.mark.usefixtures("quick_export")
 TOY = ["--batch", "8", "--steps", "25", "--lr", "1e-2", "--precision", "float32"]
 
 
@@ -47,16 +47,8 @@ def make_results(folder, count):
     return folder / "out"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_export():
-    """An export in 8 bits takes seconds, and changes nothing here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "in_eight_bits", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(tmp_path_factory, quick_export):
     """A network that has seen whole heads alone, and the dataset that it was trained on."""
     folder = tmp_path_factory.mktemp("first")
     for number in range(4):

@@ -19,6 +19,7 @@ from synthesis import tumour
 from synthesis.head import load_head
 from synthesis.tumour import write_tumours
 
+pytestmark = pytest.mark.usefixtures("quick_export")
 SPACING = 4.0  # mm: soon made
 CHANNELS = ("flair", "t1ce", "t1", "t2")
 NETWORK = "--width 8 --depth 2 --loss dice_cross_entropy --lr 5e-3 --schedule cosine"

@@ -30,6 +30,7 @@ from training.batches import Slices, split_by_case
 from training.callbacks import validate
 from training.options import parse, settle
 
+pytestmark = pytest.mark.usefixtures("quick_export")
 ROOT = Path(train.__file__).parent
 TOY = shlex.split("--size 32 --width 4 --depth 1 --batch 8 --lr 1e-2 --loss dice_cross_entropy")
 WHOLE = "--epochs 4 --steps 20 --schedule cosine"  # the run of `trained`

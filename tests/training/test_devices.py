@@ -19,6 +19,7 @@ from common.files import read_json
 from model import load_model
 from training.devices import choose_devices
 
+pytestmark = pytest.mark.usefixtures("quick_export")
 ROOT = Path(train.__file__).parent
 # A case to validate has 5 slices: one device of two sees but what fills up its batch
 OPTIONS = shlex.split(
@@ -32,7 +33,8 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
-import train
+import model, train
+model.in_eight_bits = lambda *_: None  # that takes seconds
 kept = train.BackupAndRestore.on_epoch_end
 
 def die(self, epoch, logs=None):

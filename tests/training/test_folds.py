@@ -19,6 +19,7 @@ from training import folds
 from training.folds import find_labels, plan_folds, read_cases, split_cases, tabulate_folds
 from training.options import parse
 
+pytestmark = pytest.mark.usefixtures("quick_export")
 ROOT = Path(train.__file__).parent
 
 
