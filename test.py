@@ -227,10 +227,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def compare_networks(args: argparse.Namespace) -> int:
     """Score two networks on the same pairs, write and print how they differ; the exit code."""
     tables, failed = [], []
-    for name, model in zip("AB", args.compare, strict=True):
-        pairs = find(args.folder, args.masks, read_cards(model))
+    networks = list(map(Network, args.compare))  # refused before any pair is scored
+    for name, model, network in zip("AB", args.compare, networks, strict=True):
+        pairs = find(args.folder, args.masks, network.card)
         print(f"{name}: {model}")
-        table, lines = score_all(pairs, Path(args.out, name), Network(model))
+        table, lines = score_all(pairs, Path(args.out, name), network)
         tables.append(table)
         failed += [line for line in lines if line not in failed]
     for line in failed:
