@@ -1,5 +1,7 @@
 // The list of jobs. Rows stay the same elements while a job runs, so that focus is never lost.
 
+import { make } from "./dom.js";
+
 const rows = new Map(); // a job's id -> its row's elements
 const STATES = { queued: "waiting" }; // where the API has another word
 
@@ -34,12 +36,6 @@ function newRow(id) {
   row.item.append(row.open, row.close);
   rows.set(id, row);
   return row;
-}
-
-function make(tag, className) {
-  const made = document.createElement(tag);
-  made.className = className;
-  return made;
 }
 
 function fill(row, job, isCurrent, does) {

@@ -1,5 +1,7 @@
 // The list of a folder's results: rows with a picture, filtered and sorted.
 
+import { make } from "./dom.js";
+
 const GRADES = ["failed", "check", "ok", ""]; // worst first
 const element = (id) => document.getElementById(id);
 const rows = new Map(); // a result's id -> its row
@@ -79,12 +81,6 @@ function newRow({ id }) {
   row.item.append(row.open);
   rows.set(id, row);
   return row;
-}
-
-function make(tag, className) {
-  const made = document.createElement(tag);
-  made.className = className;
-  return made;
 }
 
 function fill(row, result, open) {

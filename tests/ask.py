@@ -30,13 +30,17 @@ class Site:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookie and "Cookie" not in headers:
             headers["Cookie"] = f"owner={self.cookie}"
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=GIVEN_UP)
+        line = self.connect()
         try:
             line.request(method, path, body, headers)
             answer = line.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             line.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A new connection to the server."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=GIVEN_UP)
 
     def raw(self, content: bytes) -> tuple[int, bytes]:
         """Status (0 for none) and all of the answer to bytes that need not be HTTP."""

@@ -73,17 +73,10 @@ class Proxied(Site):
 
     def ask(self, method, path, body=None, **headers):
         path = path if path.startswith(PREFIX) else PREFIX + path
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        headers = {"Authorization": self.login} | headers
-        if self.cookie:
-            headers["Cookie"] = f"owner={self.cookie}"
-        line = http.client.HTTPSConnection("localhost", self.port, context=self.context)
-        try:
-            line.request(method, path, body, headers)
-            answer = line.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            line.close()
+        return super().ask(method, path, body, **{"Authorization": self.login} | headers)
+
+    def connect(self):
+        return http.client.HTTPSConnection("localhost", self.port, context=self.context)
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
