@@ -20,8 +20,8 @@ from common.errors import InputError, replacing, run
 from common.report import draw_mask, make_sheet
 from scan.picture import write_picture
 from scan.views import VIEWS, WINDOW, normalise, stack
-from synthesis.ct import make_scan
-from synthesis.head import find_label_maps, write_volume
+from synthesis.ct import make_scan, write_pair
+from synthesis.head import find_label_maps
 from synthesis.tumour import LAYOUTS, make_tumour, write_case, write_tumours
 
 SAMPLE_SEED = 3  # of the sample that `make demo` masks, and of the page's
@@ -49,12 +49,8 @@ def write_sample(path: str | Path, seed: int = SAMPLE_SEED) -> Path:
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} is not a NIfTI file's name; let it end in .nii.gz")
-    mask_path = path.with_name(path.name.replace(".nii", "_mask.nii"))
     look = {"spacing": 0.9, "thickness": 0.9, "width": 230.0, "length": 240.0}
-    made = make_scan(seed, plain=True, phase="arterial", **look)
-    write_volume(np.rint(made.hu).astype(np.int16), made.affine, path)
-    write_volume(made.mask.astype(np.uint8), made.affine, mask_path)
-    return mask_path
+    return write_pair(make_scan(seed, plain=True, phase="arterial", **look), path)
 
 
 def write_sample_case(folder: Path) -> None:

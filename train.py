@@ -101,19 +101,18 @@ def build_network(options: Namespace, steps: int, card: Card) -> keras.Model:
             raise InputError(f"{said}, or make the dataset with data.py --like {start}")
     else:
         model = build_unet(shape, classes, options.width, options.depth, options.dropout)
-    is_few = is_tuning(options, card)
-    return prepare_for_training(model, options.precision, steps, options.devices, is_few)
+    return prepare_for_training(model, options.precision, steps, options.devices)
 
 
 def prepare_for_training(
-    model: keras.Model, precision: str, steps: int, devices: int = 1, keeps_statistics: bool = False
+    model: keras.Model, precision: str, steps: int, devices: int = 1
 ) -> keras.Model:
     """A copy of the network that computes in `precision`; its output stays float32.
 
     Batch normalisation averages over about a third of an epoch of `steps` batches: with far fewer,
     validation would go up and down with the samples of the last ones; with more, it would show
     nonsense after the first epochs, for what the averages begin with takes long to go. It is of the
-    whole batch, also where several devices share it. With `keeps_statistics`, it stays as it is.
+    whole batch, also where several devices share it.
     """
     momentum = average_over(steps // 3)
     policy = precision if precision == "float32" else f"mixed_{precision}"
@@ -125,10 +124,7 @@ def prepare_for_training(
         normalising = {"momentum": momentum, "synchronized": apart}
         return dtype | (normalising if hasattr(layer, "momentum") else {})
 
-    copy = copy_network(model, change, fused=not apart)
-    for layer in copy.layers:
-        layer.trainable = not (keeps_statistics and hasattr(layer, "momentum"))
-    return copy
+    return copy_network(model, change, fused=not apart)
 
 
 def compile_model(model: keras.Model, options: Namespace, steps: int, card: Card) -> None:
@@ -202,7 +198,7 @@ def train_and_tell(
     with explained(options.output), explained_memory(), share_batches(devices):
         tuning = None
         if is_tuning(options, card) and not options.fold:
-            tuning = Tuning(options, card, lambda path: load_to_judge(path, options, card))
+            tuning = Tuning(options, card)
             train_pairs = tuning.mix(train_pairs)
         path = train(options, train_pairs, val_pairs, card, tuning)
     if path is None:
@@ -238,13 +234,6 @@ def prepare_device(options: Namespace) -> list[str]:
     backend = keras.backend.backend()
     print(f"device: {name}; backend: {backend}; precision: {options.precision}")
     return devices
-
-
-def load_to_judge(path: Path, options: Namespace, card: Card) -> keras.Model:
-    """The network of a file, compiled, so that it can be validated."""
-    model = prepare_for_training(load_model(path)[0], options.precision, 1)
-    compile_model(model, options, 1, card)
-    return model
 
 
 def train(
@@ -285,9 +274,9 @@ def train(
     refuse_burst(output / "data.csv", best, backup)
     if options.blend and not read_card(best.path).blend:
         blend_best(options, best.path, validation, card)
+    export_best(options, best.path, validation, card)
     path = tuning.choose_network(best.path) if tuning else best.path
     if path:
-        export_best(options, path, validation, card)
         finish_fold(options, path)
     backup.remove()
     return path

@@ -40,9 +40,10 @@ class Card:
     window: HU shown as black and white, or "hu"; None for a network that takes any.
     spacing_mm: size of a pixel or voxel that the network sees; sure: least mean probability of a
     slice's mask; multiple: its sizes are multiples of this; input_shape: (H, W, C) or (X, Y, Z, C),
-    None for any size; size, grid: of a dataset's slices and volumes; shape: the median of its
-    volumes' where they differ; pictures: the folder of pictures that it was made of; plan: how
-    train.py shall learn from it; sha256: of the model's file, or of the files of all models that
+    None for any size; size, grid: of a dataset's slices and volumes; field_mm: the least width of
+    what its slices show, 0 for that of each scan; shape: the median of its volumes' where they
+    differ; pictures: the folder of pictures that it was made of; plan: how train.py shall learn
+    from it; sha256: of the model's file, or of the files of all models that
     are averaged; export, onnx: checksums of what was made of it for OpenVINO and ONNX Runtime;
     like: of a dataset, the checksum of the network for whose fine-tuning it was made.
     """
@@ -72,6 +73,7 @@ class Card:
     blend: str | None = None
     format: str = "png"
     size: int | None = None
+    field_mm: float = 0.0
     grid: tuple[int, ...] | None = None
     shape: tuple[int, ...] | None = None
     plan: dict = field(default_factory=dict)

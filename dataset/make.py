@@ -110,7 +110,6 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         content["regions"] = regions
     if options.is_mri:
         content["names"] = options.names
-        content["cases"] = {s.scan: name_sources(s) for s in sources if s.modalities}
         if sources[0].pictures:
             content["pictures"] = str(sources[0].path.resolve())
     if options.dimensions == 3:
@@ -118,12 +117,13 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         content |= {"grid": options.grid or None, "fit": options.fit, "views": ["volume"]}
         content["spacing_mm"] = options.spacing if is_crop else None
     else:
-        content |= {"views": options.views, "size": options.size}
+        content |= {"views": options.views, "size": options.size, "field_mm": options.field_mm}
         if options.is_mri and options.views != DRAWN:
             content["spacing_mm"] = options.spacing
     if not options.is_mri:
         content["window"] = options.window
     content |= {
+        "cases": {s.scan: name_sources(s) for s in sources if s.mask},
         "splits": splits,
         "seed": options.seed,
         "source": origin,
@@ -137,8 +137,10 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
 
 def name_sources(source: Source) -> dict:
     """The files that a case was read from, so that it can be scored on its own grid."""
-    files = {kind: str(path.resolve()) for kind, path in source.modalities.files.items()}
-    return {"files": files, "labels": str(source.mask.resolve())}
+    files = source.modalities.files if source.modalities else {"ct": source.path}
+    named = {kind: str(path.resolve()) for kind, path in files.items()}
+    chosen = {} if source.modalities else {"series": source.series, "volume": source.volume}
+    return {"files": named, "labels": str(source.mask.resolve())} | chosen
 
 
 def start_dataset(out: Path, content: dict) -> None:

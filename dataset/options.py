@@ -63,6 +63,7 @@ class Options:
     spacing: float | None = 1.0  # mm: voxels of volumes and pixels of MRI; None likewise
     format: str = "png"  # or "tfrecord"
     trust_masks: bool = False  # take masks that look wrong: empty, far too small, beside the head
+    field_mm: float = 0.0  # the least width of what a slice shows: around a smaller scan is air
     like: str | None = None  # checksum of the network for whose fine-tuning it is made
     corrected: tuple[str, ...] = ()  # cases whose masks people have corrected
     lessons: tuple[str, ...] = ()  # checksums of the masks that people corrected or passed
@@ -126,6 +127,7 @@ def to_options(args: argparse.Namespace) -> Options:
         "labels": tuple(labels),
         "grid": args.grid and args.grid * (3 // len(args.grid)),
         "format": args.format or ("tfrecord" if args.dimensions == 3 else "png"),
+        "field_mm": measure_field(card),
         "like": card.sha256,
         "corrected": None,
         "lessons": None,
@@ -144,7 +146,8 @@ def imitate(args: argparse.Namespace, card: Card) -> None:
     """Set what a command line leaves open so that the dataset suits a network with this card.
 
     Slices of CT are stored in HU, a fifth larger than the network sees them, as those that the
-    shipped one learned from: augmentation then has something to zoom into.
+    shipped one learned from: augmentation then has something to zoom into. A small scan stands in
+    air, so that a head has the size that it has in a prediction.
     """
     size = card.input_shape[0] if card.input_shape else None
     given = {"views": None if card.is_3d else card.views}
@@ -159,6 +162,14 @@ def imitate(args: argparse.Namespace, card: Card) -> None:
         if value is not None and not getattr(args, name):
             setattr(args, name, value if isinstance(value, int | float) else list(value))
     args.card = card
+
+
+def measure_field(card: Card) -> float:
+    """The width in mm of what a network of CT slices sees at its own spacing; 0 if not known."""
+    known = card.spacing_mm and card.input_shape and card.input_shape[0]
+    return (
+        card.spacing_mm * card.input_shape[0] if known and not (card.is_mri or card.is_3d) else 0.0
+    )
 
 
 def check_options(o: Options) -> None:

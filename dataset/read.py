@@ -50,6 +50,8 @@ class Pair:
     labels: int = 1  # how many the mask has
     record: tuple[int, int] | None = None  # (offset, bytes) in a TFRecord file; None for pictures
     name: str = ""  # of the picture, also of one in a TFRecord file
+    series: int | None = None  # of DICOM, and volume of a 4-D file, of a whole scan: if not usual
+    volume: int | None = None
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:

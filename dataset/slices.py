@@ -30,6 +30,9 @@ from synthesis.ct import HYPERDENSE_HU, make_scan
 # mm: noise is blurred by a voxel or so, and this far from a mask's edge no bone shines in. By eye
 BLUR, EDGE = 0.7, 2.0
 IN_BLACK = 0.5  # of an MRI's labels, a round number: with more, they were drawn on another scan
+# Of the slices for fine-tuning, a round share is so many times coarser: as a prediction sees them
+# when it looks for the head (COARSE in predict/brain.py)
+SEARCHED, COARSER = 0.25, 2
 SHOWN = 0.01  # a slice without label is kept if this share of it, a round number, shows something
 
 
@@ -196,7 +199,10 @@ def cut_scan(scan: Volume, image, mask, rng, options: Options) -> Iterator[Sampl
         images, masks = (stack(array, plane) for array in arrays)
         pixel = pixel_spacing(spacing, plane)
         for index in keep_slices(images, masks, options, rng):
-            yield fit_sample(images[index], masks[index], view, int(index), options, pixel)
+            shown = options
+            if options.field_mm and rng.random() < SEARCHED:
+                shown = replace(options, field_mm=COARSER * options.field_mm)
+            yield fit_sample(images[index], masks[index], view, int(index), shown, pixel)
 
 
 def cut_brain(scan: Volume, image, mask, options: Options) -> tuple[np.ndarray, ...]:
@@ -214,6 +220,9 @@ def cut_brain(scan: Volume, image, mask, options: Options) -> tuple[np.ndarray, 
 def fit_sample(image, mask, view: str, index: int, options: Options, spacing=None) -> Sample:
     """One slice and its mask, fitted into the square; spacing (row, column) in mm, if known."""
     pixel = spacing or (1.0, 1.0)
+    if options.field_mm and spacing:
+        image = widen(image, pixel, options.field_mm, options.outside)
+        mask = widen(mask, pixel, options.field_mm, 0)
     # resampled as HU, then windowed, as a scanner's own export does it
     image, _ = fit_square(image, options.size, spacing=pixel, outside=options.outside)
     if options.labels:
@@ -223,6 +232,18 @@ def fit_sample(image, mask, view: str, index: int, options: Options, spacing=Non
     extent = np.multiply(place.shape, pixel).max()
     spacing_mm = round(float(extent) / options.size, 4) if spacing else None
     return Sample(image, mask, view, index, spacing_mm)
+
+
+def widen(picture: np.ndarray, pixel, field_mm: float, outside: float) -> np.ndarray:
+    """A picture (H, W[, C]) amid `outside` along its longer side, so that this has `field_mm`.
+
+    `pixel` is its spacing (row, column) in mm. One that is wider stays as it is.
+    """
+    axis = int(np.multiply(picture.shape[:2], pixel).argmax())
+    missing = max(0, round(field_mm / pixel[axis]) - picture.shape[axis])
+    room = np.zeros((picture.ndim, 2), int)
+    room[axis] = missing // 2, missing - missing // 2
+    return np.pad(picture, room, constant_values=outside)
 
 
 def stand_upright(scan: Volume, image, mask, options: Options) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ Analysis 86 (2023).
 """
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -15,7 +16,7 @@ from scipy import ndimage
 from scan.hu import AIR
 from scan.mask import keep_largest
 from synthesis.disease import add_disease, add_vessels
-from synthesis.head import AIR_HU, BRAIN_TISSUES, INDEX, TISSUES, is_any, load_head
+from synthesis.head import AIR_HU, BRAIN_TISSUES, INDEX, TISSUES, is_any, load_head, write_volume
 from synthesis.space import Look, Space, pose_head, smooth_noise
 from synthesis.surroundings import BRIGHTEST, add_body, add_surroundings
 
@@ -69,6 +70,15 @@ def make_scan(seed: int, label_map=None, necks=None, plain=False, stored=False, 
     about = {"source": head.name, "seed": seed} | asdict(look)
     bright = mask & (content > HYPERDENSE_HU)
     return Scan(add_scanner_noise(hu, look, rng), mask, vessels, bright, affine, about)
+
+
+def write_pair(made: Scan, path: Path) -> Path:
+    """Write a scan as NIfTI, HU in whole numbers, after its mask as `<name>_mask`, whose path is
+    returned."""
+    mask_path = path.with_name(path.name.replace(".nii", "_mask.nii"))
+    write_volume(made.mask.astype(np.uint8), made.affine, mask_path)
+    write_volume(np.rint(made.hu).astype(np.int16), made.affine, path)
+    return mask_path
 
 
 def draw_look(rng, plain: bool, body: bool) -> Look:

@@ -24,7 +24,7 @@ SHOWN = 3  # scans on which they differ most, in the picture and by name. A roun
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Dice A, Dice B and their Difference for each scan or case, and region, that both scored.
 
-    `first` and `second` are tables of `test.score_all`. All slices of a case count together; those
+    `first` and `second` are tables of `score_all`. All slices of a case count together; those
     of no known case count one by one.
     """
     both = [pool(table).rename(f"Dice {name}") for name, table in (("A", first), ("B", second))]

@@ -71,17 +71,26 @@ def find_test_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
     """
     if about is None:
         return warn_of_rest(cases.find_cases(folder, card.channels, parse_names(card.names)))
-    known = [
-        Case(
-            name,
-            {kind: Path(p) for kind, p in made_from["files"].items()},
-            Path(made_from["labels"]),
-        )
-        for name, made_from in about.cases.items()
-    ]
-    if found := [case for case in known if case.patient in about.splits["Test"]]:
+    if found := list_originals(about, "Test"):
         return found
     raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
+
+
+def list_originals(about: Card, *splits: str) -> list[Pair | Case]:
+    """The whole scans, or MRI cases, of some splits of a dataset, as it was made of them; none
+    where it was made of pictures."""
+    cases = {case for split in splits for case in about.splits[split]}
+    found = []
+    for name, said in about.cases.items():
+        files = {kind: Path(path) for kind, path in said["files"].items()}
+        case = Case(name, files, Path(said["labels"]))
+        if case.patient not in cases:
+            continue
+        if "series" in said:  # a CT
+            chosen = {"series": said["series"], "volume": said["volume"]}
+            case = Pair(files["ct"], case.labels, case.patient, **chosen)
+        found.append(case)
+    return found
 
 
 def is_made(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from make import egg, layers, make_network, save_nifti, write_case
 
 import model
 from dataset import plan
-from model import export_model
+from model import build_unet, export_model, save_model
 from predict import brain
 from predict.network import MODEL, Network
 from scan.read import read_volume
@@ -56,6 +56,15 @@ def quick_export():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "in_eight_bits", lambda *_: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A network to begin with, of another window, spacing and size than usual."""
+    path = tmp_path_factory.mktemp("start") / "model.keras"
+    said = {"window": [-100, 300], "spacing_mm": 2.5, "sure": 0.8}
+    save_model(build_unet((32, 32, 1), 1, 4, 1), path, said)
+    return path
 
 
 @pytest.fixture(scope="session")

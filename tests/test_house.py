@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # A folder may import those before it, and model and metrics; a command on top may import all
-ORDER = ("common", "scan", "synthesis", "dataset", "predict", "training", "testing", "server")
+ORDER = ("common", "scan", "synthesis", "dataset", "predict", "testing", "training", "server")
 LOW = {"model": ("common",), "metrics": ("common",)}
 LATE = {  # imports of ours inside functions, and why
     ("predict.work", "predict.tumour"): "a picture must not wait for nibabel and SciPy",

@@ -4,6 +4,7 @@ Toy heads are balls of brain in a shell of bone. Of those in the results, the sh
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from common.errors import InputError
 from common.files import read_json
 from dataset.read import read_dataset, read_description
 from predict.result import Target, input_version
+from training.tuning import FIXED
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 TOY = ["--batch", "8", "--steps", "25", "--lr", "1e-2", "--precision", "float32"]
@@ -45,6 +47,16 @@ def make_results(folder, count):
         }
         (place / f"p{number}.json").write_text(json.dumps(about))
     return folder / "out"
+
+
+def make_synthetic(folder, first, card):
+    """What the first network was trained on, and a toy head, where phantoms would be made."""
+    shutil.copytree(first / "set", folder / f"38_{card.field_mm:.0f}mm_1")
+    for number in range(FIXED):
+        hu, mask = head(30 + number)
+        save_scan(hu, folder / f"fixed/phantom_{number}.nii.gz")
+        save_scan(mask, folder / f"fixed/phantom_{number}_mask.nii.gz")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +93,9 @@ def test_from_results_to_a_network_that_is_better_on_them(first, tmp_path, capsy
         "Test": 1,
     }
     assert all(splits.values())
-    tuned = ["--start-from", start, "--output", tmp_path / "tuned", "--synthetic", first / "set"]
-    train.main(["--data", str(mine), "--epochs", "2", *map(str, tuned), *TOY])
+    tuned = ["--start-from", start, "--output", tmp_path / "tuned"]
+    tuned += ["--synthetic", make_synthetic(tmp_path / "synthetic", first, card)]
+    train.main(["--data", str(mine), "--epochs", "4", *map(str, tuned), *TOY])
     said = read_json(tmp_path / "tuned/model.json")
     assert said["tuning"]["kept"] and said["start_from"] == read_card(start).sha256
     assert said["tuning"]["after"]["held out"] > said["tuning"]["before"]["held out"]

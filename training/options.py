@@ -82,7 +82,7 @@ def add_start(add) -> None:
     start = "begin with this network; on a dataset that data.py made for one (--results, --like), "
     start += "fine-tune it: the new one is kept if it is better on the scans held out of training"
     add("--start-from", metavar="MODEL", help=start)
-    said = "dataset that fine-tuning mixes in; made of phantoms where it lacks (%(default)s)"
+    said = "where fine-tuning keeps the synthetic scans that it makes (%(default)s)"
     add("--synthetic", default="files/synthetic", metavar="FOLDER", help=said)
 
 

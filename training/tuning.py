@@ -1,42 +1,49 @@
 """Fine-tuning on few scans: how, with what mixed in, and whether the new network is kept.
 
     options = settle(given, card, count, plan_tuning(given, card))
-    tuning = Tuning(options, card, ready)       # makes the synthetic scans, once
+    tuning = Tuning(options, card)              # makes the synthetic scans, once
     pairs = tuning.mix(train_pairs)
     path = tuning.choose_network(path)          # says Dice before and after
 
 It is for datasets that data.py makes for a network: with --results or --like. What was learned
 before is forgotten where training no longer sees it; synthetic scans that are mixed in keep it
-(Robins, Connection Science 7 (1995): rehearsal). The batches of few scans have statistics of a few
-heads, so batch normalisation keeps those that the network has.
+(Robins, Connection Science 7 (1995): rehearsal). A network is judged by its masks of whole scans:
+a Dice of slices may rise where a head is no longer found.
 """
 
 from __future__ import annotations
 
+import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from common import CORES
 from common.card import BRAIN, HEAD, Card, read_card
-from common.cluster import open_cluster
-from common.errors import quietly
+from common.cluster import open_cluster, spread
+from common.errors import InputError
 from common.files import read_json, write_json
+from common.progress import track
 from dataset.make import make_dataset
 from dataset.options import LIKE_SLICES, Options, list_synthetic
-from dataset.read import Pair, read_dataset, read_description
+from dataset.read import Pair, read_dataset
+from predict.network import Network
+from scan.cases import Case
 from scan.views import WINDOW
-from training.batches import Slices, split_by_case
-from training.callbacks import BestModel, keep_aside, rename_model, round_figures, validate
-
-with quietly():
-    import keras
+from synthesis.ct import make_scan, write_pair
+from testing.compare import pool
+from testing.find import find, list_originals
+from testing.score import score_all
+from training.callbacks import BestModel, keep_aside, rename_model
 
 # Chosen on phantoms (benchmarks/README.md): of the samples of an epoch, about half are synthetic
 PLAN = {"lr": 1e-4, "epochs": 6, "steps": 60, "schedule": "cosine"}
-PHANTOMS, FIXED, SEED = 8, 4, 4242  # to learn from, to be judged by; the seed of both
-WORSE = 0.002  # of Dice, that the synthetic scans may lose
+PHANTOMS, SEED = 8, 4242  # to learn from, and the seed of the first
+FIXED, FIXED_SEED = 4, 5353  # phantoms to be judged by, likewise
+WORSE = 0.002  # of Dice, that the masks of these may lose
 HELD_OUT, SYNTHETIC = "held out", "synthetic"
 
 
@@ -65,36 +72,22 @@ def adopt_window(card: Card, start: str | None) -> Card:
 
 
 class Tuning:
-    """A run that fine-tunes: what is mixed in, and the scans by which it is judged.
+    """A run that fine-tunes: what is mixed in, and the scans by whose masks it is judged.
 
-    `ready` gives the network of a file, compiled. Makes the synthetic scans where they are not
-    there yet; an MRI has none.
+    Makes the synthetic scans where they are not there yet; an MRI has none. Raises InputError for a
+    scan held out that is gone.
     """
 
-    def __init__(self, options: Namespace, card: Card, ready: Callable[[Path], keras.Model]):
-        self.options, self.ready = options, ready
+    def __init__(self, options: Namespace, card: Card):
+        self.options = options
         self.figure = f"dice_{BRAIN}" if card.labels == HEAD else "dice"
-        self.synthetic, self.judges = [], {}
-        splits = read_dataset(options.data)
-        for split in ("Val", "Test"):
-            self.add_judge(split, splits[split], card)
-        self.add_judge(HELD_OUT, splits["Val"] + splits["Test"], card)
+        self.judges = {HELD_OUT: find_held_out(Path(options.data), card)}
+        self.synthetic = []
         if not card.is_mri:
-            made = read_dataset(make_phantoms(Path(options.synthetic), card))
-            self.synthetic = self.choose(made["Train"])
-            self.add_judge(SYNTHETIC, made["Val"], card)
-
-    def choose(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs of the views that are learned from."""
-        return [pair for pair in pairs if pair.view in (self.options.views or [pair.view])]
-
-    def add_judge(self, name: str, pairs: Sequence[Pair], card: Card) -> None:
-        """Add scans to judge by, if there are any."""
-        options, pairs = self.options, self.choose(pairs)
-        if pairs:
-            size = options.patch if card.is_3d else options.size
-            slices = Slices(pairs, size, options.batch, card.window, options.threads)
-            self.judges[name] = split_by_case(slices)
+            folder = Path(options.synthetic)
+            made = read_dataset(make_phantoms(folder, card))["Train"]
+            self.synthetic = [p for p in made if p.view in (options.views or [p.view])]
+            self.judges[SYNTHETIC] = find(make_fixed(folder / "fixed"))
 
     def mix(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Pairs to learn from and synthetic ones, about as many; the fewer come several times."""
@@ -126,40 +119,86 @@ class Tuning:
         return chosen
 
     def keeps(self, path: Path) -> bool:
-        """Whether the new network in a file is better than that which the run began with, on the
-        scans held out, and no worse on the synthetic ones. Says so; its card tells the figures."""
+        """Whether the new network in a file masks the scans held out better than that which the run
+        began with, in the mean and most of them, and the synthetic ones no worse. Says so; its card
+        tells the figures."""
         before, after = (self.judge(Path(name)) for name in (self.options.start_from, path))
-        for name in before:
-            count = len({pair.case for slices in self.judges[name] for pair in slices.pairs})
-            print(f"Dice, {name} ({count} scans): {before[name]:.4f} before, {after[name]:.4f} now")
-        lost = before.get(SYNTHETIC, 0) - after.get(SYNTHETIC, 0)
-        is_kept = after[HELD_OUT] > before[HELD_OUT] and lost <= WORSE
-        figures = {"before": round_figures(before), "after": round_figures(after)}
+        gain = {name: after[name] - before[name] for name in before}
+        for name, change in gain.items():
+            print(
+                f"Dice, {name} ({len(change)}): {before[name].mean():.4f} before, "
+                f"{after[name].mean():.4f} now; better {(change > 0).sum()}, "
+                f"worse {(change < 0).sum()}"
+            )
+        is_better = gain[HELD_OUT].mean() > 0 and (gain[HELD_OUT] > 0).mean() > 0.5
+        has_forgotten = SYNTHETIC in gain and gain[SYNTHETIC].mean() < -WORSE
+        is_kept = bool(is_better and not has_forgotten)
+        figures = {"before": to_means(before), "after": to_means(after), "kept": is_kept}
         said = read_json(path.with_suffix(".json"))
-        write_json(path.with_suffix(".json"), said | {"tuning": figures | {"kept": is_kept}})
+        write_json(path.with_suffix(".json"), said | {"tuning": figures})
         return is_kept
 
-    def judge(self, path: Path) -> dict[str, float]:
-        """Mean Dice over the cases and views of each set of scans."""
-        model = self.ready(path)
-        return {n: validate(model, cases)[self.figure] for n, cases in self.judges.items()}
+    def judge(self, path: Path) -> dict[str, pd.Series]:
+        """The Dice of a network's masks, as test.py gives them, for each set of scans.
+
+        InputError for a scan that can no longer be scored.
+        """
+        network = Network([path])
+        found = {}
+        for name, items in self.judges.items():
+            with tempfile.TemporaryDirectory() as folder:
+                table, failed = score_all(items, Path(folder), network)
+            if failed:
+                raise InputError(f"{failed[0]}; the same command then judges {path} again")
+            found[name] = pool(table)
+        return found
+
+
+def to_means(found: dict[str, pd.Series]) -> dict[str, float]:
+    """The mean Dice of each set of scans."""
+    return {name: round(float(dice.mean()), 6) for name, dice in found.items()}
+
+
+def find_held_out(folder: Path, card: Card) -> list[Pair | Case]:
+    """What a dataset does not train on, as whole scans or cases; pictures where it was made of
+    them. Raises InputError for a file that is gone."""
+    splits = read_dataset(folder)
+    found = list_originals(card, "Val", "Test") or [*splits["Val"], *splits["Test"]]
+    for item in found:
+        files = (item.image, item.mask) if isinstance(item, Pair) else item.files.values()
+        for file in files:
+            if not file.exists():
+                raise InputError(f"{file}, of which {folder} was made, is gone: put it back")
+    return found
 
 
 def make_phantoms(folder: Path, card: Card) -> Path:
-    """The dataset of synthetic scans that suits another dataset; made if it is not there.
-
-    `folder` is such a dataset, whoever made it, or holds one for each kind of dataset.
-    """
-    if read_description(folder):
-        return folder
-    folder /= f"{card.size}_{len(card.labels)}"
+    """The dataset of synthetic scans that suits another dataset; made in `folder` if it is not
+    there."""
+    folder /= f"{card.size}_{card.field_mm:.0f}mm_{len(card.labels)}"
     if not (folder / "manifest.csv").exists():
-        print(f"makes {PHANTOMS + FIXED} synthetic scans in {folder}, once for all")
-        labels = tuple(HEAD) if card.labels == HEAD else ()
-        split = (PHANTOMS, FIXED, 0)
-        kind = {"size": card.size, "window": "hu", "labels": labels, "slices": LIKE_SLICES}
-        asked = Namespace(synthetic=PHANTOMS + FIXED, labels=None, scans=None, necks=None)
+        print(f"makes {PHANTOMS} synthetic scans in {folder}, once for all")
+        kind = {"size": card.size, "window": "hu", "slices": LIKE_SLICES}
+        kind |= {"labels": tuple(HEAD) if card.labels == HEAD else (), "field_mm": card.field_mm}
+        asked = Namespace(synthetic=PHANTOMS, labels=None, scans=None, necks=None)
         sources, origin = list_synthetic(asked, SEED)
+        options = Options(seed=SEED, split=(100, 0, 0), **kind)
         with open_cluster(CORES, None) as client:
-            make_dataset(sources, folder, Options(seed=SEED, split=split, **kind), origin, client)
+            make_dataset(sources, folder, options, origin, client)
     return folder
+
+
+def make_fixed(folder: Path) -> Path:
+    """The folder of synthetic scans with masks to be judged by; those that lack are made."""
+    paths = [folder / f"phantom_{number}.nii.gz" for number in range(FIXED)]
+    tasks = [(path, FIXED_SEED + n) for n, path in enumerate(paths) if not path.exists()]
+    if tasks:
+        print(f"makes {len(tasks)} synthetic scans in {folder}, once for all")
+        with open_cluster(min(CORES, len(tasks)), None) as client:
+            list(track(spread(client, write_phantom, tasks), len(tasks), "scan"))
+    return folder
+
+
+def write_phantom(path: Path, seed: int) -> None:
+    """Write a synthetic scan, and its mask beside it."""
+    write_pair(make_scan(seed), path)

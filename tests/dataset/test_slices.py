@@ -20,17 +20,19 @@ from make import (
 )
 from nibabel import orientations
 
+import data
 from common.card import to_stored_values
 from common.files import read_json
 from dataset.options import Options
 from dataset.read import read_dataset, read_description, read_pair
-from dataset.slices import choose_box, choose_slices, find_hyperdense
+from dataset.slices import COARSER, choose_box, choose_slices, find_hyperdense, widen
 from scan.cases import find_cases
 from scan.picture import read_channels
 from scan.read import read_case
 from scan.resample import straighten, unstraighten
 from scan.views import brain_of, fit_labels, fit_square, normalise, stack
 from scan.volume import POSITIONS
+from testing.find import list_originals
 
 
 def test_chosen_slices_keep_to_the_limit_and_the_share_of_empty_ones():
@@ -95,6 +97,33 @@ def test_hu_pictures_give_the_scan_back(tmp_path):
         np.testing.assert_array_equal(image, stack(hu, "axial")[index])
         np.testing.assert_array_equal(read_mask, stack(mask, "axial")[index])
         assert (pair.case, pair.view) == ("a", "axial")
+
+
+def test_a_small_picture_stands_in_air_and_a_wide_one_stays():
+    picture = np.ones((4, 6), np.float32)
+    wide = widen(picture, (1.0, 0.5), 7.0, -1024)  # 4 x 3 mm
+    np.testing.assert_array_equal(wide[1:5], picture)
+    assert wide.shape == (7, 6) and (wide[[0, 5, 6]] == -1024).all()
+    assert widen(picture, (1.0, 0.5), 3.0, -1024).shape == (4, 6)
+
+
+def test_slices_to_fine_tune_on_have_the_pixels_of_a_prediction(tmp_path, start):
+    """Those of the network, a fifth smaller, and now and then as coarse as where a head is looked
+    for."""
+    hu, mask = head()
+    save_scan(hu, tmp_path / "a.nii")
+    save_scan(mask, tmp_path / "a_mask.nii")
+    options = ["--like", start, "--workers", 1, "--trust-masks", "--slices", 100]
+    data.main([*map(str, [tmp_path, "--out", tmp_path / "out", *options])])
+    about = read_description(tmp_path / "out")
+    pixels = pd.read_csv(tmp_path / "out/manifest.csv").spacing_mm
+    fine = about.field_mm / about.size
+    assert about.field_mm == 32 * 2.5
+    np.testing.assert_allclose(np.unique(pixels), [fine, COARSER * fine], rtol=1e-3)
+    assert 0.1 < (pixels > 1.5 * fine).mean() < 0.5
+    (pair,) = list_originals(about, "Train")
+    assert pair.image == tmp_path / "a.nii" and pair.mask == tmp_path / "a_mask.nii"
+    assert list_originals(about, "Val") == []
 
 
 def stored_as(array, codes):

@@ -3,27 +3,26 @@
 import shlex
 from argparse import Namespace
 
-import keras
+import pandas as pd
 import pytest
+from make import make_ct_set, save_scans
 
 from common.card import Card
+from common.errors import InputError
 from common.files import read_json
-from dataset.read import Pair
-from model import build_unet, save_model
-from train import build_network
+from dataset.read import read_description
 from training.options import parse, settle
-from training.tuning import HELD_OUT, SYNTHETIC, Tuning, adopt_window, is_tuning, plan_tuning
+from training.tuning import (
+    HELD_OUT,
+    SYNTHETIC,
+    Tuning,
+    adopt_window,
+    find_held_out,
+    is_tuning,
+    plan_tuning,
+)
 
 LIKE = Card(like="a network's checksum", window="hu", size=38)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A network of another window, spacing and size than usual."""
-    path = tmp_path_factory.mktemp("start") / "model.keras"
-    said = {"window": [-100, 300], "spacing_mm": 2.5, "sure": 0.8}
-    save_model(build_unet((32, 32, 1), 1, 4, 1), path, said)
-    return path
 
 
 def settled(start, card=LIKE, more=""):
@@ -45,51 +44,59 @@ def test_another_dataset_is_trained_on_as_ever(start):
     assert not is_tuning(options, plain) and options.output == "files" and options.sure == 0.5
 
 
-def test_batch_normalisation_keeps_its_statistics_and_the_saved_network_may_be_trained_again(
-    start, tmp_path
-):
-    network = build_network(settled(start), 10, LIKE)
-    normalising = [layer for layer in network.layers if hasattr(layer, "momentum")]
-    assert normalising and not any(layer.trainable for layer in normalising)
-    save_model(network, tmp_path / "tuned.keras", {})
-    saved = keras.saving.load_model(tmp_path / "tuned.keras", compile=False)
-    assert all(layer.trainable for layer in saved.layers)
-
-
 def make_tuning(tmp_path, before, after):
-    """A Tuning that judges two networks as told: {set of scans: Dice}."""
+    """A Tuning that judges two networks as told: {set of scans: Dice of each}."""
     tuning = Tuning.__new__(Tuning)
     tuning.options = Namespace(start_from="before.keras", output=str(tmp_path))
-    tuning.judges = {name: [Namespace(pairs=[Pair("i", "m", "case")])] for name in before}
-    tuning.judge = lambda path: before if path.name == "before.keras" else after
+    tuning.judge = lambda path: {
+        name: pd.Series(dice)
+        for name, dice in (before if path.name == "before.keras" else after).items()
+    }
     return tuning
 
 
 @pytest.mark.parametrize(
     "held_out, synthetic, is_kept",
-    [(0.95, 0.90, True), (0.95, 0.8985, True), (0.95, 0.897, False), (0.9, 0.95, False)],
+    [
+        ([0.95, 0.95], 0.90, True),
+        ([0.95, 0.95], 0.8985, True),  # no worse
+        ([0.95, 0.95], 0.897, False),  # something forgotten
+        ([0.89, 0.89], 0.95, False),
+        ([0.99, 0.899], 0.90, False),  # one scan is no more than half
+    ],
 )
 def test_a_network_is_kept_where_it_is_better_and_has_forgotten_nothing(
     tmp_path, capsys, held_out, synthetic, is_kept
 ):
     """0.002 of Dice may be lost on the synthetic scans."""
-    before = {HELD_OUT: 0.9, SYNTHETIC: 0.9}
-    tuning = make_tuning(tmp_path, before, {HELD_OUT: held_out, SYNTHETIC: synthetic})
+    before = {HELD_OUT: [0.9, 0.9], SYNTHETIC: [0.9]}
+    tuning = make_tuning(tmp_path, before, {HELD_OUT: held_out, SYNTHETIC: [synthetic]})
     for name in ("tuned.keras", "model.keras"):
         (tmp_path / name).write_text(name)
         (tmp_path / name).with_suffix(".json").write_text("{}")
     path = tuning.choose_network(tmp_path / "tuned.keras")
-    out = capsys.readouterr().out
-    assert f"0.9000 before, {held_out:.4f} now" in out
+    out, mean = capsys.readouterr().out, sum(held_out) / 2
+    assert f"0.9000 before, {mean:.4f} now" in out
     if is_kept:
         assert path.read_text() == "tuned.keras" and path.name == "model.keras"
         assert (tmp_path / "model.previous.keras").read_text() == "model.keras"
-        said = read_json(tmp_path / "model.json")
+        said = read_json(tmp_path / "model.json")["tuning"]
     else:
         assert path is None and "not kept: before.keras remains" in out
         assert (tmp_path / "model.keras").read_text() == "model.keras"
-        said = read_json(tmp_path / "tuned.json")
-    assert said["tuning"]["after"][HELD_OUT] == held_out and said["tuning"]["kept"] == is_kept
+        said = read_json(tmp_path / "tuned.json")["tuning"]
+    assert said["after"][HELD_OUT] == pytest.approx(mean) and said["kept"] == is_kept
+
+
+def test_a_scan_held_out_that_is_gone_is_named_before_anything_is_learned(tmp_path):
+    save_scans(tmp_path / "scans", 3)
+    make_ct_set(tmp_path / "scans", tmp_path / "out", "--trust-masks")
+    card = read_description(tmp_path / "out")
+    held_out = find_held_out(tmp_path / "out", card)
+    assert [pair.case for pair in held_out] == card.splits["Val"] + card.splits["Test"]
+    held_out[0].image.unlink()
+    with pytest.raises(InputError, match=f"{held_out[0].image}, of which .* is gone"):
+        find_held_out(tmp_path / "out", card)
 
 
 def test_about_half_of_what_is_learned_from_is_synthetic():
