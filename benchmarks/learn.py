@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.errors import run  # noqa: E402
-from common.files import checksum, read_json, write_json  # noqa: E402
-from predict.manifest import tell_time  # noqa: E402
+from common.files import read_json  # noqa: E402
+from predict.correction import save_correction  # noqa: E402
 from synthesis.ct import make_scan, write_pair  # noqa: E402
 
 CORRECTED, OTHERS, SEED = 8, 4, 900  # infants, and the seed of the first
@@ -60,17 +60,12 @@ def make_infants(folder: Path) -> list[Path]:
 
 
 def correct(out: Path, scans: list[Path]) -> None:
-    """Correct the masks of some scans to their truth, as the page saves a correction."""
+    """Correct the masks of some scans to their truth, as the page does."""
     for scan in scans:
         name = scan.name.removesuffix(".nii.gz")
         path = out / f"{name}_prediction" / f"{name}.json"
-        truth = scan.with_name(f"{name}_mask.nii.gz").read_bytes()
-        said = read_json(path)
-        if not said.get("corrections"):
-            mask = path.with_name(f"{name}_corrected_mask.nii.gz")
-            mask.write_bytes(truth)
-            done = {"file": mask.name, "sha256": checksum(mask), "when": tell_time(), "who": "B"}
-            write_json(path, said | {"corrections": [done]})
+        if not read_json(path).get("corrections"):
+            save_correction(path, scan.with_name(f"{name}_mask.nii.gz").read_bytes(), "truth")
 
 
 def call(*words: str | Path) -> float:

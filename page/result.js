@@ -47,7 +47,7 @@ function showSize(result) {
   const isSlice = result?.kind === "slice";
   const pixels = result?.brain_pixels ?? result?.labelled_pixels;
   element("size-name").textContent = isSlice ? "Area" : "Volume";
-  const ml = newest(result)?.volume_ml.toFixed(1) ?? result?.volume_ml;
+  const ml = newest(result)?.volume_ml?.toFixed(1) ?? result?.volume_ml;
   element("size").textContent = !result ? "–" : isSlice ? `${pixels.toLocaleString("en")} px` : `${ml} mL`;
   element("seconds").textContent = result ? `${(+result.seconds).toFixed(1)} s` : "–";
 }

@@ -52,6 +52,15 @@ export function showList(results, current, open) {
   markCurrent(current);
 }
 
+/** Name the inputs that have no mask, and why. */
+export function showFailed(failed) {
+  const [summary, list] = element("failed").children;
+  element("failed").hidden = !failed.length;
+  summary.textContent = `${failed.length} ${failed.length === 1 ? "input" : "inputs"} failed`;
+  const items = failed.map(({ name, error }) => Object.assign(make("li", ""), { textContent: `${name}: ${error}` }));
+  list.replaceChildren(...items);
+}
+
 /** Mark the row of the result that is open, and bring it into sight within the list. */
 export function markCurrent(current) {
   for (const [id, { item }] of rows) item.toggleAttribute("aria-current", id === current?.id);

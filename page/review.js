@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { actionIn, listKeys } from "./help.js";
-import { chosen, fillRow, listenToFilter, markCurrent, showList } from "./results.js";
+import { chosen, fillRow, listenToFilter, markCurrent, showFailed, showList } from "./results.js";
 import { showResult } from "./result.js";
 import { openViewer } from "./viewer.js";
 
@@ -95,8 +95,9 @@ async function refresh() {
 }
 
 /** Take a new list over; what is open stays the current one. */
-function take({ version, folder, results }) {
+function take({ version, folder, results, failed }) {
   element("model").textContent = folder;
+  showFailed(failed);
   Object.assign(room, { version, results });
   const current = room.results.find(({ id }) => id === room.current?.id);
   if (current) {

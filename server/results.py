@@ -30,6 +30,7 @@ from common.card import Card
 from common.errors import InputError
 from common.files import checksum, read_json
 from predict import brain, picture, tumour
+from predict.manifest import RUNS
 from predict.ratings import (
     NAME,
     Rating,
@@ -40,7 +41,7 @@ from predict.ratings import (
     sort_ratings,
 )
 from predict.result import Target, Wanted, find_json, input_version
-from predict.summary import Row, find_results, read_result
+from predict.summary import Row, find_failures, find_results, read_result
 from scan.nib import nib
 from scan.nifti import pack_scan, read_drawn
 from server.uploads import MOST_NIFTI_VOXELS, Refused
@@ -68,6 +69,7 @@ class Results:
         self.root, self.cards = Path(os.path.realpath(root)), cards
         self.lock, self.reading = threading.Lock(), threading.Lock()
         self.rows: dict[str, Row] = {}
+        self.failures: list[Row] = []
         self.last: tuple = (None, None)  # (result and version, what was read)
         self.looked, self.told, self.ratings = -math.inf, None, Ratings({})
         self.read, self.digest = remember(self.read_row, find_json), remember(checksum)
@@ -80,9 +82,15 @@ class Results:
             if time.monotonic() - self.looked > LOOK:
                 rows = sorted(find_results(self.root, self.read), key=lambda row: row.name)
                 self.rows = {self.name_id(row): row for row in rows}
+                self.failures = find_failures(rows, self.root) if self.keeps_runs() else []
                 self.looked = time.monotonic()
             ratings = self.find_ratings()
             return {key: (row, self.find_rating(row, ratings)) for key, row in self.rows.items()}
+
+    def keeps_runs(self) -> bool:
+        """Whether what runs have left to say lies in the folder, links followed."""
+        runs = self.root / RUNS
+        return runs.is_dir() and all(map(self.is_ours, runs.glob("*.json")))
 
     def read_row(self, folder: Path) -> Row | None:
         """The row of a result's folder; None where its JSON is none of ours, or lies elsewhere."""

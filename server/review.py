@@ -103,13 +103,21 @@ def make_page() -> str:
 
 @review.get("/api/results")
 def list_results():
-    """Every result, in short, and its rating; nothing where the asker has seen this `version`."""
+    """Every result, in short, and its rating, and the inputs that failed; nothing where the asker
+    has seen this `version`."""
     found = get_results().list_rows()
-    results = [describe_row(key, *said) for key, said in found.items()]
-    version = hashlib.sha256(json.dumps(results).encode()).hexdigest()[:16]
+    said = {
+        "folder": printable(get_results().root.name),
+        "results": [describe_row(key, *parts) for key, parts in found.items()],
+        "failed": [
+            {"name": printable(row.name), "error": printable(row.error)}
+            for row in get_results().failures
+        ],
+    }
+    version = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     if request.args.get("seen") == version:
         return {"version": version}
-    return {"version": version, "folder": printable(get_results().root.name), "results": results}
+    return {"version": version} | said
 
 
 def describe_row(result_id: str, row: Row, rating: Rating | None) -> dict:

@@ -1,5 +1,6 @@
 """The review of a folder of results in a real browser: looked at, rated by keys, found again."""
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -46,6 +47,9 @@ def folder(tmp_path_factory):
         mask = result / f"{name[0]}_predicted_mask.nii.gz"
         nib.save(nib.Nifti1Image(ball, affine), mask)
     (place / "c.nii.gz").unlink()
+    failed = {"name": EVIL, "input": str(place / "d.nii.gz"), "error": "no scan", "time": "2026"}
+    (place / "out/runs").mkdir()
+    (place / "out/runs/run.json").write_text(json.dumps({"failed": [failed]}))
     return place / "out"
 
 
@@ -122,6 +126,9 @@ def test_three_results_are_rated_by_keys(page, folder):
 
 
 def test_the_list_is_filtered_and_sorted(page):
+    assert page.text("#failed summary") == "1 input failed"
+    page.find("#failed summary").click()
+    assert page.text("#failed li") == f"{EVIL}: no scan"
     evil, first, second = sorted((EVIL, "a.nii.gz", "b.nii.gz"))
     choose(page, "order", "verdict")
     assert list_names(page) == [evil, second, first]

@@ -21,9 +21,9 @@ from make import make_result, save_nifti
 from app import PageSettings, parse, serve
 from common.card import read_card
 from common.errors import InputError
-from common.files import checksum
+from common.files import checksum, read_json
 from predict.ratings import NAME, name_result, read_ratings
-from predict.result import Target, input_version
+from predict.result import Target, find_json, input_version
 from server import results
 from server.review import create_review, make_address
 from server.serve import make_server, open_socket
@@ -127,6 +127,22 @@ def test_the_list_and_what_a_viewer_needs(site, out):
     assert status == 200 and mask == path.read_bytes() and result["mask_sha256"] == checksum(path)
     for name in ("overlay.png", "thumbnail"):
         assert site.ask("GET", result["files"][name])[2].startswith(b"\x89PNG")
+
+
+def test_inputs_that_failed_are_named_until_they_have_a_result(out):
+    said = {"error": "no scan", "time": "2026"}
+    failed = [{"name": f"{n}.nii.gz", "input": f"/scans/{n}.nii.gz"} | said for n in "cd"]
+    (out / "runs").mkdir()
+    (out / "runs/run.json").write_text(json.dumps({"failed": failed}))
+    path = find_json(out / "a_prediction")
+    about = read_json(path) | {"input": "/scans/d.nii.gz", "finished": "2027"}
+    path.write_text(json.dumps(about))
+    with serving(out) as site:
+        assert site.get("/api/results")["failed"] == [{"name": "c.nii.gz", "error": "no scan"}]
+    (out / "runs").rename(out.parent / "runs")
+    (out / "runs").symlink_to(out.parent / "runs")  # elsewhere: not looked at
+    with serving(out) as site:
+        assert site.get("/api/results")["failed"] == []
 
 
 def test_the_scan_is_that_which_was_masked(site, out):
