@@ -138,6 +138,8 @@ def learn_from_results(args: argparse.Namespace, options: Options) -> tuple:
     for line in left_out:
         warn(line)
     require(sources, f"nothing of {args.results} can be learned from; see the lines above")
+    if not corrected:
+        warn("none of these masks was corrected: a network that made them has nothing to learn")
     passed = len(sources) - len(corrected)
     origin = f"{len(corrected)} masks that people corrected and {passed} that they passed"
     masks = tuple(checksum(source.mask) for source in sources)
@@ -173,7 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"fewer than 10 cases: shares can only be met roughly; cases are {counts}")
     pairs = sum(map(len, read_dataset(out).values()))
     print(f"{out}: {pairs} pairs of {len(sources) - left_out} scans (cases: {counts})")
-    if args.like:
+    if options.split[1] and not splits["Val"]:
+        more = "correct or pass more masks" if args.results else "add scans"
+        warn(f"train.py needs a second case, to validate by: {more}, and make it with --overwrite")
+    elif args.like:
         print(f"to learn from it: python train.py --data {out} --start-from {args.like}")
     else:
         print(f"plan of training: {describe_plan(card.plan)}")

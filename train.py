@@ -199,7 +199,7 @@ def train_and_tell(
         tuning = None
         if is_tuning(options, card) and not options.fold:
             tuning = Tuning(options, card)
-            train_pairs = tuning.mix(train_pairs)
+            train_pairs, val_pairs = tuning.mix(train_pairs), tuning.find_new(val_pairs)
         path = train(options, train_pairs, val_pairs, card, tuning)
     if path is None:
         return

@@ -45,7 +45,8 @@ class Card:
     differ; pictures: the folder of pictures that it was made of; plan: how train.py shall learn
     from it; sha256: of the model's file, or of the files of all models that
     are averaged; export, onnx: checksums of what was made of it for OpenVINO and ONNX Runtime;
-    like: of a dataset, the checksum of the network for whose fine-tuning it was made.
+    like: of a dataset, the checksum of the network for whose fine-tuning it was made; corrected:
+    the cases of it whose masks people corrected.
     """
 
     channels: tuple[str, ...] = ("ct",)
@@ -82,6 +83,7 @@ class Card:
     pictures: str | None = None
     source: str | None = None
     like: str | None = None
+    corrected: tuple[str, ...] = ()
 
     @property
     def is_mri(self) -> bool:

@@ -130,6 +130,7 @@ def describe_dataset(sources: list[Source], options: Options, origin: str, split
         "software": SOFTWARE,
         "licence": options.licence,
         "like": options.like,
+        "corrected": options.corrected,
         "options": asdict(options) | {"scans": [s.scan for s in sources]},
     }
     return json.loads(json.dumps(content))

@@ -174,7 +174,8 @@ def read_pairs(
         if not pairs:
             asked = f" of the views {' '.join(views)}" if views else ""
             said = f"{folder} has no {split} pairs{asked}; its folders are {name_folders(folder)}"
-            raise InputError(f"{said}: make a folder {split}, or a dataset with data.py")
+            advice = f"make a folder {split}, or a dataset of two or more cases with data.py"
+            raise InputError(f"{said}: {advice}")
     return train_pairs, val_pairs
 
 

@@ -2,7 +2,7 @@
 
     options = settle(given, card, count, plan_tuning(given, card))
     tuning = Tuning(options, card)              # makes the synthetic scans, once
-    pairs = tuning.mix(train_pairs)
+    pairs = tuning.mix(train_pairs)             # and validate on tuning.find_new(val_pairs)
     path = tuning.choose_network(path)          # says Dice before and after
 
 It is for datasets that data.py makes for a network: with --results or --like. What was learned
@@ -48,8 +48,11 @@ HELD_OUT, SYNTHETIC = "held out", "synthetic"
 
 
 def is_tuning(options: Namespace, card: Card) -> bool:
-    """Whether a run begins with a network, on a dataset that data.py made for one."""
-    return bool(options.start_from and card.like)
+    """Whether a run begins with a network, on a dataset that data.py made for one.
+
+    Networks of whole CTs mask none (predict/brain.py asks for slices), so nothing could judge them.
+    """
+    return bool(options.start_from and card.like and (card.is_mri or not card.is_3d))
 
 
 def plan_tuning(options: Namespace, card: Card) -> dict:
@@ -79,7 +82,7 @@ class Tuning:
     """
 
     def __init__(self, options: Namespace, card: Card):
-        self.options = options
+        self.options, self.corrected = options, set(card.corrected)
         self.figure = f"dice_{BRAIN}" if card.labels == HEAD else "dice"
         self.judges = {HELD_OUT: find_held_out(Path(options.data), card)}
         self.synthetic = []
@@ -89,11 +92,21 @@ class Tuning:
             self.synthetic = [p for p in made if p.view in (options.views or [p.view])]
             self.judges[SYNTHETIC] = find(make_fixed(folder / "fixed"))
 
+    def find_new(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Those of `pairs` that people corrected; all of them, where they corrected none."""
+        return [pair for pair in pairs if pair.case in self.corrected] or list(pairs)
+
     def mix(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Pairs to learn from and synthetic ones, about as many; the fewer come several times."""
-        if not self.synthetic:
-            return list(pairs)
-        few, many = sorted((list(pairs), self.synthetic), key=len)
+        """What is new in `pairs`, and what is not, about as many; the fewer come several times.
+
+        Not new are the masks that people passed, and the synthetic scans.
+        """
+        new, known = self.find_new(pairs), list(self.synthetic)
+        if len(new) < len(pairs):
+            known += [pair for pair in pairs if pair.case not in self.corrected]
+        if not known:
+            return new
+        few, many = sorted((new, known), key=len)
         return few * round(len(many) / len(few)) + many
 
     def watch(self, said: dict) -> BestModel:
@@ -161,11 +174,19 @@ def to_means(found: dict[str, pd.Series]) -> dict[str, float]:
 
 def find_held_out(folder: Path, card: Card) -> list[Pair | Case]:
     """What a dataset does not train on, as whole scans or cases; pictures where it was made of
-    them. Raises InputError for a file that is gone."""
+    them.
+
+    Only that which people corrected, where they did: a mask that they passed is the first network's
+    own, which no other can better. Raises InputError for a file that is gone.
+    """
     splits = read_dataset(folder)
     found = list_originals(card, "Val", "Test") or [*splits["Val"], *splits["Test"]]
+    named = [item.patient if isinstance(item, Case) else item.case for item in found]
+    new = [item for item, case in zip(found, named, strict=True) if case in card.corrected]
+    found = new or found
     for item in found:
-        files = (item.image, item.mask) if isinstance(item, Pair) else item.files.values()
+        is_pair = isinstance(item, Pair)
+        files = (item.image, item.mask) if is_pair else (*item.files.values(), item.labels)
         for file in files:
             if not file.exists():
                 raise InputError(f"{file}, of which {folder} was made, is gone: put it back")

@@ -2,6 +2,8 @@
 
 import shlex
 from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from make import make_ct_set, save_scans
 from common.card import Card
 from common.errors import InputError
 from common.files import read_json
-from dataset.read import read_description
+from dataset.read import Pair, read_description
 from training.options import parse, settle
 from training.tuning import (
     HELD_OUT,
@@ -94,16 +96,23 @@ def test_a_scan_held_out_that_is_gone_is_named_before_anything_is_learned(tmp_pa
     card = read_description(tmp_path / "out")
     held_out = find_held_out(tmp_path / "out", card)
     assert [pair.case for pair in held_out] == card.splits["Val"] + card.splits["Test"]
+    passed = replace(card, corrected=tuple(card.splits["Test"]))
+    assert [pair.case for pair in find_held_out(tmp_path / "out", passed)] == card.splits["Test"]
     held_out[0].image.unlink()
     with pytest.raises(InputError, match=f"{held_out[0].image}, of which .* is gone"):
         find_held_out(tmp_path / "out", card)
 
 
-def test_about_half_of_what_is_learned_from_is_synthetic():
+def test_about_half_of_what_is_learned_from_is_new():
     tuning = Tuning.__new__(Tuning)
-    tuning.synthetic = ["s"] * 30
+    new, passed, synthetic = (Pair(Path(name), Path(name), name) for name in "nps")
+    tuning.corrected, tuning.synthetic = set(), [synthetic] * 30
     for count in (3, 10, 29, 40, 300):
-        mixed = tuning.mix(["r"] * count)
-        assert 0.4 < mixed.count("s") / len(mixed) < 0.6 and set(mixed) == {"r", "s"}
+        mixed = tuning.mix([new] * count)
+        assert 0.4 < mixed.count(synthetic) / len(mixed) < 0.6 and set(mixed) == {new, synthetic}
+    tuning.corrected = {"n"}
+    mixed = tuning.mix([new] * 4 + [passed] * 100)
+    assert 0.4 < mixed.count(new) / len(mixed) < 0.6 and set(mixed) == {new, passed, synthetic}
+    assert tuning.find_new([passed, new]) == [new] and tuning.find_new([passed]) == [passed]
     tuning.synthetic = []
-    assert tuning.mix(["r"]) == ["r"]
+    assert tuning.mix([new]) == [new]
