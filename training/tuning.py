@@ -139,7 +139,7 @@ class Tuning:
         gain = {name: after[name] - before[name] for name in before}
         for name, change in gain.items():
             print(
-                f"Dice, {name} ({len(change)}): {before[name].mean():.4f} before, "
+                f"Dice, {name} ({len(change)} scans): {before[name].mean():.4f} before, "
                 f"{after[name].mean():.4f} now; better {(change > 0).sum()}, "
                 f"worse {(change < 0).sum()}"
             )
@@ -152,7 +152,8 @@ class Tuning:
         return is_kept
 
     def judge(self, path: Path) -> dict[str, pd.Series]:
-        """The Dice of a network's masks, as test.py gives them, for each set of scans.
+        """The Dice of a network's masks, as test.py gives them, for each set of scans; of an MRI
+        the mean over its labels and regions.
 
         InputError for a scan that can no longer be scored.
         """
@@ -163,7 +164,7 @@ class Tuning:
                 table, failed = score_all(items, Path(folder), network)
             if failed:
                 raise InputError(f"{failed[0]}; the same command then judges {path} again")
-            found[name] = pool(table)
+            found[name] = pool(table).groupby("Name").mean()
         return found
 
 
