@@ -138,8 +138,11 @@ def learn_from_results(args: argparse.Namespace, options: Options) -> tuple:
     for line in left_out:
         warn(line)
     require(sources, f"nothing of {args.results} can be learned from; see the lines above")
-    if not corrected:
-        warn("none of these masks was corrected: a network that made them has nothing to learn")
+    if len(set(corrected)) < 2:
+        warn(
+            "fewer than two of these masks were corrected: one is learned from, another judges "
+            "(one that was passed is the network's own, which no other can better)"
+        )
     passed = len(sources) - len(corrected)
     origin = f"{len(corrected)} masks that people corrected and {passed} that they passed"
     masks = tuple(checksum(source.mask) for source in sources)

@@ -203,9 +203,9 @@ def train_and_tell(
         path = train(options, train_pairs, val_pairs, card, tuning)
     if path is None:
         return
-    best = read_json(path.with_suffix(".json"))
+    best, figure = read_json(path.with_suffix(".json")), tuning.figure if tuning else "dice"
     print(
-        f"best validation Dice {best['validation']['dice']:.4f} after epoch {best['epochs']}: "
+        f"best validation Dice {best['validation'][figure]:.4f} after epoch {best['epochs']}: "
         f"{options.output}/model.keras; curves in {options.output}/curves.png"
     )
 

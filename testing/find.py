@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from common.card import Card
@@ -71,20 +72,19 @@ def find_test_cases(folder: Path, card: Card, about: Card | None) -> list[Case]:
     """
     if about is None:
         return warn_of_rest(cases.find_cases(folder, card.channels, parse_names(card.names)))
-    if found := list_originals(about, "Test"):
+    if found := list_originals(about, about.splits["Test"]):
         return found
     raise InputError(f"the Test split of {folder} holds no MRI case; give a folder of cases")
 
 
-def list_originals(about: Card, *splits: str) -> list[Pair | Case]:
-    """The whole scans, or MRI cases, of some splits of a dataset, as it was made of them; none
-    where it was made of pictures."""
-    cases = {case for split in splits for case in about.splits[split]}
+def list_originals(about: Card, patients: Collection[str]) -> list[Pair | Case]:
+    """The whole scans, or MRI cases, of some patients that a dataset was made of; none where it was
+    made of pictures."""
     found = []
     for name, said in about.cases.items():
         files = {kind: Path(path) for kind, path in said["files"].items()}
         case = Case(name, files, Path(said["labels"]))
-        if case.patient not in cases:
+        if case.patient not in patients:
             continue
         if "series" in said:  # a CT
             chosen = {"series": said["series"], "volume": said["volume"]}

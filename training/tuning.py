@@ -39,7 +39,7 @@ from testing.find import find, list_originals
 from testing.score import score_all
 from training.callbacks import BestModel, keep_aside, rename_model
 
-# Chosen on phantoms (benchmarks/README.md): of the samples of an epoch, about half are synthetic
+# Chosen on phantoms (benchmarks/README.md): of the samples of an epoch, about half are new
 PLAN = {"lr": 1e-4, "epochs": 6, "steps": 60, "schedule": "cosine"}
 PHANTOMS, SEED = 8, 4242  # to learn from, and the seed of the first
 FIXED, FIXED_SEED = 4, 5353  # phantoms to be judged by, likewise
@@ -181,10 +181,10 @@ def find_held_out(folder: Path, card: Card) -> list[Pair | Case]:
     own, which no other can better. Raises InputError for a file that is gone.
     """
     splits = read_dataset(folder)
-    found = list_originals(card, "Val", "Test") or [*splits["Val"], *splits["Test"]]
-    named = [item.patient if isinstance(item, Case) else item.case for item in found]
-    new = [item for item, case in zip(found, named, strict=True) if case in card.corrected]
-    found = new or found
+    pairs = [*splits["Val"], *splits["Test"]]
+    held_out = {pair.case for pair in pairs}
+    judging = held_out & set(card.corrected) or held_out
+    found = list_originals(card, judging) or [pair for pair in pairs if pair.case in judging]
     for item in found:
         is_pair = isinstance(item, Pair)
         files = (item.image, item.mask) if is_pair else (*item.files.values(), item.labels)

@@ -121,9 +121,9 @@ def test_slices_to_fine_tune_on_have_the_pixels_of_a_prediction(tmp_path, start)
     assert about.field_mm == 32 * 2.5
     np.testing.assert_allclose(np.unique(pixels), [fine, COARSER * fine], rtol=1e-3)
     assert 0.1 < (pixels > 1.5 * fine).mean() < 0.5
-    (pair,) = list_originals(about, "Train")
+    (pair,) = list_originals(about, about.splits["Train"])
     assert pair.image == tmp_path / "a.nii" and pair.mask == tmp_path / "a_mask.nii"
-    assert list_originals(about, "Val") == []
+    assert list_originals(about, about.splits["Val"]) == []
 
 
 def stored_as(array, codes):
