@@ -172,6 +172,8 @@ def settle(
     plan = {"output": "files/tuned" if tuning else "files", "sure": 0.5} | plan | (tuning or {})
     given = {name: value for name, value in vars(options).items() if value is not None}
     decided = {name: plan.get(name) for name in vars(options)} | given
+    if options.start_from:  # which has its own
+        decided |= {"width": None, "depth": None}
     if card.is_3d:
         decided["patch"] = decided["patch"] * (3 // len(decided["patch"]))
     if decided["patience"] is None:  # a network is best where its cosine ends
